@@ -1,0 +1,48 @@
+# Everything runs in .venv, which is made on first use and follows the requirements.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: run migrate demo test check format lint types lock clean
+
+run: migrate ## Serve http://127.0.0.1:8000 with reload
+	$(BIN)/python -m uvicorn main:app --reload --host $(HOST) --port $(PORT)
+
+migrate: .venv/installed ## Bring the database to the newest revision
+	$(BIN)/python -m alembic upgrade head
+
+demo: migrate ## Fill the database with people and posts to look at
+	$(BIN)/python -m demo.fill $(DEMO)
+
+test: .venv/installed ## Run every test that needs no browser
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+check: format lint types test ## All that decides whether a change is fit to land
+
+format: .venv/installed
+	$(BIN)/python -m ruff format --check .
+
+lint: .venv/installed
+	$(BIN)/python -m ruff check .
+	$(BIN)/hadolint Dockerfile
+
+types: .venv/installed
+	$(BIN)/python -m mypy
+
+lock: .venv/installed ## Pin the newest versions of what pyproject.toml names
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
+		--output-file requirements.txt pyproject.toml
+	echo '-r requirements.txt' > requirements-dev.txt
+	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
+		--constraints requirements.txt --group dev >> requirements-dev.txt
+
+# The stamp comes last, so that an interrupted installation is done again.
+.venv/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
+
+clean: ## Remove what was built; the data under var/ stays
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

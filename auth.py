@@ -1,0 +1,176 @@
+"""Passwords, access tokens, reset tokens, and who is asking."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
+
+import jwt
+from fastapi import Depends, HTTPException, status
+from fastapi.security import OAuth2PasswordBearer
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+
+import models
+from config import settings
+from database import MAX_ID, DbSession
+
+Result = TypeVar("Result")
+
+REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
+CLOCK_LEEWAY = timedelta(seconds=10)
+# Ours have some 200 characters. Far longer ones could nest their header so deeply that
+# reading it exhausts the stack.
+MAX_TOKEN_LENGTH = 1024
+
+password_hash = PasswordHash(
+    (
+        Argon2Hasher(
+            time_cost=settings.argon2_time_cost,
+            memory_cost=settings.argon2_memory_cost,
+            parallelism=settings.argon2_parallelism,
+        ),
+    )
+)
+DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
+
+# Threads of their own: hashing is slow on purpose, and must take neither the event loop
+# nor the threads of other work.
+_hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hashing")
+
+oauth2_scheme = OAuth2PasswordBearer(
+    tokenUrl="/api/users/token",
+    # Its own error says nothing about what is wrong with a token that is there.
+    auto_error=False,
+)
+
+
+def hash_password(password: str) -> str:
+    """The Argon2 hash of a password, with salt and parameters. Slow: see `hashed`."""
+    return password_hash.hash(password)
+
+
+def verify_password(plain_password: str, hashed_password: str) -> bool:
+    """Whether the password is the one that was hashed. Slow: see `verified`."""
+    return password_hash.verify(plain_password, hashed_password)
+
+
+async def hashed(password: str) -> str:
+    """`hash_password`, off the event loop."""
+    return await _in_hashing_thread(hash_password, password)
+
+
+async def verified(password: str, user: models.User | None) -> bool:
+    """Whether it is this user's password, off the event loop.
+
+    Nobody's password is verified too: otherwise the time of the answer tells a stranger
+    which addresses have an account.
+    """
+    stored = user.password_hash if user else DUMMY_HASH
+    matches = await _in_hashing_thread(verify_password, password, stored)
+    return matches and user is not None
+
+
+async def _in_hashing_thread(
+    function: Callable[..., Result], *arguments: object
+) -> Result:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_hashing, function, *arguments)
+
+
+def create_access_token(
+    data: dict[str, Any], expires_delta: timedelta | None = None
+) -> str:
+    """Sign a JSON Web Token (RFC 7519) with the claims in `data`.
+
+    Args:
+        data: `sub`, the user's id as a string, and `ver`, the version of the tokens
+            that the user's row has; 0, as every user begins, when it is left out.
+        expires_delta: How long it lasts; `ACCESS_TOKEN_EXPIRE_MINUTES` by default.
+    """
+    lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
+    issued_at = models.now()
+    claims = {"ver": 0, **data, "iat": issued_at, "exp": issued_at + lifetime}
+    return jwt.encode(claims, settings.signing_key, algorithm=settings.algorithm)
+
+
+def access_token_for(user: models.User) -> str:
+    """An access token that lasts until it expires or the user's password changes."""
+    return create_access_token({"sub": str(user.id), "ver": user.token_version})
+
+
+def verify_access_token(token: str) -> str | None:
+    """The `sub` of a well-formed, unexpired token that this application signed."""
+    claims = _read_claims(token)
+    return claims["sub"] if claims else None
+
+
+def _read_claims(token: str) -> dict[str, Any] | None:
+    if len(token) > MAX_TOKEN_LENGTH:
+        return None
+    try:
+        return jwt.decode(
+            token,
+            settings.signing_key,
+            algorithms=[settings.algorithm],
+            leeway=CLOCK_LEEWAY,
+            options={"require": REQUIRED_CLAIMS},
+        )
+    # ValueError: PyJWT lets through what the JSON and the UTF-8 decoder raise.
+    except (jwt.PyJWTError, ValueError):
+        return None
+
+
+def generate_reset_token() -> str:
+    """A token for the mail: 256 random bits, safe in a URL."""
+    return secrets.token_urlsafe(32)
+
+
+def hash_reset_token(token: str) -> str:
+    """What the database keeps of a reset token: its SHA-256, 64 hex digits."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def unauthorized(detail: str) -> HTTPException:
+    """A 401 that says how to log in (RFC 6750, section 3)."""
+    return HTTPException(
+        status.HTTP_401_UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"}
+    )
+
+
+def invalid_token() -> HTTPException:
+    """The one answer to every flaw a token can have."""
+    return unauthorized("Invalid or expired token")
+
+
+async def get_current_user(
+    token: Annotated[str | None, Depends(oauth2_scheme)], db: DbSession
+) -> models.User:
+    """The user whose token came with the request.
+
+    Raises:
+        HTTPException: 401, when there is no token or anything is wrong with it: forged,
+            expired, its user deleted, or the password changed since it was issued.
+    """
+    if token is None:
+        raise unauthorized("Not authenticated")
+    claims = _read_claims(token)
+    user_id = _row_id(claims["sub"]) if claims else None
+    if claims is None or user_id is None:
+        raise invalid_token()
+    user = await db.get(models.User, user_id)
+    if user is None or user.token_version != claims["ver"]:
+        raise invalid_token()
+    return user
+
+
+def _row_id(sub: str) -> int | None:
+    if not (sub.isascii() and sub.isdigit() and len(sub) <= len(str(MAX_ID))):
+        return None
+    return int(sub) if int(sub) <= MAX_ID else None
+
+
+CurrentUser = Annotated[models.User, Depends(get_current_user)]

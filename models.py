@@ -1,0 +1,201 @@
+"""Tables, their constraints, and the statements that pages and API share."""
+
+import unicodedata
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    DateTime,
+    ForeignKey,
+    Index,
+    Select,
+    String,
+    Text,
+    func,
+    or_,
+    select,
+    text,
+)
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, validates
+
+from config import settings
+from database import Base
+
+USERNAME_LENGTH = 50
+EMAIL_LENGTH = 120
+TITLE_LENGTH = 100
+DISPLAY_TITLE_LENGTH = 60
+EXCERPT_LENGTH = 300
+
+# One character can fold to three.
+USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+def fold(username: str) -> str:
+    """What two names have in common that differ in case alone.
+
+    Caseless matching of the Unicode standard, definition D145, in composed form.
+    """
+    return unicodedata.normalize("NFC", username.casefold())
+
+
+def shorten(content: str, length: int) -> str:
+    """The beginning of a text, at most `length` characters, cut between two words."""
+    if len(content) <= length:
+        return content
+    beginning = content[: length - 1]
+    words, space, _ = beginning.rpartition(" ")
+    # A text without spaces is cut where it must be.
+    return (words.rstrip() if space else beginning) + "…"
+
+
+class User(Base):
+    """Somebody with an account."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        Index("uq_users_lower_username", text("lower(username)"), unique=True),
+        Index("uq_users_lower_email", text("lower(email)"), unique=True),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(String(USERNAME_LENGTH))
+    # lower() knows the letters of the database's locale, which may be only A to Z. The
+    # key knows all of Unicode. It is null in rows that were not written by this code.
+    username_key: Mapped[str | None] = mapped_column(
+        String(USERNAME_KEY_LENGTH), unique=True
+    )
+    email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    image_file: Mapped[str | None] = mapped_column(String(255))
+    # Access tokens carry it: raising it ends all that were issued before.
+    token_version: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    # raise: a forgotten joinedload names the relationship instead of failing deep
+    # inside the driver. passive_deletes: the database deletes what hangs on a row.
+    posts: Mapped[list["Post"]] = relationship(
+        back_populates="author",
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+        lazy="raise",
+    )
+    reset_tokens: Mapped[list["PasswordResetToken"]] = relationship(
+        back_populates="user",
+        cascade="all, delete-orphan",
+        passive_deletes=True,
+        lazy="raise",
+    )
+
+    @validates("username")
+    def set_username_key(self, _name: str, username: str) -> str:
+        """Keep the key that makes names unique in step with the name."""
+        self.username_key = fold(username)
+        return username
+
+    @property
+    def image_path(self) -> str:
+        """Where browsers find the picture; the default one when there is none."""
+        if self.image_file is None:
+            return "/static/profile_pics/default.jpg"
+        return f"{settings.media_url}/profile_pics/{self.image_file}"
+
+    @classmethod
+    def with_username(cls, username: str) -> Select["User"]:
+        """The user who has this name, in whatever case."""
+        return select(cls).where(
+            or_(
+                cls.username_key == fold(username),
+                func.lower(cls.username) == func.lower(username),
+            )
+        )
+
+    @classmethod
+    def with_reset_token(cls, token_hash: str) -> Select["User"]:
+        """The user who may set a new password with the token that has this hash."""
+        return (
+            select(cls)
+            .join(cls.reset_tokens)
+            .where(
+                PasswordResetToken.token_hash == token_hash,
+                PasswordResetToken.expires_at > now(),
+            )
+        )
+
+    @classmethod
+    def with_email(cls, email: str) -> Select["User"]:
+        """The user who has this address, given in lower case."""
+        return select(cls).where(func.lower(cls.email) == email)
+
+
+class Post(Base):
+    """Something a user wrote; it goes when its author goes."""
+
+    __tablename__ = "posts"
+    __table_args__ = (
+        Index("ix_posts_newest", text("date_posted DESC"), text("id DESC")),
+        Index(
+            "ix_posts_user_newest",
+            "user_id",
+            text("date_posted DESC"),
+            text("id DESC"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(TITLE_LENGTH))
+    content: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    date_posted: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), default=now, server_default=func.now()
+    )
+    likes: Mapped[int] = mapped_column(default=0, server_default="0")
+
+    author: Mapped["User"] = relationship(back_populates="posts", lazy="raise")
+
+    @property
+    def display_title(self) -> str:
+        """The title, or the first words of the content when it has none."""
+        return self.title or shorten(
+            " ".join(self.content.lstrip()[:1000].split()), DISPLAY_TITLE_LENGTH
+        )
+
+    @property
+    def excerpt(self) -> str:
+        """The beginning of the content, for lists."""
+        return shorten(self.content.strip(), EXCERPT_LENGTH)
+
+    @classmethod
+    def newest_first(cls) -> Select["Post"]:
+        """All posts, author loaded; of two posted at once the later id is first."""
+        return (
+            select(cls)
+            .options(joinedload(cls.author, innerjoin=True))
+            .order_by(cls.date_posted.desc(), cls.id.desc())
+        )
+
+    @classmethod
+    def newest_first_of(cls, user: User) -> Select["Post"]:
+        """The posts of one user, in the same order."""
+        return cls.newest_first().where(cls.user_id == user.id)
+
+
+class PasswordResetToken(Base):
+    """Leave to set a new password once; the token itself is only in the mail."""
+
+    __tablename__ = "password_reset_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), index=True
+    )
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), default=now, server_default=func.now()
+    )
+
+    user: Mapped["User"] = relationship(back_populates="reset_tokens", lazy="raise")

@@ -1,0 +1,257 @@
+"""What enters and leaves the API."""
+
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+
+from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
+
+CONTENT_LENGTH = 100_000
+PASSWORD_MIN_LENGTH = 8
+PASSWORD_MAX_LENGTH = 128
+
+# Without these two some languages, and emoji of more than one part, cannot be written.
+ZERO_WIDTH_JOINERS = "\u200c\u200d"
+# Control, format, line and paragraph separator, private use, surrogate.
+NAMELESS_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
+
+
+def compose(value: Any) -> Any:
+    """Trim a text and bring it into Unicode's composed form (NFC)."""
+    return unicodedata.normalize("NFC", value.strip()) if type(value) is str else value
+
+
+def refuse_nul(value: str) -> str:
+    """Refuse the one character that PostgreSQL cannot store."""
+    if "\0" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+def refuse_invisible(value: str) -> str:
+    """Refuse characters that nobody sees, or that turn the text around them."""
+    for character in value:
+        if (
+            unicodedata.category(character) in NAMELESS_CATEGORIES
+            and character not in ZERO_WIDTH_JOINERS
+        ):
+            raise ValueError("must not contain control or invisible characters")
+    return value
+
+
+def refuse_blank(value: str) -> str:
+    """Refuse a text of nothing but white space."""
+    if not value.strip():
+        raise ValueError("must not be only white space")
+    return value
+
+
+def normalize_email(value: str) -> str:
+    """An address in lower case and normal form, as it is stored.
+
+    Raises:
+        ValueError: It is none (RFC 5321 and 6531, by email-validator).
+    """
+    try:
+        address = validate_email(value, check_deliverability=False).normalized.lower()
+    except EmailNotValidError as error:
+        raise ValueError(f"is not a valid email address: {error}") from error
+    if len(address) > EMAIL_LENGTH:
+        raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
+    return address
+
+
+AnyText = Annotated[str, AfterValidator(refuse_nul)]
+Username = Annotated[
+    str,
+    BeforeValidator(compose),
+    StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
+    AfterValidator(refuse_invisible),
+]
+Email = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
+    AfterValidator(normalize_email),
+    Field(json_schema_extra={"format": "email"}),
+]
+NewPassword = Annotated[
+    AnyText,
+    StringConstraints(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH),
+]
+Title = Annotated[
+    AnyText, StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH)
+]
+Content = Annotated[
+    AnyText,
+    StringConstraints(min_length=1, max_length=CONTENT_LENGTH),
+    AfterValidator(refuse_blank),
+]
+
+
+class Schema(BaseModel):
+    """Base of all schemas: reads ORM objects, takes descriptions from docstrings."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+
+class UserCreate(Schema):
+    """What it takes to sign up."""
+
+    username: Username
+    """1 to 50 characters; unique without regard to case."""
+    email: Email
+    """At most 120 characters; stored in lower case."""
+    password: NewPassword
+    """8 to 128 characters; white space counts."""
+
+
+class UserUpdate(Schema):
+    """What users may change of themselves; absent or null changes nothing."""
+
+    username: Username | None = None
+    """1 to 50 characters; unique without regard to case."""
+    email: Email | None = None
+    """At most 120 characters; stored in lower case."""
+
+
+class UserPublicResponse(Schema):
+    """What everybody may know of a user."""
+
+    id: int
+    username: str
+    image_file: str | None
+    """Name of the stored picture; null when there is none."""
+    image_path: str
+    """Address of the picture, of the default one when there is none."""
+
+
+class UserPrivateResponse(UserPublicResponse):
+    """What users may know of themselves."""
+
+    email: str
+
+
+class LoginForm(Schema):
+    """The password grant of OAuth 2 (RFC 6749, section 4.3), sent as a form."""
+
+    username: AnyText
+    """The email address."""
+    password: AnyText
+    grant_type: Literal["password"] = "password"
+    scope: str = ""
+    """Ignored: every token allows all that its user may do."""
+    client_id: str | None = None
+    """Ignored."""
+    client_secret: str | None = None
+    """Ignored."""
+
+
+class Token(Schema):
+    """Proof of a login; send it as `Authorization: Bearer <access_token>`."""
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"
+
+
+class PostCreate(Schema):
+    """A new post."""
+
+    title: Title | None = None
+    """At most 100 characters; absent, null or empty means untitled."""
+    content: Content
+    """1 to 100,000 characters, not only white space."""
+
+
+class PostReplace(PostCreate):
+    """A whole post in place of another: both keys must be there."""
+
+    title: Title | None
+    """At most 100 characters; null or empty means untitled."""
+
+
+class PostUpdate(Schema):
+    """What an author may change; a key that is absent or null changes nothing."""
+
+    title: Title | None = None
+    """At most 100 characters; empty means untitled."""
+    content: Content | None = None
+    """1 to 100,000 characters, not only white space."""
+
+
+class PostResponse(Schema):
+    """A post and who wrote it."""
+
+    id: int
+    title: str
+    """Empty when the post is untitled."""
+    content: str
+    user_id: int
+    date_posted: datetime
+    """When it was posted, in UTC."""
+    author: UserPublicResponse
+    display_title: str
+    """The title, or the first words of the content when it has none."""
+    excerpt: str
+    """The beginning of the content, at most 300 characters."""
+
+
+class PaginatedPostsResponse(Schema):
+    """A part of a list of posts."""
+
+    posts: list[PostResponse]
+    total: int
+    """How many posts the whole list has."""
+    skip: int
+    """How many posts of the list come before these."""
+    limit: int
+    """How many posts were asked for."""
+    has_more: bool
+    """Whether posts follow."""
+
+
+class ForgotPasswordRequest(Schema):
+    """Whose password is forgotten."""
+
+    email: Email
+
+
+class ResetPasswordRequest(Schema):
+    """A new password, and the token from the mail that allows it."""
+
+    token: AnyText
+    new_password: NewPassword
+    """8 to 128 characters; white space counts."""
+
+
+class ChangePasswordRequest(Schema):
+    """A new password, and the one that it replaces."""
+
+    current_password: AnyText
+    new_password: NewPassword
+    """8 to 128 characters; white space counts."""
+
+
+class MessageResponse(Schema):
+    """That it worked, in words."""
+
+    message: str
+
+
+class PasswordChangedResponse(Token, MessageResponse):
+    """That it worked, and a token in place of the one that has just ended."""
+
+
+class HealthResponse(Schema):
+    """That the application reaches its database."""
+
+    status: Literal["healthy"] = "healthy"

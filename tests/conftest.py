@@ -1,0 +1,234 @@
+"""What all tests share: a database of their own, a stand-in for S3, a client."""
+
+import atexit
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+# The application reads its settings when it is imported: what it needs comes first.
+# Somebody's own .env has no say in tests.
+os.environ["ENV_FILE"] = os.devnull
+
+from tests.databases import admin_url, scratch_database
+
+ADMIN_URL = admin_url()
+_cleanup = ExitStack()
+# What is registered last runs first: the databases go before their server stops.
+atexit.register(_cleanup.close)
+VAR_DIR = Path(_cleanup.enter_context(tempfile.TemporaryDirectory()))
+os.environ |= {
+    "VAR_DIR": str(VAR_DIR),
+    "DATABASE_URL": _cleanup.enter_context(scratch_database(ADMIN_URL)),
+    "SECRET_KEY": "test-secret-key-for-testing-only",
+    "S3_BUCKET_NAME": "test-bucket",
+    "S3_ACCESS_KEY_ID": "testing",
+    "S3_SECRET_ACCESS_KEY": "testing",
+    "S3_REGION": "us-east-2",
+    "FRONTEND_URL": "http://127.0.0.1:8000",
+    "RATE_LIMIT_ENABLED": "false",
+    # The cheapest that Argon2 allows: what is tested is not how slow it is.
+    "ARGON2_TIME_COST": "1",
+    "ARGON2_MEMORY_COST": "8",
+    "ARGON2_PARALLELISM": "1",
+}
+
+import pytest  # noqa: E402
+from httpx import ASGITransport, AsyncClient  # noqa: E402
+from moto import mock_aws  # noqa: E402
+from sqlalchemy import event  # noqa: E402
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: E402
+
+import image_utils  # noqa: E402
+from config import settings  # noqa: E402
+from database import AsyncSessionLocal, Base, engine, get_db  # noqa: E402
+from main import app  # noqa: E402
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def schema() -> AsyncIterator[None]:
+    """The tables, for the whole run."""
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield
+    await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> Iterator[Any]:
+    """A bucket that exists in memory only, and the client that the application uses."""
+    with mock_aws():
+        image_utils.s3_client.cache_clear()
+        client = image_utils.s3_client()
+        client.create_bucket(
+            Bucket="test-bucket",
+            CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
+        )
+        yield client
+    image_utils.s3_client.cache_clear()
+
+
+@pytest.fixture
+async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction that is rolled back after the test."""
+    async with engine.connect() as connection:
+        transaction = await connection.begin()
+        yield connection
+        await transaction.rollback()
+
+
+@pytest.fixture
+def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
+    """Sessions inside that transaction; what they commit is a savepoint in it."""
+    return lambda: AsyncSession(
+        connection,
+        join_transaction_mode="create_savepoint",
+        expire_on_commit=False,
+    )
+
+
+@pytest.fixture
+async def db(new_session: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSession]:
+    """A session that sees what the client's requests have written."""
+    async with new_session() as session:
+        yield session
+
+
+def make_client() -> AsyncClient:
+    """A client of the application in this process, without a server between."""
+    # The addresses that a browser on this machine would use.
+    return AsyncClient(transport=ASGITransport(app), base_url="http://127.0.0.1:8000")
+
+
+@pytest.fixture
+async def client(
+    new_session: Callable[[], AsyncSession],
+) -> AsyncIterator[AsyncClient]:
+    """A client whose requests each get a session of the test's transaction."""
+
+    async def session_of_test() -> AsyncIterator[AsyncSession]:
+        async with new_session() as session:
+            yield session
+
+    app.dependency_overrides[get_db] = session_of_test
+    async with make_client() as client:
+        yield client
+    app.dependency_overrides.clear()
+
+
+@pytest.fixture
+async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
+    """A client whose requests really commit, each over a connection of its own."""
+    async with make_client() as client:
+        yield client
+    async with AsyncSessionLocal() as session:
+        for table in reversed(Base.metadata.sorted_tables):
+            await session.execute(table.delete())
+        await session.commit()
+
+
+@contextmanager
+def counted_statements() -> Iterator[list[str]]:
+    """The SQL statements that run inside, but for those that only mark transactions."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "SAVEPOINT" not in statement:
+            statements.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+async def create_test_user(
+    client: AsyncClient,
+    username: str = "ada",
+    email: str = "ada@example.com",
+    password: str = PASSWORD,
+) -> dict[str, Any]:
+    """Sign somebody up through the API; gives the answer's JSON."""
+    response = await client.post(
+        "/api/users",
+        json={"username": username, "email": email, "password": password},
+    )
+    assert response.status_code == 201, response.text
+    user: dict[str, Any] = response.json()
+    return user
+
+
+async def login_user(
+    client: AsyncClient, email: str = "ada@example.com", password: str = PASSWORD
+) -> str:
+    """Log somebody in through the API; gives the access token."""
+    response = await client.post(
+        "/api/users/token", data={"username": email, "password": password}
+    )
+    assert response.status_code == 200, response.text
+    token: str = response.json()["access_token"]
+    return token
+
+
+def auth_header(token: str) -> dict[str, str]:
+    """The header that carries an access token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def sign_up(client: AsyncClient, name: str) -> dict[str, str]:
+    """Sign up and log in; gives the headers of the new user."""
+    email = f"{name}@example.com"
+    await create_test_user(client, name, email)
+    return auth_header(await login_user(client, email))
+
+
+@pytest.fixture
+async def ada(client: AsyncClient) -> dict[str, str]:
+    """Headers of a logged-in user called ada."""
+    return await sign_up(client, "ada")
+
+
+@pytest.fixture
+async def bob(client: AsyncClient) -> dict[str, str]:
+    """Headers of another logged-in user, called bob."""
+    return await sign_up(client, "bob")
+
+
+async def create_post(
+    client: AsyncClient, headers: dict[str, str], **fields: Any
+) -> dict[str, Any]:
+    """Publish a post through the API; gives the answer's JSON."""
+    response = await client.post(
+        "/api/posts",
+        json={"title": "A title", "content": "Some content", **fields},
+        headers=headers,
+    )
+    assert response.status_code == 201, response.text
+    post: dict[str, Any] = response.json()
+    return post
+
+
+async def own_id(client: AsyncClient, headers: dict[str, str]) -> int:
+    """The id of the user whose headers these are."""
+    user_id: int = (await client.get("/api/users/me", headers=headers)).json()["id"]
+    return user_id
+
+
+__all__ = [
+    "ADMIN_URL",
+    "PASSWORD",
+    "VAR_DIR",
+    "auth_header",
+    "counted_statements",
+    "create_post",
+    "create_test_user",
+    "login_user",
+    "own_id",
+    "settings",
+    "sign_up",
+]
