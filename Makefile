@@ -13,7 +13,7 @@ migrate: .venv/installed ## Bring the database to the newest revision
 	$(BIN)/python -m alembic upgrade head
 
 demo: migrate ## Fill the database with people and posts to look at
-	$(BIN)/python -m demo.fill $(DEMO)
+	$(BIN)/python demo.py $(DEMO)
 
 test: .venv/installed ## Run every test that needs no browser
 	$(BIN)/python -m pytest --cov --cov-report=term

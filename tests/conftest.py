@@ -2,9 +2,11 @@
 
 import atexit
 import os
+import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ os.environ |= {
     "ARGON2_PARALLELISM": "1",
 }
 
+import httpx  # noqa: E402
 import pytest  # noqa: E402
 from httpx import ASGITransport, AsyncClient  # noqa: E402
 from moto import mock_aws  # noqa: E402
@@ -147,6 +150,19 @@ def counted_statements() -> Iterator[list[str]]:
         event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
+def wait_until_healthy(
+    url: str, server: subprocess.Popen[Any], *, seconds: float = 30
+) -> None:
+    """Return when a server that was just started answers that it is healthy."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"no healthy server at {url}, exit status {server.poll()}")
+
+
 async def create_test_user(
     client: AsyncClient,
     username: str = "ada",
@@ -231,4 +247,5 @@ __all__ = [
     "own_id",
     "settings",
     "sign_up",
+    "wait_until_healthy",
 ]

@@ -1,0 +1,93 @@
+"""The container, as far as it can be tried without an engine that runs containers."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import BASE_DIR
+from tests.conftest import ADMIN_URL, wait_until_healthy
+from tests.databases import free_port, scratch_database
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the image has: the code, and requirements.txt alone."""
+    root = tmp_path_factory.mktemp("image")
+    for folder in ("alembic", "routers", "static", "templates"):
+        shutil.copytree(BASE_DIR / folder, root / folder)
+    for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
+        shutil.copy(file, root)
+    venv.create(root / "venv", with_pip=True)
+    requirements = BASE_DIR / "requirements.txt"
+    subprocess.run(
+        [root / "venv/bin/python", "-m", "pip", "install", "-q", "-r", requirements],
+        check=True,
+    )
+    return root
+
+
+@pytest.fixture
+def environment(image: Path) -> Iterator[dict[str, str]]:
+    """What an operator sets, with an empty database."""
+    with scratch_database(ADMIN_URL) as url:
+        yield {
+            "PATH": f"{image / 'venv/bin'}:{os.environ['PATH']}",
+            "DATABASE_URL": url,
+            "SECRET_KEY": "a key that is only used in this test",
+            "FRONTEND_URL": "https://blog.example.com",
+            "PORT": str(free_port()),
+        }
+
+
+def image_command() -> list[str]:
+    """The command at the end of the Dockerfile."""
+    dockerfile = (BASE_DIR / "Dockerfile").read_text()
+    command: list[str] = json.loads(
+        re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)[-1]
+    )
+    return command
+
+
+def test_image_command_serves_with_requirements_alone(
+    image: Path, environment: dict[str, str]
+) -> None:
+    subprocess.run(
+        ["alembic", "upgrade", "head"], cwd=image, env=environment, check=True
+    )
+    server = subprocess.Popen(image_command(), cwd=image, env=environment)
+
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{environment['PORT']}", server)
+    finally:
+        server.terminate()
+
+    # SIGTERM reaches the server itself: the shell has been replaced by it.
+    assert server.wait(timeout=10) in {0, -15}
+
+
+def test_image_has_neither_embedded_database_nor_test_tools(image: Path) -> None:
+    listed = subprocess.run(
+        [image / "venv/bin/python", "-m", "pip", "list", "--format=freeze"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+    assert "fastapi==" in listed
+    assert not re.search(r"^(pytest|moto|ruff|mypy|pixeltable)", listed, re.MULTILINE)
+
+
+def test_dockerfile_is_clean() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+
+    done = subprocess.run([hadolint, BASE_DIR / "Dockerfile"], check=False)
+
+    assert done.returncode == 0
