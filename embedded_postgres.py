@@ -82,8 +82,8 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 pass
             else:
-                if self._is_running():
-                    self._run("pg_ctl", "stop", "-w", "-m", "fast", "-D", self.data_dir)
+                # Fails when it is down already, which is as well.
+                self._execute("pg_ctl", "stop", "-m", "fast", "-D", self.data_dir)
             self._in_use.close()
             self._in_use = None
 

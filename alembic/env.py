@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import models
-from database import DatabaseUnavailable, engine, shut_down
+from database import DatabaseUnavailable, connect, shut_down
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
@@ -26,11 +28,14 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_online() -> None:
     """Migrate the database of the settings."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        # A migration may take longer than what a request asks for.
+        async_creator=partial(connect, statement_seconds=None),
+        poolclass=NullPool,
+    )
     try:
         async with engine.connect() as connection:
-            # The limits that keep a request short would end a long migration.
-            await connection.execute(text("SET statement_timeout = 0"))
-            await connection.commit()
             await connection.run_sync(migrate)
             await connection.commit()
     except DatabaseUnavailable as error:

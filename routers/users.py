@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from fastapi import (
     APIRouter,
@@ -18,7 +18,7 @@ from fastapi import (
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from python_multipart.exceptions import FormParserError
-from sqlalchemy import delete, exists, select
+from sqlalchemy import CursorResult, delete, exists, select
 from sqlalchemy.exc import IntegrityError, InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
@@ -68,6 +68,7 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
+DELETED_AT_ONCE = 5_000
 INVALID_IMAGE = (
     "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
 )
@@ -248,12 +249,28 @@ async def update_user(changes: UserUpdate, user: UserToUpdate, db: DbSession) ->
 )
 async def delete_user(user: UserToDelete, db: DbSession) -> None:
     """Delete one's own account, with its posts and its picture."""
+    await delete_posts_of(db, user)
     statement = delete(User).where(User.id == user.id).returning(User.image_file)
     deleted = (await db.execute(statement)).first()
     await db.commit()
     if deleted is None:
         raise invalid_token()
     await discard_picture(deleted.image_file)
+
+
+async def delete_posts_of(db: AsyncSession, user: User) -> None:
+    """Delete the posts of a user part by part; the last part is not committed yet.
+
+    Left to the cascade, many posts would take longer than a statement may.
+    """
+    some = select(Post.id).where(Post.user_id == user.id).limit(DELETED_AT_ONCE)
+    statement = delete(Post).where(Post.id.in_(some))
+    options = {"synchronize_session": False}
+    while True:
+        result = await db.execute(statement, execution_options=options)
+        if cast("CursorResult[Any]", result).rowcount < DELETED_AT_ONCE:
+            return
+        await db.commit()
 
 
 @router.get(
