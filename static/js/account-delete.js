@@ -1,0 +1,35 @@
+// Hook: <form data-delete-account data-url="/api/users/ID"> with the password or the username.
+import { request } from "./api.js";
+import { fetchToken, getCurrentUser, logout } from "./auth.js";
+import { onSubmit, showFieldErrors } from "./forms.js";
+import { removeToken } from "./token.js";
+import { hideModal, showSuccess, withId } from "./utils.js";
+
+export function init(root = document) {
+  const form = root.querySelector("[data-delete-account]");
+  if (form) onSubmit(form, deleteAccount);
+}
+
+async function deleteAccount(form) {
+  const user = await getCurrentUser();
+  if (!(await isConfirmed(user, form.elements.confirmation.value))) {
+    showFieldErrors(form, { confirmation: "This is neither your password nor your username." });
+    return;
+  }
+  await request(withId(form.dataset.url, user.id), { method: "DELETE" });
+  document.querySelector("[data-account]").setAttribute("data-account-deleted", "");
+  removeToken();
+  await hideModal(form.closest(".modal").id);
+  showSuccess("Your account is deleted.", { onClose: logout });
+}
+
+async function isConfirmed(user, typed) {
+  if (typed.trim() === user.username) return true;
+  try {
+    await fetchToken(user.email, typed);
+    return true;
+  } catch (error) {
+    if (error.status === 401) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,26 @@
+// Hook: <form data-login-form> with email and password.
+import { fetchToken, setToken, watchUser } from "./auth.js";
+import { onSubmit, showFieldErrors } from "./forms.js";
+import { goBack } from "./return-url.js";
+
+const STORAGE_BLOCKED =
+  "This browser does not let the site remember that you are logged in. Allow it to store data, then try again.";
+
+export function init(root = document) {
+  const form = root.querySelector("[data-login-form]");
+  if (!form) return;
+  onSubmit(form, logIn);
+  // Those who are signed in already, or sign in in another tab.
+  watchUser((user) => user && goBack());
+}
+
+async function logIn(form) {
+  try {
+    const token = await fetchToken(form.elements.email.value.trim(), form.elements.password.value);
+    if (!setToken(token)) throw new Error(STORAGE_BLOCKED);
+    goBack();
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    showFieldErrors(form, { password: error.message });
+  }
+}

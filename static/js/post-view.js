@@ -1,0 +1,19 @@
+// Hook: <article data-post-view data-user-id="7">: its author can edit and delete it.
+import { watchUser } from "./auth.js";
+
+export function init(root = document) {
+  const view = root.querySelector("[data-post-view]");
+  if (!view) return;
+  const controls = view.querySelector("[data-owner-only]");
+  watchUser((user) => {
+    controls.hidden = String(user?.id) !== view.dataset.userId;
+  });
+  document.addEventListener("post-updated", ({ detail: post }) => show(view, post));
+}
+
+function show(view, post) {
+  const oldTitle = view.querySelector("[data-post-title]").textContent;
+  document.title = document.title.replace(oldTitle, () => post.display_title);
+  view.querySelector("[data-post-title]").textContent = post.display_title;
+  view.querySelector("[data-post-content]").textContent = post.content;
+}
