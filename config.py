@@ -1,6 +1,7 @@
 """Settings of the application, read from the environment and from `.env`."""
 
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -44,7 +45,16 @@ def check_database_url(value: SecretStr) -> SecretStr:
 def check_web_url(value: str) -> str:
     """Refuse what is no http(s) address; a slash at its end is dropped."""
     parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    try:
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        has_port = False
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or not has_port
+        or re.search(r"\s", value)
+    ):
         raise ValueError("must look like https://blog.example.com")
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError("must be an address without a query, fragment or user name")
@@ -121,7 +131,7 @@ class Settings(BaseSettings):
     """Host of the SMTP server. Unset: each mail becomes a file in `var/outbox`."""
 
     mail_port: int = Field(default=587, ge=1, le=65_535)
-    """Port of the SMTP server; on 465 TLS begins at once."""
+    """Port of the SMTP server; with `MAIL_USE_TLS` on 465 TLS begins at once."""
 
     mail_username: str | None = None
     """Name for the SMTP login. Unset: no login."""

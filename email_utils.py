@@ -38,7 +38,7 @@ async def send_email(
 
     Raises:
         aiosmtplib.SMTPException: The server refused it, or could not be reached.
-        OSError: The outbox cannot be written.
+        OSError: The outbox cannot be written, or TLS does not come about (`SSLError`).
     """
     message = EmailMessage()
     message["From"] = settings.mail_from

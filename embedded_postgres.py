@@ -114,7 +114,12 @@ class EmbeddedPostgres:
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
         )
-        draft.rename(self.data_dir)
+        try:
+            draft.rename(self.data_dir)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{self.data_dir} is in the way: it has files, but no database"
+            ) from error
 
     def _is_running(self) -> bool:
         status = self._execute("pg_ctl", "status", "-D", self.data_dir)

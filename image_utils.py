@@ -1,5 +1,6 @@
 """Profile pictures: made from uploads, put where they are kept, deleted there."""
 
+import os
 import tempfile
 import uuid
 import warnings
@@ -26,6 +27,9 @@ JPEG_FORMATS = {"JPEG", "MPO"}
 # JPEG is decoded at a reduced scale, the others at full size.
 MAX_JPEG_PIXELS = 50_000_000
 MAX_PIXELS = 20_000_000
+JPEG_START = b"\xff\xd8"
+JPEG_SCAN = b"\xff\xda"
+MAX_JPEG_SCANS = 100
 # What undoes each orientation that EXIF 2.32 (section 4.6.4, tag 0x0112) knows.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,6 +66,10 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
     Raises:
         InvalidImage: Pillow cannot read it to its end, or it has too many pixels.
     """
+    # Each scan goes over the whole picture again, and thousands fit into a small file.
+    # The marker cannot occur in the coded data itself (ITU-T T.81, section B.1.1.5).
+    if content.count(JPEG_SCAN) > MAX_JPEG_SCANS and content.startswith(JPEG_START):
+        raise InvalidImage("too many scans")
     try:
         with Image.open(BytesIO(content), formats=FORMATS) as image:
             return _encode(_avatar(image)), f"{uuid.uuid4().hex}.jpg"
@@ -90,13 +98,20 @@ def _avatar(image: Image.Image) -> Image.Image:
 def _resizable(image: Image.Image) -> Image.Image:
     """The picture in a mode in which neighbouring pixels can be mixed."""
     if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 256, "L")
-        image.info.pop("transparency", None)
+        image = _in_8_bits(image)
     if image.has_transparency_data and image.mode not in ("LA", "RGBA"):
         return image.convert("RGBA")
     if image.mode in ("1", "P"):
         return image.convert("RGB")
     return image
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    grey = image.point(lambda value: value / 256).convert("L")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey.info["transparency"] = transparent // 256
+    return grey
 
 
 def _cropped(image: Image.Image) -> Image.Image:
@@ -171,18 +186,30 @@ def _storage_errors() -> Iterator[None]:
 
 def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
-        draft.write(content)
-    # The rename is what makes it visible: nobody is served half a picture.
-    Path(draft.name).chmod(0o644)
-    Path(draft.name).rename(path)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        draft.chmod(0o644)
+        # This is what makes it visible: nobody is served half a picture.
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@cache
+def s3_session() -> boto3.session.Session:
+    """What clients are made from; it has read what boto3 knows of the service."""
+    return boto3.session.Session()
 
 
 @cache
 def s3_client() -> Any:
     """The client of the bucket's service; boto3 makes its type at run time."""
     key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key
-    return boto3.session.Session().client(
+    return s3_session().client(
         "s3",
         region_name=settings.s3_region,
         endpoint_url=settings.s3_endpoint_url,

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, cast
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import (
     APIRouter,
     BackgroundTasks,
@@ -73,6 +74,9 @@ INVALID_IMAGE = (
     "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
 )
 UPLOAD_FAILED = "Failed to upload image. Please try again."
+# One picture at a time: the largest that are accepted take some 400 MB while they are
+# decoded.
+decoders = CapacityLimiter(1)
 RESET_REQUESTED = (
     "If an account exists for this email address, a message with a reset link is on "
     "its way."
@@ -310,7 +314,9 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
     await db.commit()
     content = await read_upload(request)
     try:
-        picture, filename = await run_in_threadpool(process_profile_image, content)
+        picture, filename = await to_thread.run_sync(
+            process_profile_image, content, limiter=decoders
+        )
     except InvalidImage as error:
         raise HTTPException(status.HTTP_400_BAD_REQUEST, INVALID_IMAGE) from error
     try:
@@ -348,21 +354,26 @@ async def read_upload(request: Request) -> bytes:
     parser = MultiPartParser(
         request.headers, request.stream(), max_files=1, max_fields=10
     )
+    # In memory: what is within the limit needs no file on the disk.
     parser.spool_max_size = limit + 1
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError, UnicodeDecodeError) as error:
         raise missing_file("cannot be found: the form is malformed") from error
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise missing_file("is missing")
-    if (file.size or 0) > limit:
-        megabytes = f"{round(limit / 1024**2, 2):g}"
-        raise HTTPException(
-            status.HTTP_400_BAD_REQUEST,
-            f"File too large. Maximum size is {megabytes}MB",
-        )
-    return await file.read()
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise missing_file("is missing")
+        if (file.size or 0) > limit:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, too_large(limit))
+        return await file.read()
+    finally:
+        await form.close()
+
+
+def too_large(limit: int) -> str:
+    """What to say about a file of more than `limit` bytes."""
+    return f"File too large. Maximum size is {round(limit / 1024**2, 2):g}MB"
 
 
 def missing_file(message: str) -> RequestValidationError:

@@ -49,6 +49,10 @@ from config import settings  # noqa: E402
 from database import AsyncSessionLocal, Base, engine, get_db  # noqa: E402
 from main import app  # noqa: E402
 
+# Whatever imported the settings too early would have the tests write to, and empty, the
+# development database.
+assert settings.is_production, "the settings were read before the tests had made theirs"
+
 PASSWORD = "correct horse"
 
 
@@ -72,7 +76,6 @@ def bucket() -> Iterator[Any]:
             CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
         )
         yield client
-    image_utils.s3_client.cache_clear()
 
 
 @pytest.fixture

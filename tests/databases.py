@@ -6,17 +6,18 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import quote_plus
 
 import asyncpg
 from sqlalchemy import URL, make_url
 
-from config import BASE_DIR
 from embedded_postgres import EmbeddedPostgres
 
 PREFIX = "blog_test_"
-# Apart from the development server: tests restart, fill and break theirs.
-EMBEDDED_DIR = BASE_DIR / "var" / "test-postgres"
+# Apart from the development server: tests restart, fill and break theirs. Not by way of
+# `config`: whoever imports that has settled what database the application uses.
+EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "var" / "test-postgres"
 
 
 def admin_url() -> URL:

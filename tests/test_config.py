@@ -1,0 +1,437 @@
+"""Settings: what they accept, how they refuse, and what the documents say of them."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+import config
+from config import BASE_DIR, ConfigurationError, Settings, load_settings, local_key
+from tests.conftest import VAR_DIR
+from tests.databases import PREFIX
+
+KEY = "k" * 32
+DATABASE = "postgresql+asyncpg://ada:database-password@127.0.0.1:1/blog"
+NAMES = {name.upper() for name in Settings.model_fields}
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored here, and making a bucket takes a while."""
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing set but a place for what is kept."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VAR_DIR", str(tmp_path))
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    """Set environment variables."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+# What holds in every run
+
+
+def test_tests_never_touch_the_data_of_the_installation() -> None:
+    url = config.settings.database_url
+
+    assert config.settings.var_dir == VAR_DIR
+    assert url is not None
+    assert (make_url(url.get_secret_value()).database or "").startswith(PREFIX)
+
+
+# What is set
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    # As the specification has them.
+    [
+        ("database_url", None),
+        ("secret_key", None),
+        ("algorithm", "HS256"),
+        ("access_token_expire_minutes", 30),
+        ("s3_bucket_name", None),
+        ("s3_region", "us-east-1"),
+        ("s3_endpoint_url", None),
+        ("mail_server", None),
+        ("mail_port", 587),
+        ("mail_use_tls", False),
+        ("frontend_url", None),
+        ("posts_per_page", 10),
+        ("max_upload_size_bytes", 5_242_880),
+        ("reset_token_expire_minutes", 60),
+        ("site_url", "http://127.0.0.1:8000"),
+        ("is_production", False),
+        ("proxy_hops", 0),
+    ],
+)
+def test_setting_has_its_default(name: str, value: Any) -> None:
+    assert getattr(Settings(), name) == value
+
+
+def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, dict.fromkeys(NAMES - {"VAR_DIR"}, ""))
+    empty = Settings()
+    monkeypatch.undo()
+
+    assert empty.model_dump(exclude={"var_dir"}) == {
+        name: field.default
+        for name, field in Settings.model_fields.items()
+        if name != "var_dir"
+    }
+
+
+def test_variable_counts_more_than_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("POSTS_PER_PAGE=20\nMAIL_PORT=25\nNOT_OURS=1\n")
+    monkeypatch.setenv("POSTS_PER_PAGE", "30")
+
+    settings = Settings(_env_file=file)
+
+    assert (settings.posts_per_page, settings.mail_port) == (30, 25)
+
+
+@pytest.mark.parametrize(
+    ("given", "dsn"),
+    [
+        (DATABASE, "postgresql://ada:database-password@127.0.0.1:1/blog"),
+        ("postgresql://ada@db/blog", "postgresql://ada@db/blog"),
+        ("postgres://ada@db/blog", "postgresql://ada@db/blog"),
+        (
+            "postgresql+asyncpg://ada:p%40ss%2Fword@db/blog",
+            "postgresql://ada:p%40ss%2Fword@db/blog",
+        ),
+        (
+            "postgresql+asyncpg://ada@db/blog?ssl=require",
+            "postgresql://ada@db/blog?sslmode=require",
+        ),
+        (
+            "postgresql://ada@db/blog?sslmode=verify-full",
+            "postgresql://ada@db/blog?sslmode=verify-full",
+        ),
+    ],
+)
+def test_database_url_is_understood(
+    monkeypatch: pytest.MonkeyPatch, given: str, dsn: str
+) -> None:
+    set_all(monkeypatch, {"DATABASE_URL": given, "SECRET_KEY": KEY})
+
+    assert Settings().database_dsn == dsn
+
+
+@pytest.mark.parametrize("name", ["FRONTEND_URL", "S3_ENDPOINT_URL", "S3_PUBLIC_URL"])
+def test_slash_at_the_end_of_an_address_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "https://blog.example/base/")
+
+    assert getattr(Settings(), name.lower()) == "https://blog.example/base"
+
+
+@pytest.mark.parametrize(
+    ("hops", "database", "trusted"),
+    [("", "", 0), ("", DATABASE, 1), ("0", DATABASE, 0), ("2", "", 2)],
+)
+def test_proxies_are_trusted_only_in_production_or_when_asked(
+    monkeypatch: pytest.MonkeyPatch, hops: str, database: str, trusted: int
+) -> None:
+    set_all(
+        monkeypatch,
+        {"TRUSTED_PROXY_HOPS": hops, "DATABASE_URL": database, "SECRET_KEY": KEY},
+    )
+
+    assert Settings().proxy_hops == trusted
+
+
+def test_secrets_show_up_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {
+        "DATABASE_URL": DATABASE,
+        "SECRET_KEY": "secret-key-that-nobody-may-ever-see",
+        "S3_ACCESS_KEY_ID": "secret-key-id",
+        "S3_SECRET_ACCESS_KEY": "secret-access-key",
+        "MAIL_PASSWORD": "mail-password",
+    }
+    set_all(monkeypatch, secrets)
+
+    settings = Settings()
+
+    shown = f"{settings!r} {settings} {settings.model_dump()}"
+    assert [text for text in secrets.values() if text in shown] == []
+    assert "database-password" not in shown
+
+
+# The local key
+
+
+def test_local_key_is_made_once_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "var" / "secret_key"
+
+    key = local_key(path)
+
+    assert local_key(path) == key
+    assert len(key.encode()) >= 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_local_keys_differ_between_installations(tmp_path: Path) -> None:
+    assert local_key(tmp_path / "a") != local_key(tmp_path / "b")
+
+
+def test_all_who_start_at_once_get_the_same_local_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        keys = set(threads.map(local_key, [tmp_path / "secret_key"] * 40))
+
+    assert len(keys) == 1
+
+
+def test_key_that_is_set_is_used_and_none_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", KEY)
+
+    assert Settings().signing_key == KEY
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is refused
+
+
+REFUSED = [
+    ({"DATABASE_URL": DATABASE}, "SECRET_KEY"),
+    ({"DATABASE_URL": DATABASE, "SECRET_KEY": "too-short"}, "SECRET_KEY"),
+    ({"SECRET_KEY": "k" * 31}, "SECRET_KEY"),
+    ({"SECRET_KEY": "k" * 63, "ALGORITHM": "HS512"}, "SECRET_KEY"),
+    ({"DATABASE_URL": "sqlite:///blog.db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "mysql://ada:database-password@db/blog"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql+psycopg2://ada@db/blog"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://a:database-password@db:x/b"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+    ({"ALGORITHM": "none"}, "ALGORITHM"),
+    ({"ALGORITHM": "RS256"}, "ALGORITHM"),
+    ({"ACCESS_TOKEN_EXPIRE_MINUTES": "0"}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
+    ({"RESET_TOKEN_EXPIRE_MINUTES": "-1"}, "RESET_TOKEN_EXPIRE_MINUTES"),
+    ({"POSTS_PER_PAGE": "0"}, "POSTS_PER_PAGE"),
+    ({"POSTS_PER_PAGE": "101"}, "POSTS_PER_PAGE"),
+    ({"POSTS_PER_PAGE": "ten"}, "POSTS_PER_PAGE"),
+    ({"MAX_UPLOAD_SIZE_BYTES": "5MB"}, "MAX_UPLOAD_SIZE_BYTES"),
+    ({"MAIL_PORT": "65536"}, "MAIL_PORT"),
+    ({"MAIL_USE_TLS": "perhaps"}, "MAIL_USE_TLS"),
+    ({"FRONTEND_URL": "blog.example"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "ftp://blog.example"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://blog.example/?a=b"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://[::1"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://blog.example:443x"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://blog.example:65536"}, "FRONTEND_URL"),
+    ({"FRONTEND_URL": "https://my blog.example"}, "FRONTEND_URL"),
+    ({"S3_ENDPOINT_URL": "minio:9000"}, "S3_ENDPOINT_URL"),
+    ({"S3_PUBLIC_URL": "//cdn.example"}, "S3_PUBLIC_URL"),
+    ({"S3_ACCESS_KEY_ID": "secret-key-id"}, "S3_ACCESS_KEY_ID"),
+    ({"S3_SECRET_ACCESS_KEY": "secret-access-key"}, "S3_ACCESS_KEY_ID"),
+    ({"LOGIN_RATE_ACCOUNT": "often"}, "LOGIN_RATE_ACCOUNT"),
+    ({"RATE_LIMIT_ENABLED": "sometimes"}, "RATE_LIMIT_ENABLED"),
+    ({"TRUSTED_PROXY_HOPS": "-1"}, "TRUSTED_PROXY_HOPS"),
+]
+SECRETS = re.compile("database-password|too-short|k{31}|secret-key-id|secret-access")
+
+
+@pytest.mark.parametrize(("environment", "name"), REFUSED)
+def test_wrong_setting_is_refused_in_one_line_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], name: str
+) -> None:
+    set_all(monkeypatch, environment)
+
+    with pytest.raises(SystemExit) as raised:
+        load_settings()
+
+    line = str(raised.value)
+    assert line.startswith(f"Configuration error: {name}: ")
+    assert "\n" not in line
+    assert not SECRETS.search(line)
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"MAIL_PORT": "x", "POSTS_PER_PAGE": "0"})
+
+    with pytest.raises(SystemExit, match=r"MAIL_PORT: .*; POSTS_PER_PAGE: "):
+        load_settings()
+
+
+def test_missing_key_is_refused_with_how_to_make_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", DATABASE)
+
+    with pytest.raises(SystemExit, match=r"secrets\.token_urlsafe\(64\)"):
+        load_settings()
+
+
+def test_production_without_an_address_of_the_site_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_all(monkeypatch, {"DATABASE_URL": DATABASE, "SECRET_KEY": KEY})
+
+    with pytest.raises(ConfigurationError, match="FRONTEND_URL: is missing"):
+        Settings().check_ready_to_serve()
+
+
+def test_one_machine_is_ready_with_nothing_set() -> None:
+    Settings().check_ready_to_serve()
+
+
+# The same, as an operator sees it
+
+
+def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in the project's directory, with nothing but this set."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=BASE_DIR,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-c", "import main"), ("-m", "uvicorn", "main:app"), ("-m", "alembic", "check")],
+    ids=["import", "uvicorn", "alembic"],
+)
+def test_command_says_in_one_line_what_is_missing(command: tuple[str, ...]) -> None:
+    result = run(*command, DATABASE_URL=DATABASE)
+
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Configuration error: SECRET_KEY: is missing")
+    assert "database-password" not in result.stdout + result.stderr
+
+
+def test_server_says_in_one_line_that_its_address_is_missing() -> None:
+    result = run(
+        "-m",
+        "uvicorn",
+        "main:app",
+        "--port",
+        "0",
+        DATABASE_URL=DATABASE,
+        SECRET_KEY=KEY,
+    )
+
+    lines = [line for line in result.stderr.splitlines() if "FRONTEND_URL" in line]
+    assert result.returncode != 0
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_importing_needs_no_more_than_the_variables_of_the_specification() -> None:
+    result = run(
+        "-W",
+        "error",
+        "-c",
+        "import main",
+        DATABASE_URL="postgresql+asyncpg://bloguser:blogpass@localhost:5433/test_blog_db",
+        SECRET_KEY="test-secret-key-for-testing-only",
+        S3_BUCKET_NAME="test-bucket",
+        S3_ACCESS_KEY_ID="testing",
+        S3_SECRET_ACCESS_KEY="testing",
+        S3_REGION="us-east-2",
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# What the documents say
+
+
+EXAMPLE = (BASE_DIR / ".env.example").read_text()
+README = (BASE_DIR / "README.md").read_text()
+
+
+def written(value: Any) -> str:
+    """A default as the documents have it."""
+    if isinstance(value, Path):
+        return str(value.relative_to(BASE_DIR))
+    return "" if value is None else str(value).lower()
+
+
+DEFAULTS = {
+    name.upper(): written(field.default)
+    for name, field in Settings.model_fields.items()
+}
+
+
+def test_env_example_names_every_setting_once_and_no_other() -> None:
+    names = re.findall(r"^([A-Z][A-Z0-9_]*)=", EXAMPLE, re.MULTILINE)
+
+    assert sorted(names) == sorted(NAMES)
+
+
+def test_env_example_as_it_is_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAR_DIR")
+
+    copied = Settings(_env_file=BASE_DIR / ".env.example")
+
+    assert copied == Settings(_env_file=None)
+
+
+def test_readme_has_a_row_for_every_setting_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `([A-Z][A-Z0-9_]+)` \| *`?([^|`]*)`? *\|", README, re.MULTILINE
+    )
+
+    assert {name: default.strip().lower() for name, default in rows} == DEFAULTS
+
+
+def test_every_setting_is_described() -> None:
+    silent = [
+        name for name, field in Settings.model_fields.items() if not field.description
+    ]
+
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "database_url",
+        "secret_key",
+        "s3_access_key_id",
+        "s3_secret_access_key",
+        "mail_password",
+    ],
+)
+def test_secret_has_the_type_of_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    set_all(
+        monkeypatch,
+        {
+            "DATABASE_URL": DATABASE,
+            "SECRET_KEY": KEY,
+            "S3_ACCESS_KEY_ID": "a",
+            "S3_SECRET_ACCESS_KEY": "b",
+            "MAIL_PASSWORD": "c",
+        },
+    )
+
+    assert isinstance(getattr(Settings(), name), SecretStr)

@@ -1,0 +1,601 @@
+"""Mail, sent to a real SMTP server in this process, or written to the outbox."""
+
+import asyncio
+import email
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import aiosmtplib
+import pytest
+import trustme
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from httpx import AsyncClient
+from pydantic import SecretStr
+
+import email_utils
+from config import settings
+from email_utils import send_email, send_password_reset_email
+from tests.conftest import create_test_user
+
+ADDRESS = "ada@example.com"
+TOKEN = "a-token-that-nobody-may-see"
+OK = "250 OK"
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored here, and making a bucket takes a while."""
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tries as ever, without the pauses between them."""
+    pauses = tuple(0 for _ in email_utils.RETRY_SECONDS)
+    monkeypatch.setattr(email_utils, "RETRY_SECONDS", pauses)
+
+
+class Mailbox:
+    """What an SMTP server is told, and what it answers."""
+
+    def __init__(self) -> None:
+        self.messages: list[EmailMessage] = []
+        self.encrypted: list[bool] = []
+        self.logins: list[tuple[str, str]] = []
+        self.tries = 0
+        # Answers to the next tries, then all is well.
+        self.recipient_replies: list[str] = []
+        self.data_replies: list[str] = []
+        self.accepts_logins = True
+
+    async def handle_RCPT(  # noqa: N802
+        self, _server: SMTP, _session: Session, envelope: Envelope, to: str, _: Any
+    ) -> str:
+        self.tries += 1
+        reply = self.recipient_replies.pop(0) if self.recipient_replies else OK
+        if reply == OK:
+            envelope.rcpt_tos.append(to)
+        return reply
+
+    async def handle_DATA(  # noqa: N802
+        self, _server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        reply = self.data_replies.pop(0) if self.data_replies else OK
+        if reply == OK:
+            assert isinstance(envelope.content, bytes)
+            message = email.message_from_bytes(envelope.content, policy=default)
+            self.messages.append(message)
+            self.encrypted.append(session.ssl is not None)
+        return reply
+
+    def authenticate(self, *arguments: Any) -> AuthResult:
+        data: LoginPassword = arguments[-1]
+        self.logins.append((data.login.decode(), data.password.decode()))
+        return AuthResult(success=self.accepts_logins, handled=False)
+
+
+class ImplicitTls(SMTP):
+    """A connection that is encrypted from its first byte."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self.session is not None
+        self.session.ssl = transport.get_extra_info("sslcontext")
+
+
+@asynccontextmanager
+async def listening(
+    protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """A server for as long as the context lasts; gives its port."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=tls)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    """What the server of a test gets and says."""
+    return Mailbox()
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """Who signs certificates that the application trusts."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    return authority
+
+
+def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
+    """The server's side of TLS, with a certificate for a host."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(host).configure_cert(context)
+    return context
+
+
+def use_server(
+    monkeypatch: pytest.MonkeyPatch, port: int, *, use_tls: bool = False
+) -> None:
+    """Let the application send through the server at a port of this machine."""
+    monkeypatch.setattr(settings, "mail_server", "127.0.0.1")
+    monkeypatch.setattr(settings, "mail_port", port)
+    monkeypatch.setattr(settings, "mail_use_tls", use_tls)
+    monkeypatch.setattr(settings, "mail_from", "Blog <noreply@blog.example>")
+
+
+@pytest.fixture
+async def plain_server(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    """A server that knows nothing of encryption, which the application uses."""
+    async with listening(lambda: SMTP(mailbox, hostname="mail")) as port:
+        use_server(monkeypatch, port)
+        yield port
+
+
+@pytest.fixture
+async def starttls_server(
+    mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    """A server that offers STARTTLS, which the application uses."""
+    tls = certified(authority)
+    async with listening(
+        lambda: SMTP(mailbox, hostname="mail", tls_context=tls)
+    ) as port:
+        use_server(monkeypatch, port, use_tls=True)
+        yield port
+
+
+async def send(to_email: str = ADDRESS) -> None:
+    """Send some mail."""
+    await send_email(
+        to_email=to_email,
+        subject="Some subject",
+        plain_text="Some text",
+        html_content="<p>Some HTML</p>",
+    )
+
+
+async def send_reset(username: str = "ada", to_email: str = ADDRESS) -> None:
+    """Send the mail with a token."""
+    await send_password_reset_email(to_email=to_email, username=username, token=TOKEN)
+
+
+def part(message: EmailMessage, kind: str) -> str:
+    """The text or the HTML of a message."""
+    body = message.get_body((kind,))
+    assert body is not None
+    content: str = body.get_content()
+    return content
+
+
+# What is sent
+
+
+async def test_mail_has_text_and_html(plain_server: int, mailbox: Mailbox) -> None:
+    await send()
+
+    [message] = mailbox.messages
+    assert message.get_content_type() == "multipart/alternative"
+    assert part(message, "plain").strip() == "Some text"
+    assert part(message, "html").strip() == "<p>Some HTML</p>"
+
+
+async def test_mail_has_the_headers_it_needs(
+    plain_server: int, mailbox: Mailbox
+) -> None:
+    await send()
+
+    [message] = mailbox.messages
+    assert message["From"] == "Blog <noreply@blog.example>"
+    assert (message["To"], message["Subject"]) == (ADDRESS, "Some subject")
+    assert message["Message-ID"].endswith("@blog.example>")
+    assert message["Date"].datetime is not None
+
+
+@pytest.mark.parametrize("kind", ["plain", "html"])
+async def test_reset_mail_has_the_link_to_the_site(
+    plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(settings, "frontend_url", "https://blog.example/base")
+
+    await send_reset()
+
+    text = part(mailbox.messages[0], kind)
+    assert f"https://blog.example/base/reset-password?token={TOKEN}" in text
+    assert "127.0.0.1" not in text
+
+
+async def test_reset_mail_escapes_the_name_in_its_html(
+    plain_server: int, mailbox: Mailbox
+) -> None:
+    await send_reset("<b>&'\"ada")
+
+    [message] = mailbox.messages
+    assert "&lt;b&gt;&amp;&#39;&#34;ada" in part(message, "html")
+    assert "<b>" not in part(message, "html")
+    assert "<b>&'\"ada" in part(message, "plain")
+
+
+async def test_reset_mail_says_how_long_its_link_works(
+    plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "reset_token_expire_minutes", 17)
+
+    await send_reset()
+
+    assert "17 minutes" in part(mailbox.messages[0], "plain")
+    assert "17 minutes" in part(mailbox.messages[0], "html")
+
+
+async def test_reset_mail_is_sent_for_a_request_whatever_its_host(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox
+) -> None:
+    await create_test_user(client)
+
+    response = await client.post(
+        "/api/users/forgot-password",
+        json={"email": ADDRESS},
+        headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"},
+    )
+
+    assert response.status_code == 202
+    [message] = mailbox.messages
+    assert message["To"] == ADDRESS
+    assert "evil.example" not in message.as_string()
+
+
+async def test_request_is_answered_as_ever_when_the_mail_cannot_be_sent(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox
+) -> None:
+    await create_test_user(client)
+    mailbox.recipient_replies = ["550 no such user"]
+
+    known = await client.post("/api/users/forgot-password", json={"email": ADDRESS})
+    unknown = await client.post("/api/users/forgot-password", json={"email": "b@b.bb"})
+
+    assert mailbox.tries == 1
+    assert (known.status_code, known.content) == (202, unknown.content)
+
+
+# Encryption
+
+
+async def test_starttls_is_used_when_encryption_is_demanded(
+    starttls_server: int, mailbox: Mailbox
+) -> None:
+    await send()
+
+    assert mailbox.encrypted == [True]
+
+
+async def test_starttls_is_used_where_it_is_offered(
+    starttls_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "mail_use_tls", False)
+
+    await send()
+
+    assert mailbox.encrypted == [True]
+
+
+async def test_mail_is_sent_plainly_where_nothing_else_is_offered(
+    plain_server: int, mailbox: Mailbox
+) -> None:
+    await send()
+
+    assert mailbox.encrypted == [False]
+
+
+async def test_nothing_is_sent_plainly_when_encryption_is_demanded(
+    plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "mail_use_tls", True)
+
+    with pytest.raises(aiosmtplib.SMTPException):
+        await send()
+
+    assert (mailbox.messages, mailbox.tries) == ([], 0)
+
+
+async def test_port_465_is_encrypted_from_the_start(
+    mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(
+        lambda: ImplicitTls(mailbox, hostname="mail"), certified(authority)
+    ) as port:
+        use_server(monkeypatch, port, use_tls=True)
+        monkeypatch.setattr(email_utils, "IMPLICIT_TLS_PORT", port)
+        await send()
+
+    assert mailbox.encrypted == [True]
+
+
+def test_port_of_implicit_tls_is_465() -> None:
+    # RFC 8314, section 7.3.
+    assert email_utils.IMPLICIT_TLS_PORT == 465
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        pytest.param(lambda _ours: certified(trustme.CA()), id="unknown signer"),
+        pytest.param(lambda ours: certified(ours, "other.example"), id="other host"),
+    ],
+)
+async def test_server_that_cannot_prove_who_it_is_gets_no_mail(
+    mailbox: Mailbox,
+    authority: trustme.CA,
+    monkeypatch: pytest.MonkeyPatch,
+    context: Callable[[trustme.CA], ssl.SSLContext],
+) -> None:
+    tls = context(authority)
+    async with listening(
+        lambda: SMTP(mailbox, hostname="mail", tls_context=tls)
+    ) as port:
+        use_server(monkeypatch, port, use_tls=True)
+        with pytest.raises((aiosmtplib.SMTPException, ssl.SSLError)):
+            await send()
+
+    assert mailbox.messages == []
+
+
+# Login
+
+
+@pytest.fixture
+async def login_server(
+    mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[int]:
+    """A server that takes mail only after a login over TLS."""
+    tls = certified(authority)
+    async with listening(
+        lambda: SMTP(
+            mailbox,
+            hostname="mail",
+            tls_context=tls,
+            auth_required=True,
+            authenticator=mailbox.authenticate,
+        )
+    ) as port:
+        use_server(monkeypatch, port, use_tls=True)
+        monkeypatch.setattr(settings, "mail_username", "blog")
+        monkeypatch.setattr(settings, "mail_password", SecretStr("mail-password"))
+        yield port
+
+
+async def test_login_is_sent(login_server: int, mailbox: Mailbox) -> None:
+    await send()
+
+    assert mailbox.logins == [("blog", "mail-password")]
+    assert mailbox.encrypted == [True]
+
+
+async def test_refused_login_is_not_tried_again(
+    login_server: int, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailbox.accepts_logins = False
+
+    await send_reset()
+
+    assert mailbox.messages == []
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "SMTPAuthenticationError 535" in caplog.text
+    assert "mail-password" not in caplog.text
+
+
+# Another try
+
+
+TEMPORARY = [
+    pytest.param("recipient_replies", "450 greylisted", id="recipient"),
+    pytest.param("data_replies", "451 try later", id="message"),
+    pytest.param("data_replies", "421 closing", id="closing"),
+]
+
+
+@pytest.mark.parametrize(("replies", "reply"), TEMPORARY)
+async def test_mail_is_sent_at_another_try(
+    plain_server: int, mailbox: Mailbox, replies: str, reply: str
+) -> None:
+    setattr(mailbox, replies, [reply, reply])
+
+    await send()
+
+    assert len(mailbox.messages) == 1
+    assert mailbox.tries == 3
+
+
+@pytest.mark.parametrize(("replies", "reply"), TEMPORARY)
+async def test_tries_come_to_an_end(
+    plain_server: int, mailbox: Mailbox, replies: str, reply: str
+) -> None:
+    setattr(mailbox, replies, [reply] * 100)
+
+    with pytest.raises(aiosmtplib.SMTPException):
+        await send()
+
+    assert mailbox.tries == len(email_utils.RETRY_SECONDS) + 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "reply"),
+    [
+        pytest.param("recipient_replies", "550 no such user", id="recipient"),
+        pytest.param("data_replies", "554 no spam please", id="message"),
+    ],
+)
+async def test_refusal_for_good_is_not_tried_again(
+    plain_server: int, mailbox: Mailbox, replies: str, reply: str
+) -> None:
+    setattr(mailbox, replies, [reply])
+
+    with pytest.raises(aiosmtplib.SMTPException):
+        await send()
+
+    assert (mailbox.tries, mailbox.messages) == (1, [])
+
+
+async def test_server_that_comes_back_gets_the_mail(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    loop = asyncio.get_running_loop()
+    servers = []
+
+    async def start(_pause: float) -> None:
+        servers.append(
+            await loop.create_server(
+                lambda: SMTP(mailbox, hostname="mail"), "127.0.0.1", port
+            )
+        )
+
+    use_server(monkeypatch, port)
+    monkeypatch.setattr("email_utils.asyncio.sleep", start)
+    await send()
+
+    servers[0].close()
+    assert len(mailbox.messages) == 1
+
+
+async def test_nobody_listening_is_tried_as_often_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    use_server(monkeypatch, port)
+
+    await send_reset()
+
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING"] * len(email_utils.RETRY_SECONDS) + ["ERROR"]
+
+
+async def test_server_that_never_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(email_utils, "SMTP_SECONDS", 0.05)
+
+    async with listening(asyncio.Protocol) as port:
+        use_server(monkeypatch, port)
+        await send_reset()
+
+    assert caplog.records[-1].levelname == "ERROR"
+
+
+def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    pauses = email_utils.RETRY_SECONDS
+
+    assert list(pauses) == sorted(set(pauses))
+    assert 2 <= len(pauses) <= 5
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [f"550 <{ADDRESS}>: no such user", f"450 <{ADDRESS}>: mailbox busy"],
+    ids=["for good", "for now"],
+)
+async def test_failure_is_logged_without_address_and_token(
+    plain_server: int,
+    mailbox: Mailbox,
+    caplog: pytest.LogCaptureFixture,
+    reply: str,
+) -> None:
+    mailbox.recipient_replies = [reply] * 10
+
+    with caplog.at_level(logging.INFO):
+        await send_reset()
+
+    ours = [r.getMessage() for r in caplog.records if r.name == "email_utils"]
+    assert "Password reset mail not sent: SMTPRecipientsRefused" in ours[-1]
+    assert ADDRESS not in " ".join(ours)
+    assert TOKEN not in " ".join(ours)
+
+
+async def test_mail_to_an_address_beyond_ascii_never_fails_a_request(
+    plain_server: int, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The server does not offer SMTPUTF8 (RFC 6531), which such an address needs.
+    await send_reset(to_email="jörg@example.com")
+
+    assert mailbox.messages == []
+    assert caplog.records[-1].levelname == "ERROR"
+    assert "jörg" not in caplog.text
+
+
+# The outbox
+
+
+@pytest.fixture
+def outbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where mails go, as there is no server."""
+    monkeypatch.setattr(settings, "mail_server", None)
+    monkeypatch.setattr(settings, "var_dir", tmp_path)
+    return tmp_path / "outbox"
+
+
+def read(outbox: Path) -> EmailMessage:
+    """The only mail in the outbox."""
+    [path] = outbox.iterdir()
+    assert path.suffix == ".eml"
+    return email.message_from_bytes(path.read_bytes(), policy=default)
+
+
+async def test_mail_without_a_server_is_a_file(outbox: Path) -> None:
+    await send_reset()
+
+    message = read(outbox)
+    assert message["To"] == ADDRESS
+    assert f"http://127.0.0.1:8000/reset-password?token={TOKEN}" in part(
+        message, "plain"
+    )
+
+
+async def test_log_says_where_the_file_is(
+    outbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        await send_reset()
+
+    [path] = outbox.iterdir()  # noqa: ASYNC240
+    assert str(path) in caplog.text
+    assert ADDRESS not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+async def test_mails_of_one_moment_do_not_replace_each_other(outbox: Path) -> None:
+    await asyncio.gather(*(send() for _ in range(20)))
+
+    assert len(list(outbox.iterdir())) == 20  # noqa: ASYNC240
+
+
+async def test_mail_beyond_ascii_is_a_file_too(outbox: Path) -> None:
+    await send_reset("Jörg اليوم", "jörg@example.com")
+
+    assert "Jörg اليوم" in part(read(outbox), "plain")
+
+
+async def test_outbox_that_cannot_be_written_never_fails_a_request(
+    outbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.touch()  # noqa: ASYNC240
+
+    await send_reset()
+
+    assert "Password reset mail not sent: FileExistsError" in caplog.text

@@ -1,0 +1,219 @@
+"""Migrations, up and down with rows in the tables, and against the models."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from config import BASE_DIR
+from database import Base
+from tests.conftest import ADMIN_URL
+from tests.databases import scratch_database
+
+SCRIPTS = ScriptDirectory(str(BASE_DIR / "alembic"))
+REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()][::-1]
+ROWS = (
+    """INSERT INTO users (username, email, password_hash)
+       VALUES ('ada', 'ada@example.com', 'x'), ('bob', 'bob@example.com', 'x')""",
+    """INSERT INTO posts (title, content, user_id)
+       SELECT 'A title', 'Some content', id FROM users""",
+    """INSERT INTO password_reset_tokens (user_id, token_hash, expires_at)
+       SELECT id, md5(email), now() FROM users""",
+)
+# All that makes two schemas differ, each as one line of text.
+SCHEMA = """
+    SELECT format('column %s.%s %s %s default %s', table_name, column_name,
+                  coalesce(character_maximum_length::text, '') || data_type,
+                  is_nullable, column_default)
+    FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+    UNION ALL
+    SELECT format('index %s', indexdef) FROM pg_indexes
+    WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    UNION ALL
+    SELECT format('constraint %s on %s %s', conname, conrelid::regclass,
+                  pg_get_constraintdef(oid))
+    FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace
+      AND conrelid <> coalesce(to_regclass('alembic_version')::oid, 0)
+    ORDER BY 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored here, and making a bucket takes a while."""
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """The address of a new, empty database."""
+    with scratch_database(ADMIN_URL) as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A new, empty database."""
+    engine = create_async_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+async def migrate(
+    database: AsyncEngine, run: Callable[[Config, str], None], revision: str
+) -> None:
+    """Bring a database to a revision."""
+
+    def run_with(connection: Connection) -> None:
+        config = Config(BASE_DIR / "alembic.ini")
+        config.attributes["connection"] = connection
+        run(config, revision)
+
+    async with database.connect() as connection:
+        await connection.run_sync(run_with)
+        await connection.commit()
+
+
+async def execute(database: AsyncEngine, *statements: str) -> list[str]:
+    """Run statements; gives the first column of the last one's rows."""
+    async with database.begin() as connection:
+        results = [await connection.execute(text(line)) for line in statements]
+        last = results[-1]
+        return [str(row[0]) for row in last] if last.returns_rows else []
+
+
+def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command as its manual has it."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=BASE_DIR,
+        env={**os.environ, "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_there_is_one_newest_revision() -> None:
+    assert SCRIPTS.get_heads() == [REVISIONS[-1]]
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+async def test_migration_runs_up_and_down_with_rows(
+    database: AsyncEngine, revision: str
+) -> None:
+    script = SCRIPTS.get_revision(revision)
+    before = str(script.down_revision or "base")
+    await migrate(database, command.upgrade, revision)
+    await execute(database, *ROWS)
+
+    await migrate(database, command.downgrade, before)
+    await migrate(database, command.upgrade, revision)
+
+    version = await execute(database, "SELECT version_num FROM alembic_version")
+    assert version == [revision]
+
+
+async def test_all_migrations_run_down_with_rows_and_leave_nothing(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "head")
+    await execute(database, *ROWS)
+
+    await migrate(database, command.downgrade, "base")
+
+    assert await execute(database, SCHEMA) == []
+
+
+async def test_migrations_and_models_make_the_same_schema(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "head")
+    migrated = await execute(database, SCHEMA)
+    await migrate(database, command.downgrade, "base")
+
+    async with database.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+
+    assert await execute(database, SCHEMA) == migrated
+
+
+async def test_rows_stay_when_the_newest_revision_is_there_already(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "head")
+    await execute(database, *ROWS)
+
+    await migrate(database, command.upgrade, "head")
+
+    assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param("('ADA', 'other@example.com', 'x')", id="name"),
+        pytest.param("('other', 'ADA@example.com', 'x')", id="address"),
+    ],
+)
+async def test_migrated_database_refuses_what_differs_in_case_alone(
+    database: AsyncEngine, row: str
+) -> None:
+    await migrate(database, command.upgrade, "head")
+    await execute(database, *ROWS)
+    insert = "INSERT INTO users (username, email, password_hash) VALUES "
+
+    added = await execute(
+        database, f"{insert} {row} ON CONFLICT DO NOTHING RETURNING id"
+    )
+
+    assert added == []
+
+
+async def test_migrated_database_deletes_what_hangs_on_a_user(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "head")
+    await execute(database, *ROWS, "DELETE FROM users WHERE username = 'ada'")
+
+    assert await execute(database, "SELECT count(*) FROM posts") == ["1"]
+    assert await execute(database, "SELECT count(*) FROM password_reset_tokens") == [
+        "1"
+    ]
+
+
+def test_command_migrates_and_then_finds_no_difference_to_the_models(
+    database_url: str,
+) -> None:
+    upgraded = alembic(database_url, "upgrade", "head")
+
+    checked = alembic(database_url, "check")
+
+    assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
+    assert "No new upgrade operations detected" in checked.stdout + checked.stderr
+
+
+def test_command_prints_statements_that_make_the_schema(database_url: str) -> None:
+    printed = alembic(database_url, "upgrade", "head", "--sql")
+
+    assert printed.returncode == 0, printed.stderr
+    assert "CREATE TABLE users" in printed.stdout
+    assert "lower(username)" in printed.stdout
+    assert printed.stdout.rstrip().endswith("COMMIT;")
+
+
+def test_command_names_a_database_that_cannot_be_reached_in_one_line() -> None:
+    result = alembic("postgresql://ada:database-password@127.0.0.1:1/x", "current")
+
+    assert result.returncode != 0
+    assert "The database cannot be reached" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert "database-password" not in result.stderr

@@ -1,0 +1,704 @@
+"""Where pictures are kept: in a bucket, or in files beside the application."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+from httpx import AsyncClient, Response
+from moto.server import ThreadedMotoServer
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import image_utils
+from config import BASE_DIR, settings
+from database import DatabaseUnavailable, engine
+from models import User
+from tests.conftest import (
+    ADMIN_URL,
+    auth_header,
+    create_test_user,
+    login_user,
+    own_id,
+    sign_up,
+)
+from tests.databases import scratch_database
+
+PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
+BUCKET = "test-bucket"
+INVALID = "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
+UPLOAD_FAILED = "Failed to upload image. Please try again."
+
+
+async def upload(
+    client: AsyncClient,
+    headers: dict[str, str],
+    content: bytes = PHOTO,
+    name: str = "photo.jpg",
+    media_type: str = "image/jpeg",
+) -> Response:
+    """Send a profile picture."""
+    return await client.patch(
+        f"/api/users/{await own_id(client, headers)}/picture",
+        files={"file": (name, content, media_type)},
+        headers=headers,
+    )
+
+
+async def me(client: AsyncClient, headers: dict[str, str]) -> dict[str, Any]:
+    """One's own account."""
+    user: dict[str, Any] = (await client.get("/api/users/me", headers=headers)).json()
+    return user
+
+
+def keys(bucket: Any) -> list[str]:
+    """What is in the bucket."""
+    objects = bucket.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return [item["Key"] for item in objects]
+
+
+def files(folder: Path) -> list[str]:
+    """Every file under a folder, by its path in there."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def make_fail(bucket: Any, operation: str) -> None:
+    """Let an operation fail as if nobody could be reached at the bucket's address."""
+
+    def fail(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://bucket.example")
+
+    bucket.meta.events.register(f"before-call.s3.{operation}", fail)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client of S3 try again at once."""
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0
+    )
+
+
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """Send the application to an S3-compatible service."""
+    monkeypatch.setattr(settings, "s3_endpoint_url", url)
+    image_utils.s3_client.cache_clear()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of the pictures, without a bucket."""
+    monkeypatch.setattr(settings, "s3_bucket_name", None)
+    monkeypatch.setattr(settings, "var_dir", tmp_path)
+    return tmp_path / "media"
+
+
+@pytest.fixture
+def blocked_media(media: Path) -> None:
+    """A file where the folder of the pictures should be."""
+    media.touch()
+
+
+# In a bucket
+
+
+async def test_picture_is_stored_under_its_key_with_its_headers(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    user = (await upload(client, ada)).json()
+
+    stored = bucket.head_object(Bucket=BUCKET, Key=f"profile_pics/{user['image_file']}")
+
+    assert stored["ContentType"] == "image/jpeg"
+    assert stored["CacheControl"] == "public, max-age=31536000, immutable"
+
+
+async def test_upload_tells_where_the_picture_is(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    response = await upload(client, ada)
+
+    user = response.json()
+    assert response.status_code == 200
+    assert user == await me(client, ada)
+    assert user["image_path"] == (
+        "https://test-bucket.s3.us-east-2.amazonaws.com/profile_pics/"
+        + user["image_file"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("photo.png", "image/png"),
+        ("photo.txt", "text/plain"),
+        ("../../etc/passwd", "application/x-sh"),
+        ("photo", ""),
+    ],
+)
+async def test_picture_is_judged_by_its_content(
+    client: AsyncClient, ada: dict[str, str], name: str, media_type: str
+) -> None:
+    response = await upload(client, ada, PHOTO, name, media_type)
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"<svg/>", id="another kind"),
+        pytest.param(PHOTO[:-2000], id="cut off"),
+    ],
+)
+async def test_upload_of_no_picture_is_refused(
+    client: AsyncClient, ada: dict[str, str], bucket: Any, content: bytes
+) -> None:
+    response = await upload(client, ada, content)
+
+    assert response.status_code == 400
+    assert response.json() == {"detail": INVALID}
+    assert keys(bucket) == []
+
+
+async def test_new_picture_replaces_the_old_one(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    old = (await upload(client, ada)).json()["image_file"]
+
+    new = (await upload(client, ada)).json()["image_file"]
+
+    assert new != old
+    assert keys(bucket) == [f"profile_pics/{new}"]
+
+
+@pytest.fixture
+def steps(bucket: Any) -> Iterator[list[str]]:
+    """What happens in the bucket and to the users' rows, in its order."""
+    happened: list[str] = []
+
+    def note_call(model: Any, **_: Any) -> None:
+        happened.append(model.name)
+
+    def note_statement(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        happened.append(statement.partition(" ")[0])
+
+    def note_commit(*_: Any) -> None:
+        happened.append("commit")
+
+    bucket.meta.events.register("before-call.s3", note_call)
+    event.listen(engine.sync_engine, "before_cursor_execute", note_statement)
+    event.listen(engine.sync_engine, "release_savepoint", note_commit)
+    yield happened
+    event.remove(engine.sync_engine, "before_cursor_execute", note_statement)
+    event.remove(engine.sync_engine, "release_savepoint", note_commit)
+
+
+async def test_old_picture_goes_after_the_row_names_the_new_one(
+    client: AsyncClient, ada: dict[str, str], steps: list[str]
+) -> None:
+    await upload(client, ada)
+    steps.clear()
+
+    await upload(client, ada)
+
+    put, update = steps.index("PutObject"), steps.index("UPDATE")
+    commit, delete = steps.index("commit", update), steps.index("DeleteObject")
+    assert put < update < commit < delete
+
+
+async def test_new_picture_goes_again_when_its_row_cannot_be_written(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    old = (await upload(client, ada)).json()["image_file"]
+
+    def refuse_updates(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE"):
+            raise DatabaseUnavailable
+
+    event.listen(engine.sync_engine, "before_cursor_execute", refuse_updates)
+    response = await upload(client, ada)
+    event.remove(engine.sync_engine, "before_cursor_execute", refuse_updates)
+
+    assert response.status_code == 503
+    assert keys(bucket) == [f"profile_pics/{old}"]
+
+
+async def test_old_picture_that_cannot_be_deleted_is_logged(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bucket: Any,
+    caplog: pytest.LogCaptureFixture,
+    no_pauses: None,
+) -> None:
+    old = (await upload(client, ada)).json()["image_file"]
+    make_fail(bucket, "DeleteObject")
+
+    response = await upload(client, ada)
+
+    assert response.status_code == 200
+    assert response.json()["image_file"] != old
+    assert old in caplog.text
+
+
+async def test_bucket_that_refuses_changes_nothing(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    before = (await upload(client, ada)).json()
+
+    def deny(**_: Any) -> tuple[Any, dict[str, Any]]:
+        class Denied:
+            status_code = 403
+
+        return Denied(), {"Error": {"Code": "AccessDenied", "Message": "no"}}
+
+    bucket.meta.events.register("before-call.s3.PutObject", deny)
+    response = await upload(client, ada)
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": UPLOAD_FAILED}
+    assert await me(client, ada) == before
+    assert keys(bucket) == [f"profile_pics/{before['image_file']}"]
+
+
+async def test_bucket_that_is_missing_changes_nothing(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    bucket.delete_bucket(Bucket=BUCKET)
+
+    response = await upload(client, ada)
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": UPLOAD_FAILED}
+    assert (await me(client, ada))["image_file"] is None
+
+
+async def test_bucket_that_cannot_be_reached_changes_nothing(
+    client: AsyncClient,
+    ada: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    closed_port: int,
+    no_pauses: None,
+) -> None:
+    use_endpoint(monkeypatch, f"http://127.0.0.1:{closed_port}")
+
+    response = await upload(client, ada)
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": UPLOAD_FAILED}
+    assert (await me(client, ada))["image_file"] is None
+
+
+async def test_failed_upload_shows_no_secret_in_the_log(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bucket: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bucket.delete_bucket(Bucket=BUCKET)
+
+    with caplog.at_level(logging.INFO):
+        await upload(client, ada)
+
+    assert "NoSuchBucket" in caplog.text
+    assert "testing" not in caplog.text
+
+
+def test_calls_to_the_bucket_end_soon(bucket: Any) -> None:
+    config = bucket.meta.config
+
+    assert (config.connect_timeout, config.read_timeout) <= (5, 5)
+    assert config.retries["total_max_attempts"] <= 3
+
+
+async def test_deleted_picture_leaves_the_bucket(
+    client: AsyncClient, ada: dict[str, str], bucket: Any
+) -> None:
+    user_id = (await upload(client, ada)).json()["id"]
+
+    response = await client.delete(f"/api/users/{user_id}/picture", headers=ada)
+
+    assert response.status_code == 200
+    assert response.json()["image_file"] is None
+    assert response.json()["image_path"] == "/static/profile_pics/default.jpg"
+    assert keys(bucket) == []
+
+
+async def test_picture_is_gone_for_its_owner_even_when_the_bucket_keeps_it(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bucket: Any,
+    caplog: pytest.LogCaptureFixture,
+    no_pauses: None,
+) -> None:
+    user = (await upload(client, ada)).json()
+    make_fail(bucket, "DeleteObject")
+
+    response = await client.delete(f"/api/users/{user['id']}/picture", headers=ada)
+
+    assert response.status_code == 200
+    assert response.json()["image_file"] is None
+    assert user["image_file"] in caplog.text
+
+
+async def test_deleted_account_takes_its_picture_along(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str], bucket: Any
+) -> None:
+    user_id = (await upload(client, ada)).json()["id"]
+    kept = (await upload(client, bob)).json()["image_file"]
+
+    response = await client.delete(f"/api/users/{user_id}", headers=ada)
+
+    assert response.status_code == 204
+    assert keys(bucket) == [f"profile_pics/{kept}"]
+
+
+async def test_account_is_deleted_even_when_the_bucket_keeps_its_picture(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bucket: Any,
+    caplog: pytest.LogCaptureFixture,
+    no_pauses: None,
+) -> None:
+    user = (await upload(client, ada)).json()
+    make_fail(bucket, "DeleteObject")
+
+    response = await client.delete(f"/api/users/{user['id']}", headers=ada)
+
+    assert response.status_code == 204
+    assert user["image_file"] in caplog.text
+
+
+async def test_uploads_at_once_leave_one_picture_and_the_row_that_names_it(
+    concurrent_client: AsyncClient, bucket: Any
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+
+    responses = await asyncio.gather(
+        *(upload(concurrent_client, ada) for _ in range(4))
+    )
+
+    assert [response.status_code for response in responses] == [200] * 4
+    user = await me(concurrent_client, ada)
+    assert keys(bucket) == [f"profile_pics/{user['image_file']}"]
+
+
+async def test_upload_to_an_account_that_is_deleted_meanwhile_leaves_no_picture(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    user_id = await own_id(client, ada)
+    process = image_utils.process_profile_image
+    loop = asyncio.get_running_loop()
+
+    def process_while_the_account_goes(content: bytes) -> tuple[bytes, str]:
+        leave = client.delete(f"/api/users/{user_id}", headers=ada)
+        asyncio.run_coroutine_threadsafe(leave, loop).result()
+        return process(content)
+
+    monkeypatch.setattr(
+        "routers.users.process_profile_image", process_while_the_account_goes
+    )
+    response = await client.patch(
+        f"/api/users/{user_id}/picture", files={"file": PHOTO}, headers=ada
+    )
+
+    assert response.status_code == 401
+    assert keys(bucket) == []
+
+
+# In a bucket of another service, over HTTP
+
+
+@pytest.fixture
+def s3_server() -> Iterator[str]:
+    """A service that speaks the protocol of S3 over HTTP; gives its address."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def other_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of that service, which the application uses."""
+    monkeypatch.setattr(settings, "s3_bucket_name", "other-bucket")
+    use_endpoint(monkeypatch, s3_server)
+    image_utils.s3_client().create_bucket(
+        Bucket="other-bucket",
+        ACL="public-read",
+        CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
+    )
+    return f"{s3_server}/other-bucket"
+
+
+async def test_picture_is_read_back_over_http_from_its_path(
+    client: AsyncClient, ada: dict[str, str], other_bucket: str
+) -> None:
+    user = (await upload(client, ada)).json()
+
+    async with AsyncClient() as browser:
+        picture = await browser.get(user["image_path"])
+
+    assert user["image_path"] == f"{other_bucket}/profile_pics/{user['image_file']}"
+    assert picture.content.startswith(b"\xff\xd8\xff")
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.headers["cache-control"] == "public, max-age=31536000, immutable"
+
+
+async def test_picture_that_is_deleted_over_http_is_gone(
+    client: AsyncClient, ada: dict[str, str], other_bucket: str
+) -> None:
+    user = (await upload(client, ada)).json()
+    await client.delete(f"/api/users/{user['id']}/picture", headers=ada)
+
+    async with AsyncClient() as browser:
+        picture = await browser.get(user["image_path"])
+
+    assert picture.status_code == 404
+
+
+# Where browsers find it
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        pytest.param(
+            {}, "https://test-bucket.s3.us-east-2.amazonaws.com/profile_pics/a.jpg"
+        ),
+        pytest.param(
+            {"s3_endpoint_url": "http://minio:9000"},
+            "http://minio:9000/test-bucket/profile_pics/a.jpg",
+        ),
+        pytest.param(
+            {"s3_public_url": "https://cdn.example"},
+            "https://cdn.example/profile_pics/a.jpg",
+        ),
+        pytest.param(
+            {
+                "s3_public_url": "https://cdn.example/blog",
+                "s3_endpoint_url": "http://minio:9000",
+            },
+            "https://cdn.example/blog/profile_pics/a.jpg",
+        ),
+        pytest.param({"s3_bucket_name": None}, "/media/profile_pics/a.jpg"),
+    ],
+    ids=["AWS", "endpoint", "CDN", "CDN before an endpoint", "local"],
+)
+def test_path_of_a_picture_follows_the_settings(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], path: str
+) -> None:
+    user = User(username="ada", image_file="a.jpg")
+
+    for name, value in changes.items():
+        monkeypatch.setattr(settings, name, value)
+
+    assert user.image_path == path
+
+
+def test_path_without_a_picture_is_the_default_one() -> None:
+    user = User(username="ada")
+
+    assert user.image_path == "/static/profile_pics/default.jpg"
+
+
+# In files
+
+
+async def test_picture_becomes_a_file_without_a_bucket(
+    client: AsyncClient, ada: dict[str, str], media: Path
+) -> None:
+    user = (await upload(client, ada)).json()
+
+    assert user["image_path"] == f"/media/profile_pics/{user['image_file']}"
+    assert files(media) == [f"profile_pics/{user['image_file']}"]
+
+
+async def test_new_file_replaces_the_old_one(
+    client: AsyncClient, ada: dict[str, str], media: Path
+) -> None:
+    await upload(client, ada)
+
+    new = (await upload(client, ada)).json()["image_file"]
+
+    assert files(media) == [f"profile_pics/{new}"]
+
+
+async def test_deleted_picture_leaves_no_file(
+    client: AsyncClient, ada: dict[str, str], media: Path
+) -> None:
+    user_id = (await upload(client, ada)).json()["id"]
+
+    response = await client.delete(f"/api/users/{user_id}/picture", headers=ada)
+
+    assert response.status_code == 200
+    assert files(media) == []
+
+
+def test_stored_file_is_readable_for_a_web_server(media: Path) -> None:
+    image_utils.upload_profile_image(b"a picture", "a.jpg")
+
+    path = media / "profile_pics" / "a.jpg"
+    assert path.read_bytes() == b"a picture"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_deleting_a_file_that_is_not_there_is_no_error(media: Path) -> None:
+    image_utils.delete_profile_image("a.jpg")
+
+    assert files(media) == []
+
+
+async def test_folder_that_cannot_be_made_changes_nothing(
+    client: AsyncClient, ada: dict[str, str], blocked_media: None
+) -> None:
+    response = await upload(client, ada)
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": UPLOAD_FAILED}
+    assert (await me(client, ada))["image_file"] is None
+
+
+def test_file_that_cannot_be_written_leaves_no_draft(media: Path) -> None:
+    # A folder of that name is in the way of the file.
+    (media / "profile_pics" / "a.jpg").mkdir(parents=True)
+
+    with pytest.raises(image_utils.StorageError):
+        image_utils.upload_profile_image(b"a picture", "a.jpg")
+
+    assert files(media) == []
+
+
+# Served by the application itself
+
+
+@pytest.fixture(scope="module")
+def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The application as its own process, without a bucket; gives its address."""
+    with (
+        scratch_database(ADMIN_URL) as database_url,
+        # Clients can connect at once: the system keeps them until the server is up.
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        environment = {
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "S3_BUCKET_NAME": "",
+            "VAR_DIR": str(tmp_path_factory.mktemp("var")),
+        }
+        subprocess.run(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=BASE_DIR,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        descriptor = str(listener.fileno())
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "main:app", "--fd", descriptor],
+            cwd=BASE_DIR,
+            env=environment,
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+@pytest.fixture
+async def live_client(live_server: str) -> AsyncIterator[AsyncClient]:
+    """A client of that process."""
+    async with AsyncClient(base_url=live_server, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def live_picture(live_client: AsyncClient) -> AsyncIterator[dict[str, Any]]:
+    """The account of somebody with a picture, for as long as the test lasts."""
+    await create_test_user(live_client)
+    headers = auth_header(await login_user(live_client))
+    user = (await upload(live_client, headers)).json()
+    yield user
+    await live_client.delete(f"/api/users/{user['id']}", headers=headers)
+
+
+async def test_local_picture_is_served_with_its_type_and_a_year_of_caching(
+    live_client: AsyncClient, live_picture: dict[str, Any]
+) -> None:
+    response = await live_client.get(live_picture["image_path"])
+
+    assert response.content.startswith(b"\xff\xd8\xff")
+    assert response.headers["content-type"] == "image/jpeg"
+    assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_local_picture_is_not_sent_again_to_whom_has_it(
+    live_client: AsyncClient, live_picture: dict[str, Any]
+) -> None:
+    path = live_picture["image_path"]
+    etag = (await live_client.get(path)).headers["etag"]
+
+    response = await live_client.get(path, headers={"If-None-Match": etag})
+
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/media/profile_pics/missing.jpg",
+        "/media/profile_pics/",
+        "/media/",
+        "/media/..%2fsecret_key",
+        "/media/profile_pics/%2e%2e/%2e%2e/secret_key",
+        "/media/profile_pics/a%00.jpg",
+        "/media/" + "a" * 300,
+    ],
+)
+async def test_nothing_but_pictures_is_served(
+    live_client: AsyncClient, path: str
+) -> None:
+    response = await live_client.get(path, follow_redirects=True)
+
+    assert response.status_code == 404
+    assert "max-age" not in response.headers.get("cache-control", "")
+
+
+async def test_deleted_local_picture_is_served_no_more(
+    live_client: AsyncClient,
+) -> None:
+    await create_test_user(live_client, "bob", "bob@example.com")
+    headers = auth_header(await login_user(live_client, "bob@example.com"))
+    user = (await upload(live_client, headers)).json()
+    await live_client.delete(f"/api/users/{user['id']}", headers=headers)
+
+    response = await live_client.get(user["image_path"])
+
+    assert response.status_code == 404
