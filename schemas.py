@@ -1,5 +1,6 @@
 """What enters and leaves the API."""
 
+import re
 import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ CONTENT_LENGTH = 100_000
 PASSWORD_MIN_LENGTH = 8
 PASSWORD_MAX_LENGTH = 128
 
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Without these two some languages, and emoji of more than one part, cannot be written.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # Control, format, line and paragraph separator, private use, surrogate.
@@ -31,10 +33,10 @@ def compose(value: Any) -> Any:
     return unicodedata.normalize("NFC", value.strip()) if type(value) is str else value
 
 
-def refuse_nul(value: str) -> str:
-    """Refuse the one character that PostgreSQL cannot store."""
-    if "\0" in value:
-        raise ValueError("must not contain a NUL character")
+def refuse_unstorable(value: str) -> str:
+    """Refuse what PostgreSQL cannot store: NUL, and what UTF-8 has no bytes for."""
+    if UNSTORABLE.search(value):
+        raise ValueError("must not contain NUL or surrogate characters")
     return value
 
 
@@ -71,7 +73,9 @@ def normalize_email(value: str) -> str:
     return address
 
 
-AnyText = Annotated[str, AfterValidator(refuse_nul)]
+Storable = AfterValidator(refuse_unstorable)
+
+AnyText = Annotated[str, Storable]
 Username = Annotated[
     str,
     BeforeValidator(compose),
@@ -85,16 +89,18 @@ Email = Annotated[
     Field(json_schema_extra={"format": "email"}),
 ]
 NewPassword = Annotated[
-    AnyText,
+    str,
     StringConstraints(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH),
+    Storable,
 ]
 Title = Annotated[
-    AnyText, StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH)
+    str, StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH), Storable
 ]
 Content = Annotated[
-    AnyText,
+    str,
     StringConstraints(min_length=1, max_length=CONTENT_LENGTH),
     AfterValidator(refuse_blank),
+    Storable,
 ]
 
 

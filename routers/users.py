@@ -63,6 +63,7 @@ from schemas import (
     UserPrivateResponse,
     UserPublicResponse,
     UserUpdate,
+    normalize_email,
 )
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ def client_address(request: Request) -> str:
     if settings.proxy_hops:
         forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
         if len(forwarded) >= settings.proxy_hops:
-            return forwarded[-settings.proxy_hops].strip()
+            address = forwarded[-settings.proxy_hops].strip()
+            if address:
+                return address
     return request.client.host if request.client else "unknown"
 
 
@@ -188,7 +191,7 @@ async def create_token(
     form: Annotated[LoginForm, Form()], address: ClientAddress, db: DbSession
 ) -> Token:
     """Log in: an access token for an email address (as `username`) and its password."""
-    email = form.username.strip().lower()
+    email = email_of(form)
     counted = (
         (settings.login_rate_account, "login", email, address),
         (settings.login_rate_address, "login", address),
@@ -203,6 +206,14 @@ async def create_token(
             await rate_limits.count(*rate)
         raise unauthorized("Incorrect email or password")
     return Token(access_token=access_token_for(user))
+
+
+def email_of(form: LoginForm) -> str:
+    """The address in the form in which it is stored; what is none stays as it is."""
+    try:
+        return normalize_email(form.username.strip())
+    except ValueError:
+        return form.username
 
 
 @router.get("/me", response_model=UserPrivateResponse, responses=errors(401))

@@ -1,0 +1,398 @@
+"""What holds when requests come at the same instant."""
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from io import BytesIO
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+from PIL import Image
+from sqlalchemy import func, select
+
+from auth import hash_reset_token
+from database import AsyncSessionLocal
+from models import PasswordResetToken, Post, User, now
+from tests.conftest import PASSWORD, create_post, login_user, own_id, sign_up
+
+CROWD = 20
+
+
+def answers(responses: list[Response]) -> Counter[tuple[int, str]]:
+    """How often each status came, with its `detail` if it has one."""
+    return Counter(
+        (response.status_code, response.json().get("detail", ""))
+        if response.content
+        else (response.status_code, "")
+        for response in responses
+    )
+
+
+async def count(model: type[Any]) -> int:
+    """How many rows a table has."""
+    async with AsyncSessionLocal() as session:
+        return await session.scalar(select(func.count(model.id))) or 0
+
+
+async def upload(
+    client: AsyncClient, headers: dict[str, str], user_id: int
+) -> Response:
+    output = BytesIO()
+    Image.new("RGB", (30, 30)).save(output, "PNG")
+    return await client.patch(
+        f"/api/users/{user_id}/picture",
+        files={"file": ("me.png", output.getvalue())},
+        headers=headers,
+    )
+
+
+def keys(bucket: Any) -> list[str]:
+    """What is stored."""
+    listing = bucket.list_objects_v2(Bucket="test-bucket")
+    return [entry["Key"] for entry in listing.get("Contents", [])]
+
+
+async def sign_ups(client: AsyncClient, users: list[tuple[str, str]]) -> list[Response]:
+    """Sign everybody up at once."""
+    return await asyncio.gather(
+        *(
+            client.post(
+                "/api/users",
+                json={"username": name, "email": email, "password": PASSWORD},
+            )
+            for name, email in users
+        )
+    )
+
+
+async def test_equal_sign_ups_make_one_user(concurrent_client: AsyncClient) -> None:
+    users = [("ada", "ada@example.com")] * CROWD
+
+    responses = await sign_ups(concurrent_client, users)
+
+    assert answers(responses) == {
+        (201, ""): 1,
+        (400, "Username already exists"): CROWD - 1,
+    }
+    assert await count(User) == 1
+
+
+async def test_sign_ups_with_one_name_in_two_cases_make_one_user(
+    concurrent_client: AsyncClient,
+) -> None:
+    names = ["Éva", "éVA"] * (CROWD // 2)
+    users = [(name, f"{number}@example.com") for number, name in enumerate(names)]
+
+    responses = await sign_ups(concurrent_client, users)
+
+    assert answers(responses) == {
+        (201, ""): 1,
+        (400, "Username already exists"): CROWD - 1,
+    }
+
+
+async def test_sign_ups_with_one_address_make_one_user(
+    concurrent_client: AsyncClient,
+) -> None:
+    users = [(f"ada{number}", "ada@example.com") for number in range(CROWD)]
+
+    responses = await sign_ups(concurrent_client, users)
+
+    assert answers(responses) == {
+        (201, ""): 1,
+        (400, "Email already registered"): CROWD - 1,
+    }
+
+
+async def test_different_sign_ups_all_succeed(concurrent_client: AsyncClient) -> None:
+    users = [(f"ada{number}", f"{number}@example.com") for number in range(CROWD)]
+
+    responses = await sign_ups(concurrent_client, users)
+
+    assert answers(responses) == {(201, ""): CROWD}
+
+
+async def test_reset_token_works_once_for_all(concurrent_client: AsyncClient) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    async with AsyncSessionLocal() as session:
+        session.add(
+            PasswordResetToken(
+                user_id=await own_id(concurrent_client, headers),
+                token_hash=hash_reset_token("a-token"),
+                expires_at=now() + timedelta(hours=1),
+            )
+        )
+        await session.commit()
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.post(
+                "/api/users/reset-password",
+                json={"token": "a-token", "new_password": f"password {number}"},
+            )
+            for number in range(CROWD)
+        )
+    )
+
+    assert answers(responses) == {
+        (200, ""): 1,
+        (400, "Invalid or expired reset token"): CROWD - 1,
+    }
+    winner = [response.status_code for response in responses].index(200)
+    assert await login_user(concurrent_client, "ada@example.com", f"password {winner}")
+
+
+async def test_many_requests_for_a_reset_leave_one_token(
+    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send_nothing(**_mail: str) -> None:
+        pass
+
+    monkeypatch.setattr("routers.users.send_password_reset_email", send_nothing)
+    await sign_up(concurrent_client, "ada")
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.post(
+                "/api/users/forgot-password", json={"email": "ada@example.com"}
+            )
+            for _ in range(CROWD)
+        )
+    )
+
+    assert answers(responses) == {(202, ""): CROWD}
+    assert await count(PasswordResetToken) == 1
+
+
+async def test_one_of_many_password_changes_wins(
+    concurrent_client: AsyncClient,
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.patch(
+                "/api/users/me/password",
+                json={
+                    "current_password": PASSWORD,
+                    "new_password": f"password {number}",
+                },
+                headers=headers,
+            )
+            for number in range(CROWD)
+        )
+    )
+
+    statuses = [response.status_code for response in responses]
+    # Who comes after the change finds its token ended, or its password.
+    assert statuses.count(200) == 1
+    assert set(statuses) <= {200, 400, 401}
+    assert await login_user(
+        concurrent_client, "ada@example.com", f"password {statuses.index(200)}"
+    )
+
+
+async def test_uploads_at_once_leave_one_object_and_a_row_that_names_it(
+    concurrent_client: AsyncClient, bucket: Any
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+
+    responses = await asyncio.gather(
+        *(upload(concurrent_client, headers, user_id) for _ in range(6))
+    )
+
+    user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
+    assert answers(responses) == {(200, ""): 6}
+    assert keys(bucket) == [f"profile_pics/{user['image_file']}"]
+
+
+async def test_upload_and_removal_at_once_leave_no_object_unnamed(
+    concurrent_client: AsyncClient, bucket: Any
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+    await upload(concurrent_client, headers, user_id)
+
+    await asyncio.gather(
+        *(upload(concurrent_client, headers, user_id) for _ in range(3)),
+        *(
+            concurrent_client.delete(f"/api/users/{user_id}/picture", headers=headers)
+            for _ in range(3)
+        ),
+    )
+
+    user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
+    named = [f"profile_pics/{name}" for name in [user["image_file"]] if name]
+    assert keys(bucket) == named
+
+
+async def test_upload_while_its_user_is_deleted_leaves_no_object(
+    concurrent_client: AsyncClient, bucket: Any
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+
+    *uploads, deletion = await asyncio.gather(
+        *(upload(concurrent_client, headers, user_id) for _ in range(4)),
+        concurrent_client.delete(f"/api/users/{user_id}", headers=headers),
+    )
+
+    assert deletion.status_code == 204
+    assert {response.status_code for response in uploads} <= {200, 401}
+    assert keys(bucket) == []
+
+
+async def test_post_while_its_author_is_deleted_is_made_or_rejected(
+    concurrent_client: AsyncClient,
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+    post = {"title": "T", "content": "C"}
+
+    first, deletion, *posts = await asyncio.gather(
+        concurrent_client.post("/api/posts", json=post, headers=headers),
+        concurrent_client.delete(f"/api/users/{user_id}", headers=headers),
+        *(
+            concurrent_client.post("/api/posts", json=post, headers=headers)
+            for _ in range(CROWD - 2)
+        ),
+    )
+
+    assert deletion.status_code == 204
+    assert set(answers([first, *posts])) <= {
+        (201, ""),
+        (401, "Invalid or expired token"),
+    }
+    assert await count(Post) == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "detail"),
+    [
+        ("username", "countess", "Username already exists"),
+        ("email", "countess@example.com", "Email already registered"),
+    ],
+)
+async def test_one_of_many_gets_the_new_name_or_address(
+    concurrent_client: AsyncClient, field: str, value: str, detail: str
+) -> None:
+    people = [await sign_up(concurrent_client, f"user{n}") for n in range(6)]
+    ids = [await own_id(concurrent_client, person) for person in people]
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.patch(
+                f"/api/users/{user_id}", json={field: value}, headers=person
+            )
+            for user_id, person in zip(ids, people, strict=True)
+        )
+    )
+
+    assert answers(responses) == {(200, ""): 1, (400, detail): 5}
+
+
+async def test_two_users_who_swap_names_get_no_error_of_the_server(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
+    ada_id, bob_id = [await own_id(concurrent_client, who) for who in (ada, bob)]
+
+    responses = await asyncio.gather(
+        concurrent_client.patch(
+            f"/api/users/{ada_id}", json={"username": "bob"}, headers=ada
+        ),
+        concurrent_client.patch(
+            f"/api/users/{bob_id}", json={"username": "ada"}, headers=bob
+        ),
+    )
+
+    assert {response.status_code for response in responses} <= {200, 400, 503}
+    assert await count(User) == 2
+
+
+async def test_renames_of_one_user_all_succeed(concurrent_client: AsyncClient) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.patch(
+                f"/api/users/{user_id}",
+                json={"username": f"ada{number}"},
+                headers=headers,
+            )
+            for number in range(CROWD)
+        )
+    )
+
+    assert answers(responses) == {(200, ""): CROWD}
+
+
+async def test_post_is_deleted_once(concurrent_client: AsyncClient) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    post = await create_post(concurrent_client, headers)
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.delete(f"/api/posts/{post['id']}", headers=headers)
+            for _ in range(CROWD)
+        )
+    )
+
+    assert answers(responses) == {(204, ""): 1, (404, "Post not found"): CROWD - 1}
+
+
+async def test_user_is_deleted_once(concurrent_client: AsyncClient) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    user_id = await own_id(concurrent_client, headers)
+
+    responses = await asyncio.gather(
+        *(
+            concurrent_client.delete(f"/api/users/{user_id}", headers=headers)
+            for _ in range(CROWD)
+        )
+    )
+
+    assert answers(responses) == {
+        (204, ""): 1,
+        (401, "Invalid or expired token"): CROWD - 1,
+    }
+
+
+async def test_update_of_a_post_while_it_is_deleted_is_made_or_not_found(
+    concurrent_client: AsyncClient,
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    path = f"/api/posts/{(await create_post(concurrent_client, headers))['id']}"
+
+    *updates, deletion = await asyncio.gather(
+        *(
+            concurrent_client.patch(path, json={"title": str(n)}, headers=headers)
+            for n in range(10)
+        ),
+        concurrent_client.delete(path, headers=headers),
+    )
+
+    assert deletion.status_code == 204
+    assert set(answers(updates)) <= {(200, ""), (404, "Post not found")}
+
+
+async def test_update_of_a_user_while_it_is_deleted_is_made_or_rejected(
+    concurrent_client: AsyncClient,
+) -> None:
+    headers = await sign_up(concurrent_client, "ada")
+    path = f"/api/users/{await own_id(concurrent_client, headers)}"
+
+    *updates, deletion = await asyncio.gather(
+        *(
+            concurrent_client.patch(path, json={"username": f"a{n}"}, headers=headers)
+            for n in range(10)
+        ),
+        concurrent_client.delete(path, headers=headers),
+    )
+
+    assert deletion.status_code == 204
+    assert set(answers(updates)) <= {(200, ""), (401, "Invalid or expired token")}
+    assert await count(User) == 0
