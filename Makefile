@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: run migrate demo test check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
-	$(BIN)/python -m uvicorn main:app --reload --host $(HOST) --port $(PORT)
+	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
 
 migrate: .venv/installed ## Bring the database to the newest revision
 	$(BIN)/python -m alembic upgrade head

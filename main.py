@@ -2,42 +2,35 @@
 
 import asyncio
 import logging
-import mimetypes
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response, status
+from fastapi import FastAPI, Request, Response, status
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import Scope
+from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-import models
+import feeds
+import pages
 import schemas
-from config import BASE_DIR, ConfigurationError, settings
+from config import ConfigurationError, settings
 from database import (
-    MAX_ID,
     BackgroundDbSession,
     DatabaseUnavailable,
-    DbSession,
     is_unavailable,
     shut_down,
     start_embedded_server,
 )
-from image_utils import CACHE_CONTROL
 from middleware import (
     CatchErrors,
     DropTrailingSlash,
@@ -45,11 +38,11 @@ from middleware import (
     LimitBodies,
     PlainStartupErrors,
     SecurityHeaders,
+    content_security_policy,
 )
 from rate_limits import LimitReached
-from routers import Window, errors, posts, users
-from routers.posts import FoundPost, PostPage, fetch_posts
-from routers.users import FoundUser
+from routers import errors, posts, users
+from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
 
 BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
@@ -60,27 +53,10 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+    "Content-Security-Policy": content_security_policy(settings.media_url),
 }
-
-# What a page says about an error; for the others the standard's own words will do.
-ERROR_TEXTS = {
-    404: ("Page not found", "There is nothing at this address."),
-    405: ("Not possible here", "This page cannot be used in that way."),
-    413: ("Too large", "What was sent is larger than this site accepts."),
-    422: (
-        "Address not understood",
-        "Something in this address is not as it should be.",
-    ),
-    429: ("Too many requests", "Please wait a little before you try again."),
-    500: ("Something went wrong", "The fault is ours. Please try again in a moment."),
-    503: (
-        "Not available right now",
-        "The site cannot reach its data at the moment. Please try again in a moment.",
-    ),
-}
-
-mimetypes.add_type("application/manifest+json", ".webmanifest")
-mimetypes.add_type("text/javascript", ".js")
 
 
 @asynccontextmanager
@@ -100,6 +76,9 @@ app = FastAPI(
     version="0.1.0",
     lifespan=lifespan,
     redirect_slashes=False,
+    # Pages of our own take their place: these load scripts from another host.
+    docs_url=None,
+    redoc_url=None,
 )
 
 
@@ -109,43 +88,12 @@ def path_for(name: str, **path_params: Any) -> str:
 
 
 def static_path(file: str) -> str:
-    """The path of a file under `static/`."""
-    return path_for("static", path=file)
+    """The path of a file under `static/`; it changes when any of them does."""
+    return path_for("static", path=f"{static_version()}/{file}")
 
 
-def format_date(moment: datetime) -> str:
-    """A day for people, in UTC: "November 03, 2026"."""
-    return moment.astimezone(UTC).strftime("%B %d, %Y")
-
-
-def iso_date(moment: datetime) -> str:
-    """A moment for `<time datetime>`, in UTC (RFC 3339)."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
-
-
-environment = Environment(
-    loader=FileSystemLoader(BASE_DIR / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-environment.globals.update(
-    path_for=path_for,
-    static_path=static_path,
-    format_date=format_date,
-    iso_date=iso_date,
-    limits={
-        "title": models.TITLE_LENGTH,
-        "username": models.USERNAME_LENGTH,
-        "email": models.EMAIL_LENGTH,
-        "content": schemas.CONTENT_LENGTH,
-        "password_min": schemas.PASSWORD_MIN_LENGTH,
-        "password_max": schemas.PASSWORD_MAX_LENGTH,
-        "upload_bytes": settings.max_upload_size_bytes,
-    },
-)
-templates = Jinja2Templates(env=environment)
+# Only the application knows all its routes.
+pages.environment.globals.update(path_for=path_for, static_path=static_path)
 
 
 # Errors
@@ -157,19 +105,6 @@ def wants_json(request: Request) -> bool:
     return path.startswith("/api/") or path in {"/api", "/health"}
 
 
-def error_page(request: Request, error: HTTPException) -> Response:
-    """The page for an error, with its status and headers."""
-    phrase = HTTPStatus(error.status_code).phrase
-    title, message = ERROR_TEXTS.get(error.status_code, (phrase, f"{phrase}."))
-    return templates.TemplateResponse(
-        request,
-        "error.html",
-        {"status_code": error.status_code, "title": title, "message": message},
-        status_code=error.status_code,
-        headers=error.headers,
-    )
-
-
 @app.exception_handler(HTTPException)
 async def answer_http_error(request: Request, error: HTTPException) -> Response:
     """An HTTP error as JSON or as a page."""
@@ -178,7 +113,7 @@ async def answer_http_error(request: Request, error: HTTPException) -> Response:
         return answer_invalid(request, RequestValidationError([fault]))
     if wants_json(request):
         return await http_exception_handler(request, error)
-    return error_page(request, error)
+    return pages.error_page(request, error)
 
 
 def is_unreadable_body(error: HTTPException) -> bool:
@@ -192,7 +127,9 @@ def is_unreadable_body(error: HTTPException) -> bool:
 def answer_invalid(request: Request, error: RequestValidationError) -> Response:
     """A 422 that says where and why, and never repeats what was sent."""
     if not wants_json(request):
-        return error_page(request, HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT))
+        return pages.error_page(
+            request, HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT)
+        )
     faults = [
         {"type": fault["type"], "loc": fault["loc"], "msg": fault["msg"]}
         for fault in error.errors()
@@ -246,7 +183,7 @@ def answer_bug(request: Request) -> Response:
     error = HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR)
     if wants_json(request):
         return JSONResponse({"detail": error.detail}, status_code=error.status_code)
-    return error_page(request, error)
+    return pages.error_page(request, error)
 
 
 # Middleware: the one added last comes first.
@@ -261,6 +198,7 @@ def body_limit(scope: Scope) -> int:
 
 app.add_middleware(LimitBodies, limit_for=body_limit)
 app.add_middleware(DropTrailingSlash)
+app.add_middleware(CompressMiddleware)
 app.add_middleware(HeadAsGet)
 app.add_middleware(CatchErrors, answer=answer_bug)
 app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
@@ -275,35 +213,16 @@ if settings.proxy_hops:
 # API and files
 
 
-class CachedFiles(StaticFiles):
-    """Files with a `Cache-Control` of their own."""
-
-    def __init__(self, *args: Any, cache_control: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cache_control = cache_control
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = self.cache_control
-        return response
-
-
 app.include_router(users.router)
 app.include_router(posts.router)
-app.mount(
-    "/static",
-    CachedFiles(directory=BASE_DIR / "static", cache_control="no-cache"),
-    name="static",
-)
+app.include_router(pages.router)
+app.include_router(feeds.router)
+app.mount("/static", StaticTree(directory=STATIC_DIR), name="static")
 if settings.s3_bucket_name is None:
     app.mount(
         "/media",
-        CachedFiles(
-            directory=settings.media_dir,
-            # The folder is made with the first picture.
-            check_dir=False,
-            cache_control=CACHE_CONTROL,
-        ),
+        # The folder is made with the first picture.
+        CachedFiles(directory=settings.media_dir, check_dir=False),
         name="media",
     )
 
@@ -333,85 +252,3 @@ async def end(probe: asyncio.Future[Any]) -> None:
     """Stop a probe whose answer nobody waits for any more."""
     probe.cancel()
     await asyncio.wait({probe})
-
-
-# Pages: the same for everybody; who is signed in is the browser's business.
-
-
-PageNumber = Annotated[int, Query(ge=1, le=MAX_ID // settings.posts_per_page)]
-
-
-def page_window(page: PageNumber = 1) -> Window:
-    """The posts on a numbered page, the first of which is 1."""
-    limit = settings.posts_per_page
-    return Window(skip=(page - 1) * limit, limit=limit)
-
-
-PageWindow = Annotated[Window, Depends(page_window)]
-
-
-def feed_context(feed: PostPage, path: str) -> dict[str, Any]:
-    """What a page with a list of posts shows, and the pages before and after it."""
-    page = feed.skip // feed.limit + 1
-    newer = path if page == 2 else f"{path}?page={page - 1}"
-    return {
-        "posts": feed.posts,
-        "total": feed.total,
-        "limit": feed.limit,
-        "has_more": feed.has_more,
-        "page": page,
-        "newer": newer if page > 1 else None,
-        "older": f"{path}?page={page + 1}" if feed.has_more else None,
-    }
-
-
-@app.get("/site/posts", include_in_schema=False)
-@app.get("/", include_in_schema=False)
-async def home_page(request: Request, window: PageWindow, db: DbSession) -> Response:
-    feed = await fetch_posts(db, models.Post.newest_first(), window)
-    context = feed_context(feed, path_for("home_page"))
-    return templates.TemplateResponse(request, "home.html", context)
-
-
-@app.get("/posts/{post_id}", include_in_schema=False)
-async def post_page(request: Request, post: FoundPost) -> Response:
-    return templates.TemplateResponse(request, "post.html", {"post": post})
-
-
-@app.get("/users/{user_id}/posts", include_in_schema=False)
-async def user_posts_page(
-    request: Request, user: FoundUser, window: PageWindow, db: DbSession
-) -> Response:
-    feed = await fetch_posts(db, models.Post.newest_first_of(user), window)
-    context = feed_context(feed, path_for("user_posts_page", user_id=user.id))
-    return templates.TemplateResponse(
-        request, "user_posts.html", {**context, "author": user}
-    )
-
-
-@app.get("/login", include_in_schema=False)
-async def login_page(request: Request) -> Response:
-    return templates.TemplateResponse(request, "login.html")
-
-
-@app.get("/register", include_in_schema=False)
-async def register_page(request: Request) -> Response:
-    return templates.TemplateResponse(request, "register.html")
-
-
-@app.get("/account", include_in_schema=False)
-async def account_page(request: Request) -> Response:
-    return templates.TemplateResponse(request, "account.html")
-
-
-@app.get("/forgot-password", include_in_schema=False)
-async def forgot_password_page(request: Request) -> Response:
-    return templates.TemplateResponse(request, "forgot_password.html")
-
-
-@app.get("/reset-password", include_in_schema=False)
-async def reset_password_page(request: Request) -> Response:
-    # The token in this page's address must not go along to where its links lead.
-    return templates.TemplateResponse(
-        request, "reset_password.html", headers={"Referrer-Policy": "no-referrer"}
-    )

@@ -1,0 +1,144 @@
+"""What machines read instead of pages: Atom feeds, sitemaps and robots.txt."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Path, Request, Response, status
+from markupsafe import Markup, escape
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from database import MAX_ID, DbSession
+from models import Post, User
+from pages import templates
+from routers.users import FoundUser
+
+router = APIRouter(include_in_schema=False)
+
+FEED_LENGTH = 20
+# The protocol allows 50,000 addresses in a file (https://www.sitemaps.org/protocol.html).
+# Each is a range of ids, which the primary key finds at once, and may have gaps.
+SITEMAP_LENGTH = 10_000
+# An empty feed, too, has to say when it was changed last (RFC 4287, section 4.1.1).
+NEVER = datetime.fromtimestamp(0, UTC)
+# What XML 1.0 (section 2.2) has no way to write, not even escaped.
+NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+BLANK_LINES = re.compile(r"\n\s*\n")
+
+# What a sitemap can list, and the page of each row.
+SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
+    "posts": (Post, "post_page", "post_id"),
+    "users": (User, "user_posts_page", "user_id"),
+}
+
+
+def xml_text(text: str) -> str:
+    """A text without the control characters that XML cannot carry."""
+    return NOT_IN_XML.sub("\ufffd", text)
+
+
+def paragraphs(text: str) -> Markup:
+    """A plain text as HTML, for feed readers."""
+    parts = BLANK_LINES.split(text.replace("\r\n", "\n").strip("\n"))
+    lines = (escape(part).replace("\n", Markup("<br>")) for part in parts)
+    return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
+
+
+templates.env.filters.update(xml_text=xml_text, paragraphs=paragraphs)
+
+
+def path_of(request: Request, route: str, **path_params: Any) -> str:
+    """The path of a route."""
+    return str(request.app.url_path_for(route, **path_params))
+
+
+def render(
+    request: Request, template: str, media_type: str, context: dict[str, Any]
+) -> Response:
+    """A document from a template."""
+    return templates.TemplateResponse(
+        request, f"feeds/{template}", context, media_type=media_type
+    )
+
+
+async def render_feed(
+    request: Request, db: AsyncSession, author: User | None, page: str
+) -> Response:
+    """The newest posts, of everybody or of one author (RFC 4287)."""
+    statement = Post.newest_first_of(author) if author else Post.newest_first()
+    posts = (await db.scalars(statement.limit(FEED_LENGTH))).all()
+    context = {
+        "author": author,
+        "page": page,
+        "feed": request.url.path,
+        "posts": posts,
+        "updated": posts[0].date_posted if posts else NEVER,
+    }
+    return render(request, "atom.xml", "application/atom+xml", context)
+
+
+@router.get("/feed.atom")
+async def site_feed(request: Request, db: DbSession) -> Response:
+    return await render_feed(request, db, None, path_of(request, "home_page"))
+
+
+@router.get("/users/{user_id}/feed.atom")
+async def user_feed(request: Request, user: FoundUser, db: DbSession) -> Response:
+    page = path_of(request, "user_posts_page", user_id=user.id)
+    return await render_feed(request, db, user, page)
+
+
+@router.get("/robots.txt")
+async def robots(request: Request) -> Response:
+    return render(request, "robots.txt", "text/plain", {})
+
+
+@router.get("/sitemap.xml")
+async def sitemap_index(request: Request, db: DbSession) -> Response:
+    paths = [path_of(request, "page_sitemap")]
+    for kind, (table, _, _) in SITEMAPS.items():
+        parts = await filled_parts(db, table)
+        paths += [path_of(request, "sitemap", kind=kind, part=part) for part in parts]
+    return render(request, "sitemap_index.xml", "application/xml", {"paths": paths})
+
+
+async def filled_parts(
+    db: AsyncSession, table: type[Post] | type[User]
+) -> Sequence[int]:
+    """Numbers of the ranges of ids in which there are rows."""
+    last = select(func.max(table.id) / SITEMAP_LENGTH).scalar_subquery()
+    part = func.generate_series(0, last).column_valued("part")
+    filled = select(table.id).where(in_part(table, part)).exists()
+    return (await db.scalars(select(part).where(filled).order_by(part))).all()
+
+
+def in_part(table: type[Post] | type[User], part: Any) -> Any:
+    """Whether a row's id is in the range with this number."""
+    first = part * SITEMAP_LENGTH
+    return table.id.between(first, first + SITEMAP_LENGTH - 1)
+
+
+@router.get("/sitemaps/pages.xml")
+async def page_sitemap(request: Request) -> Response:
+    paths = [path_of(request, "home_page")]
+    return render(request, "sitemap.xml", "application/xml", {"paths": paths})
+
+
+@router.get("/sitemaps/{kind}-{part}.xml")
+async def sitemap(
+    request: Request,
+    kind: Literal["posts", "users"],
+    part: Annotated[int, Path(ge=0, le=MAX_ID // SITEMAP_LENGTH)],
+    db: DbSession,
+) -> Response:
+    table, route, parameter = SITEMAPS[kind]
+    statement = select(table.id).where(in_part(table, part)).order_by(table.id)
+    ids = (await db.scalars(statement)).all()
+    if not ids:
+        raise HTTPException(status.HTTP_404_NOT_FOUND)
+    # One address made by the router and then filled in: the file has thousands.
+    pattern = path_of(request, route, **{parameter: "ID"})
+    paths = [pattern.replace("ID", str(row_id)) for row_id in ids]
+    return render(request, "sitemap.xml", "application/xml", {"paths": paths})
