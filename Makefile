@@ -4,7 +4,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: run migrate demo test check format lint types lock clean
+.PHONY: run migrate demo test test-e2e check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
@@ -16,7 +16,10 @@ demo: migrate ## Fill the database with people and posts to look at
 	$(BIN)/python demo.py $(DEMO)
 
 test: .venv/installed ## Run every test that needs no browser
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --cov --cov-report=term --ignore=tests/e2e
+
+test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
+	$(BIN)/python -m pytest tests/e2e
 
 check: format lint types test ## All that decides whether a change is fit to land
 
