@@ -16,7 +16,8 @@ demo: migrate ## Fill the database with people and posts to look at
 	$(BIN)/python demo.py $(DEMO)
 
 test: .venv/installed ## Run every test that needs no browser
-	$(BIN)/python -m pytest --cov --cov-report=term --ignore=tests/e2e
+	$(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile \
+		--cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e

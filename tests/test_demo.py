@@ -1,0 +1,125 @@
+"""The command that fills a database with content to look at."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+import demo
+from config import BASE_DIR, settings
+from tests.conftest import ADMIN_URL
+from tests.databases import execute, scratch_database
+
+
+class Blog:
+    """A migrated, empty database, and a folder for pictures."""
+
+    def __init__(self, url: str, var_dir: Path) -> None:
+        self.url = make_url(url)
+        self.var_dir = var_dir
+        self.environment = {
+            **os.environ,
+            "DATABASE_URL": url,
+            "VAR_DIR": str(var_dir),
+            "S3_BUCKET_NAME": "",
+            "S3_ACCESS_KEY_ID": "",
+            "S3_SECRET_ACCESS_KEY": "",
+        }
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a Python command of the project."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=BASE_DIR,
+            env=self.environment,
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+
+    def ask(self, query: str) -> object:
+        """The one value that a query gives."""
+        return asyncio.run(execute(self.url, query))[0][0]
+
+
+@pytest.fixture(scope="module")
+def blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
+    with scratch_database(ADMIN_URL) as url:
+        blog = Blog(url, tmp_path_factory.mktemp("demo"))
+        blog.run("-m", "alembic", "upgrade", "head")
+        yield blog
+
+
+@pytest.fixture(scope="module")
+def output(blog: Blog) -> str:
+    """What filling the blog has printed."""
+    done = blog.run("demo.py")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_progress_and_the_way_in_are_shown(output: str) -> None:
+    assert f"Posts: {demo.POSTS} of {demo.POSTS}" in output
+    assert "demo1@example.com" in output
+
+
+def test_everybody_has_a_picture(blog: Blog, output: str) -> None:
+    people = blog.ask("SELECT count(*) FROM users WHERE image_file IS NOT NULL")
+    pictures = list((blog.var_dir / "media" / "profile_pics").iterdir())
+
+    assert people == len(pictures) == len(demo.PEOPLE)
+
+
+def test_posts_are_of_very_different_length(blog: Blog, output: str) -> None:
+    assert blog.ask("SELECT count(*) FROM posts") == demo.POSTS
+    assert blog.ask("SELECT max(length(content)) > 5000 FROM posts")
+    assert blog.ask("SELECT min(length(content)) < 150 FROM posts")
+
+
+@pytest.mark.parametrize("condition", ["title = ''", "content LIKE '%ספר%'"])
+def test_one_is_untitled_and_one_from_right_to_left(
+    blog: Blog, output: str, condition: str
+) -> None:
+    assert blog.ask(f"SELECT count(*) FROM posts WHERE {condition}") == 1
+
+
+def test_second_time_adds_nothing(blog: Blog, output: str) -> None:
+    done = blog.run("demo.py")
+
+    assert "nothing was added" in done.stdout
+    assert blog.ask("SELECT count(*) FROM posts") == demo.POSTS
+
+
+def test_database_elsewhere_is_refused(blog: Blog) -> None:
+    blog.environment["DATABASE_URL"] = "postgresql+asyncpg://u:p@db.example.com/blog"
+
+    done = blog.run("demo.py")
+
+    assert done.stderr.startswith("The database is not on this machine")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "local"),
+    [
+        (None, True),
+        ("postgresql://u@localhost/blog", True),
+        ("postgresql://u@127.0.0.1:5433/blog", True),
+        ("postgresql://u@/blog?host=/run/postgresql", True),
+        ("postgresql:///blog", True),
+        ("postgresql://u@db.example.com/blog", False),
+        ("postgresql://u@10.0.0.7/blog", False),
+        ("postgresql://u@/blog?host=db.example.com", False),
+    ],
+)
+def test_what_is_local(
+    monkeypatch: pytest.MonkeyPatch, dsn: str | None, local: bool
+) -> None:
+    monkeypatch.setattr(type(settings), "database_dsn", dsn)
+
+    assert demo.is_local() is local
