@@ -232,6 +232,27 @@ async def create_post(
     return post
 
 
+def keys(bucket: Any) -> list[str]:
+    """What is stored in the tests' bucket."""
+    listing = bucket.list_objects_v2(Bucket="test-bucket")
+    return [entry["Key"] for entry in listing.get("Contents", [])]
+
+
+class Body:
+    """A request body without a declared length, that knows how much of it was read."""
+
+    def __init__(self, size: int, *, start: bytes = b"") -> None:
+        self.start = start
+        self.size = size
+        self.read_bytes = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.start
+        while self.read_bytes < self.size:
+            self.read_bytes += 4096
+            yield b" " * 4096
+
+
 async def own_id(client: AsyncClient, headers: dict[str, str]) -> int:
     """The id of the user whose headers these are."""
     user_id: int = (await client.get("/api/users/me", headers=headers)).json()["id"]
@@ -242,10 +263,12 @@ __all__ = [
     "ADMIN_URL",
     "PASSWORD",
     "VAR_DIR",
+    "Body",
     "auth_header",
     "counted_statements",
     "create_post",
     "create_test_user",
+    "keys",
     "login_user",
     "own_id",
     "settings",

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from auth import hash_reset_token
 from database import AsyncSessionLocal
 from models import PasswordResetToken, Post, User, now
-from tests.conftest import PASSWORD, create_post, login_user, own_id, sign_up
+from tests.conftest import PASSWORD, create_post, keys, login_user, own_id, sign_up
 
 CROWD = 20
 
@@ -45,12 +45,6 @@ async def upload(
         files={"file": ("me.png", output.getvalue())},
         headers=headers,
     )
-
-
-def keys(bucket: Any) -> list[str]:
-    """What is stored."""
-    listing = bucket.list_objects_v2(Bucket="test-bucket")
-    return [entry["Key"] for entry in listing.get("Contents", [])]
 
 
 async def sign_ups(client: AsyncClient, users: list[tuple[str, str]]) -> list[Response]:

@@ -26,6 +26,7 @@ from tests.conftest import (
     ADMIN_URL,
     auth_header,
     create_test_user,
+    keys,
     login_user,
     own_id,
     sign_up,
@@ -57,12 +58,6 @@ async def me(client: AsyncClient, headers: dict[str, str]) -> dict[str, Any]:
     """One's own account."""
     user: dict[str, Any] = (await client.get("/api/users/me", headers=headers)).json()
     return user
-
-
-def keys(bucket: Any) -> list[str]:
-    """What is in the bucket."""
-    objects = bucket.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    return [item["Key"] for item in objects]
 
 
 def files(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """The users of the API: accounts, lists, pictures, and the mail for a new password."""
 
-from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from image_utils import StorageError
 from models import PasswordResetToken, Post, User
 from tests.conftest import (
     PASSWORD,
+    Body,
     auth_header,
     create_post,
     create_test_user,
+    keys,
     login_user,
     own_id,
 )
@@ -36,12 +37,6 @@ def picture(size: tuple[int, int] = (40, 30)) -> bytes:
     return output.getvalue()
 
 
-def keys(bucket: Any) -> list[str]:
-    """What is stored."""
-    listing = bucket.list_objects_v2(Bucket="test-bucket")
-    return [entry["Key"] for entry in listing.get("Contents", [])]
-
-
 async def upload(
     client: AsyncClient, headers: dict[str, str], content: bytes
 ) -> dict[str, Any]:
@@ -54,21 +49,6 @@ async def upload(
     assert response.status_code == 200, response.text
     user: dict[str, Any] = response.json()
     return user
-
-
-class Body:
-    """A request body without a declared length, that knows how much of it was read."""
-
-    def __init__(self, start: bytes, size: int) -> None:
-        self.start = start
-        self.size = size
-        self.read_bytes = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self.start
-        while self.read_bytes < self.size:
-            self.read_bytes += 4096
-            yield b"-" * 4096
 
 
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -667,7 +647,7 @@ async def test_upload_body_above_limit_and_frame_is_refused_while_it_arrives(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "max_upload_size_bytes", 10_000)
-    body = Body(FILE_START, 10_000_000)
+    body = Body(10_000_000, start=FILE_START)
 
     response = await client.patch(
         f"/api/users/{await own_id(client, ada)}/picture",
@@ -683,7 +663,7 @@ async def test_upload_body_above_limit_and_frame_is_refused_while_it_arrives(
 async def test_upload_declared_too_large_is_refused_unread(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    body = Body(FILE_START, 10_000_000)
+    body = Body(10_000_000, start=FILE_START)
     declared = {"Content-Length": str(settings.max_upload_size_bytes + FRAME_BYTES + 1)}
 
     response = await client.patch(
@@ -697,7 +677,7 @@ async def test_upload_declared_too_large_is_refused_unread(
 
 
 async def test_upload_without_login_is_refused_unread(client: AsyncClient) -> None:
-    body = Body(FILE_START, 100_000_000)
+    body = Body(100_000_000, start=FILE_START)
 
     response = await client.patch(
         "/api/users/1/picture", content=body, headers=MULTIPART
@@ -711,7 +691,7 @@ async def test_upload_without_login_is_refused_unread(client: AsyncClient) -> No
 async def test_upload_for_somebody_else_is_refused_unread(
     client: AsyncClient, ada: dict[str, str], declared: dict[str, str]
 ) -> None:
-    body = Body(FILE_START, 100_000_000)
+    body = Body(100_000_000, start=FILE_START)
 
     response = await client.patch(
         "/api/users/0/picture", content=body, headers={**ada, **MULTIPART, **declared}
