@@ -3,8 +3,9 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile
 
-.PHONY: run migrate demo test test-e2e check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
@@ -16,13 +17,15 @@ demo: migrate ## Fill the database with people and posts to look at
 	$(BIN)/python demo.py $(DEMO)
 
 test: .venv/installed ## Run every test that needs no browser
-	$(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile \
-		--cov --cov-report=term
+	$(PYTEST)
+
+coverage: .venv/installed ## The same, and refuse code that no test runs
+	$(PYTEST) --cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e
 
-check: format lint types test ## All that decides whether a change is fit to land
+check: format lint types coverage ## All that decides whether a change is fit to land
 
 format: .venv/installed
 	$(BIN)/python -m ruff format --check .

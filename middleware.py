@@ -160,8 +160,7 @@ class LimitBodies:
             await self.app(scope, receive, send)
             return
         limit = self.limit_for(scope)
-        declared = Headers(scope=scope).get("content-length", "")
-        too_large = declared.isdecimal() and int(declared) > limit
+        too_large = _declared_length(scope) > limit
         received = 0
 
         async def receive_within_limit() -> Message:
@@ -177,6 +176,12 @@ class LimitBodies:
             return message
 
         await self.app(scope, receive_within_limit, send)
+
+
+def _declared_length(scope: Scope) -> float:
+    declared = Headers(scope=scope).get("content-length", "")
+    # As float: Python refuses to read an integer of thousands of digits.
+    return float(declared) if declared.isdecimal() else 0
 
 
 def body_too_large() -> HTTPException:
