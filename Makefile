@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile
 
-.PHONY: run migrate demo test coverage test-e2e check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e lighthouse screenshots check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
@@ -24,6 +24,15 @@ coverage: .venv/installed ## The same, and refuse code that no test runs
 
 test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e
+
+lighthouse: .venv/installed node_modules/.package-lock.json ## Measure the pages (Chromium, Node)
+	$(BIN)/python -m benchmarks.lighthouse
+
+screenshots: .venv/installed ## Take the README's pictures again (Chromium)
+	$(BIN)/python -m docs.screenshots
+
+node_modules/.package-lock.json: package.json package-lock.json
+	npm ci --no-audit --no-fund
 
 check: format lint types coverage ## All that decides whether a change is fit to land
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response, status
 from markupsafe import Markup, escape
-from sqlalchemy import func, select
+from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import MAX_ID, DbSession
@@ -116,7 +116,8 @@ async def filled_parts(
 
 def in_part(table: type[Post] | type[User], part: Any) -> Any:
     """Whether a row's id is in the range with this number."""
-    first = part * SITEMAP_LENGTH
+    # The last range ends behind the last number that an id can be.
+    first = cast(part, BigInteger) * SITEMAP_LENGTH
     return table.id.between(first, first + SITEMAP_LENGTH - 1)
 
 

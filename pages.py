@@ -17,6 +17,7 @@ from middleware import content_security_policy
 from routers import Window
 from routers.posts import FoundPost, PostPage, fetch_posts
 from routers.users import FoundUser
+from static_files import module_graph
 
 # What a page says about an error; for the others the standard's own words will do.
 ERROR_TEXTS = {
@@ -49,8 +50,11 @@ def iso_date(moment: datetime) -> str:
 
 
 def absolute_url(path: str) -> str:
-    """The public address of a path. The host comes from the settings alone."""
-    return settings.site_url + path
+    """The public address of a path. The host comes from the settings alone.
+
+    A picture in a bucket has such an address already.
+    """
+    return settings.site_url + path if path.startswith("/") else path
 
 
 environment = Environment(
@@ -64,6 +68,7 @@ environment.globals.update(
     absolute_url=absolute_url,
     format_date=format_date,
     iso_date=iso_date,
+    module_graph=module_graph,
     limits={
         "title": models.TITLE_LENGTH,
         "username": models.USERNAME_LENGTH,
@@ -108,15 +113,19 @@ PageWindow = Annotated[Window, Depends(page_window)]
 def feed_context(feed: PostPage, path: str) -> dict[str, Any]:
     """What a page with a list of posts shows, and the pages before and after it."""
     page = feed.skip // feed.limit + 1
-    newer = path if page == 2 else f"{path}?page={page - 1}"
+
+    def numbered(number: int) -> str:
+        return path if number == 1 else f"{path}?page={number}"
+
     return {
         "posts": feed.posts,
         "total": feed.total,
         "limit": feed.limit,
         "has_more": feed.has_more,
         "page": page,
-        "newer": newer if page > 1 else None,
-        "older": f"{path}?page={page + 1}" if feed.has_more else None,
+        "canonical": numbered(page),
+        "newer": numbered(page - 1) if page > 1 else None,
+        "older": numbered(page + 1) if feed.has_more else None,
     }
 
 

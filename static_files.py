@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+import posixpath
 import re
 from functools import lru_cache
 
@@ -16,6 +17,7 @@ STATIC_DIR = BASE_DIR / "static"
 VERSION_BYTES = 6
 VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
 SHORT_CACHE_CONTROL = "public, max-age=3600"
+STATIC_IMPORT = re.compile(r'^(?:import|export) [^"]*"(\.[^"]+)";$', re.MULTILINE)
 
 # Not every system's list knows them, and browsers insist on the right ones.
 mimetypes.add_type("application/manifest+json", ".webmanifest")
@@ -49,6 +51,29 @@ def _content_hash(_signature: Signature | None) -> str:
             digest.update(f"{file.relative_to(STATIC_DIR)}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def module_graph(*names: str) -> list[str]:
+    """Paths under `static/` of these scripts and of all that they import in their turn.
+
+    A page that names them gets them at once; otherwise the browser finds each only
+    after it has read the one before.
+    """
+    return _module_graph(static_version(), names)
+
+
+@lru_cache(maxsize=32)
+def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
+    found = [f"js/{name}.js" for name in names]
+    for script in found:  # it grows meanwhile
+        text = (STATIC_DIR / script).read_text(encoding="utf-8")
+        folder = posixpath.dirname(script)
+        imported = [
+            posixpath.normpath(posixpath.join(folder, name))
+            for name in STATIC_IMPORT.findall(text)
+        ]
+        found += [name for name in imported if name not in found]
+    return found
 
 
 class CachedFiles(StaticFiles):

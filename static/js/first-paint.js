@@ -15,4 +15,10 @@
   root.dataset.bsTheme = isDark ? "dark" : "light";
   root.dataset.session = read("access_token") ? "in" : "out";
   root.classList.add("js");
+  if (root.dataset.session === "out" && root.hasAttribute("data-members-only")) {
+    // As goToLogin in return-url.js, but before anything else of this page is fetched.
+    const login = new URL(root.dataset.loginUrl, location.origin);
+    login.searchParams.set("next", location.pathname + location.search);
+    location.replace(login);
+  }
 })();

@@ -41,12 +41,10 @@ async function logIn(author, form) {
 function ask(author, form, box) {
   box.hidden = false;
   box.querySelector("[data-reauth-name]").textContent = author.username;
-  form.elements.password.required = true;
   form.elements.password.focus();
 }
 
 export function hideQuestion(form) {
   form.querySelector("[data-reauth]").hidden = true;
   form.elements.password.value = "";
-  form.elements.password.required = false;
 }

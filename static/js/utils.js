@@ -12,7 +12,7 @@ export function getErrorMessage(error) {
 
 function problemText({ type, msg }) {
   if (type === "missing") return "Please fill this in.";
-  const text = msg.replace(/^Value error, /, "").replace(/^String should/, "It should");
+  const text = msg.replace(/^(Value error,|String) /, "It ");
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 

@@ -1,0 +1,95 @@
+"""A running site with the demo content, to be measured or photographed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from config import BASE_DIR, Settings
+from demo import PASSWORD
+from tests.databases import free_port
+
+EMAIL = "demo1@example.com"
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+START_SECONDS = 60
+
+
+def chromium() -> str:
+    """The path of the browser; ends the process when there is none."""
+    path = shutil.which("chromium")
+    if path is None:
+        raise SystemExit("This needs Chromium: apt-get install chromium")
+    return path
+
+
+@contextmanager
+def demo_site() -> Iterator[str]:
+    """Serve the demo content from a new installation in a folder of its own.
+
+    Gives the address; nothing is left afterwards.
+    """
+    url = f"http://127.0.0.1:{free_port()}"
+    with TemporaryDirectory() as folder:
+        environment = _environment(Path(folder), url)
+        for command in (["-m", "alembic", "upgrade", "head"], ["demo.py"]):
+            subprocess.run(
+                [sys.executable, *command],
+                cwd=BASE_DIR,
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "main:app", "--port", url.split(":")[-1]],
+            cwd=BASE_DIR,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_until_healthy(url, server)
+            yield url
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _environment(folder: Path, url: str) -> dict[str, str]:
+    """An environment in which nothing is set but where the data go."""
+    unset = {name.upper() for name in Settings.model_fields}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return kept | {
+        "ENV_FILE": os.devnull,
+        "VAR_DIR": str(folder),
+        "FRONTEND_URL": url,
+    }
+
+
+def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").is_success:
+                return
+        time.sleep(0.1)
+    raise SystemExit("The site did not start.")
+
+
+def access_token(url: str) -> str:
+    """A token of somebody who has written some of the demo content."""
+    form = {"username": EMAIL, "password": PASSWORD}
+    answer = httpx.post(f"{url}/api/users/token", data=form)
+    token: str = answer.raise_for_status().json()["access_token"]
+    return token

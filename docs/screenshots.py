@@ -1,0 +1,104 @@
+"""Takes the pictures in the README: `python -m docs.screenshots`. Needs Chromium."""
+
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+from PIL import Image
+from playwright.sync_api import Browser, Page, StorageState, sync_playwright
+
+from benchmarks.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
+
+FOLDER = Path(__file__).parent
+DESKTOP = (1280, 800)
+PHONE = (390, 844)
+# Flat colours and text: with so few of them a picture is small and looks the same.
+COLOURS = 128
+
+
+def take(page: Page, name: str) -> None:
+    """Store what the page shows now."""
+    page.wait_for_load_state("networkidle")
+    picture = Image.open(BytesIO(page.screenshot(animations="disabled")))
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(
+        FOLDER / f"{name}.png", optimize=True
+    )
+
+
+def new_page(
+    browser: Browser, url: str, size: tuple[int, int], theme: str, token: str = ""
+) -> Page:
+    """A page in a browser of its own; with a token, of somebody who is signed in."""
+    kept = {"theme": theme, "access_token": token}
+    state: StorageState = {
+        "origins": [
+            {
+                "origin": url,
+                "localStorage": [
+                    {"name": name, "value": value}
+                    for name, value in kept.items()
+                    if value
+                ],
+            }
+        ]
+    }
+    return browser.new_page(
+        base_url=url,
+        viewport={"width": size[0], "height": size[1]},
+        storage_state=state,
+    )
+
+
+def take_all(browser: Browser, url: str) -> None:
+    """Home, a post, its author, the editor and the account, in both themes."""
+    token = access_token(url)
+    me = httpx.get(
+        f"{url}/api/users/me", headers={"Authorization": f"Bearer {token}"}
+    ).json()
+    posts = httpx.get(f"{url}/api/users/{me['id']}/posts?limit=100").json()["posts"]
+    longest = max(posts[:10], key=lambda post: len(post["content"]))
+
+    page = new_page(browser, url, DESKTOP, "light")
+    page.goto("/")
+    take(page, "home")
+
+    page = new_page(browser, url, DESKTOP, "dark", token)
+    page.goto(f"/posts/{longest['id']}")
+    page.locator("[data-owner-only]:not([hidden])").wait_for()
+    take(page, "post-dark")
+
+    page = new_page(browser, url, DESKTOP, "light", token)
+    page.goto("/account")
+    take(page, "account")
+    page.goto("/")
+    page.locator("[data-bs-target='#create-post']").first.click()
+    dialog = page.locator("#create-post")
+    dialog.get_by_label("Title").fill("The tomatoes, at last")
+    dialog.get_by_label("Text").fill(
+        "Red, since this morning.\n\nIt took longer than one thinks, and less skill."
+    )
+    take(page, "editor")
+
+    page = new_page(browser, url, PHONE, "dark")
+    page.goto("/")
+    take(page, "phone-home-dark")
+
+    page = new_page(browser, url, PHONE, "light")
+    page.goto(f"/users/{me['id']}/posts")
+    take(page, "phone-author")
+    page.goto(f"/posts/{longest['id']}")
+    take(page, "phone-post")
+
+
+def main() -> None:
+    """Take every picture anew."""
+    with demo_site() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=CHROMIUM_FLAGS
+        )
+        take_all(browser, url)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
