@@ -1,0 +1,414 @@
+"""What the browser tests share: a running server, a browser that is watched, people."""
+
+import asyncio
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    Response,
+    Route,
+    StorageState,
+    expect,
+    sync_playwright,
+)
+from sqlalchemy import make_url
+
+from config import BASE_DIR
+from tests.conftest import ADMIN_URL, PASSWORD, auth_header, wait_until_healthy
+from tests.databases import execute, free_port, scratch_database
+
+CHROMIUM = shutil.which("chromium")
+NO_CHROMIUM = "The browser tests need Chromium: apt-get install chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+
+# What a page must never do becomes a console error, which fails the test.
+WATCH = """
+addEventListener("securitypolicyviolation", (event) =>
+  console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+window.alert = () => console.error("a stored script called alert");
+Object.defineProperty(window, "__pwned", {
+  set: () => console.error("a stored script ran"),
+});
+"""
+
+Json = dict[str, Any]
+NewContext = Callable[..., BrowserContext]
+
+
+# The server
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody with an account, and a token that the API takes."""
+
+    id: int
+    name: str
+    email: str
+    token: str
+
+
+class Blog:
+    """The running application, as seen by those who are no browser."""
+
+    def __init__(self, url: str, database_url: str, var_dir: Path) -> None:
+        self.url = url
+        self.database_url = make_url(database_url)
+        self.outbox = var_dir / "outbox"
+        self.client = httpx.Client(base_url=url, timeout=20)
+
+    def call(
+        self, method: str, path: str, person: Person | None = None, **options: Any
+    ) -> Any:
+        """The JSON of the API's answer, which must be no error."""
+        headers = auth_header(person.token) if person else {}
+        response = self.client.request(method, path, headers=headers, **options)
+        assert response.is_success, response.text
+        return response.json() if response.content else None
+
+    def sign_up(self, name: str) -> Person:
+        """Make an account whose address is the next free one."""
+        address = f"{re.sub('[^a-z]', '', name.lower())}@example.com"
+        account = {"username": name, "email": address, "password": PASSWORD}
+        user = self.call("POST", "/api/users", json=account)
+        return Person(user["id"], name, address, self.new_token(address))
+
+    def new_token(self, address: str) -> str:
+        """Log in."""
+        form = {"username": address, "password": PASSWORD}
+        token: str = self.call("POST", "/api/users/token", data=form)["access_token"]
+        return token
+
+    def end_sessions(self, person: Person) -> None:
+        """Make all tokens of a person worthless; the password stays the same."""
+        passwords = {"current_password": PASSWORD, "new_password": PASSWORD}
+        self.call("PATCH", "/api/users/me/password", person, json=passwords)
+
+    def write(self, author: Person, content: str = "Some text", title: str = "") -> Any:
+        """Publish a post; gives the API's JSON."""
+        post = {"title": title, "content": content}
+        return self.call("POST", "/api/posts", author, json=post)
+
+    def write_many(self, author: Person, number: int) -> list[int]:
+        """Publish that many posts; gives their ids, newest first."""
+        ids = [self.write(author, f"Post number {n}")["id"] for n in range(number)]
+        return ids[::-1]
+
+    def delete(self, author: Person, post_id: int) -> None:
+        """Delete a post."""
+        self.call("DELETE", f"/api/posts/{post_id}", author)
+
+    def post_ids(self) -> list[int]:
+        """The ids of all posts, newest first; for at most a hundred of them."""
+        posts = self.call("GET", "/api/posts?limit=100")["posts"]
+        return [post["id"] for post in posts]
+
+    def run_sql(self, statement: str) -> None:
+        """Do to the database what no request can."""
+        in_own_thread(execute(self.database_url, statement))
+
+    def empty(self) -> None:
+        """Remove all that tests have left."""
+        self.run_sql("TRUNCATE users CASCADE")
+        shutil.rmtree(self.outbox, ignore_errors=True)
+
+    def mailed_link(self) -> str:
+        """The address in the mail that was sent, which arrives after the answer."""
+        arrived = threading.Event()
+        for _ in range(250):
+            if self.outbox.exists() and any(self.outbox.glob("*.eml")):
+                break
+            arrived.wait(0.02)
+        mail = email.message_from_bytes(
+            next(self.outbox.glob("*.eml")).read_bytes(), policy=default
+        )
+        body = mail.get_body(("plain",))
+        assert body is not None
+        link: str = re.findall(rf"{self.url}\S+", body.get_content())[0]
+        return link
+
+
+def in_own_thread(work: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine: in this thread Playwright keeps an event loop running."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+@pytest.fixture(scope="package")
+def running_blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
+    """The application in a process of its own, with a database of its own."""
+    var_dir = tmp_path_factory.mktemp("blog")
+    url = f"http://127.0.0.1:{free_port()}"
+    with scratch_database(ADMIN_URL) as database_url:
+        environment = environment_of(url, database_url, var_dir)
+        run = [sys.executable, "-m"]
+        subprocess.run(
+            [*run, "alembic", "upgrade", "head"],
+            cwd=BASE_DIR,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        serve = ["uvicorn", "main:app", "--port", url.rpartition(":")[2]]
+        server = subprocess.Popen(
+            [*run, *serve, "--log-level", "warning"], cwd=BASE_DIR, env=environment
+        )
+        try:
+            wait_until_healthy(url, server)
+            blog = Blog(url, database_url, var_dir)
+            yield blog
+            blog.client.close()
+        finally:
+            server.terminate()
+            server.wait(timeout=15)
+
+
+def environment_of(url: str, database_url: str, var_dir: Path) -> dict[str, str]:
+    """Mails and pictures as files, links that lead to this very server."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("S3_")
+    }
+    return inherited | {
+        "DATABASE_URL": database_url,
+        "VAR_DIR": str(var_dir),
+        "FRONTEND_URL": url,
+    }
+
+
+@pytest.fixture
+def blog(running_blog: Blog) -> Blog:
+    """The application without any account or post."""
+    running_blog.empty()
+    return running_blog
+
+
+@pytest.fixture
+def ada(blog: Blog) -> Person:
+    """Somebody called ada."""
+    return blog.sign_up("ada")
+
+
+@pytest.fixture
+def bob(blog: Blog) -> Person:
+    """Somebody else, called bob."""
+    return blog.sign_up("bob")
+
+
+# The browser
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once why nothing was tested."""
+    if CHROMIUM is None:
+        terminalreporter.write_line(NO_CHROMIUM)
+
+
+# For the package only: its event loop would be in the way of the other tests' own.
+# After the server, because making a database and dropping it need a loop, too.
+@pytest.fixture(scope="package")
+def browser(running_blog: Blog) -> Iterator[Browser]:
+    """One browser for all tests."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        expect.set_options(timeout=8000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def chromium() -> None:
+    """Nothing here works without a browser, and a build must not pass without it."""
+    if CHROMIUM is None:
+        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        stop(NO_CHROMIUM)
+
+
+@pytest.fixture
+def new_context(browser: Browser, blog: Blog) -> Iterator[NewContext]:
+    """Make browser contexts; the test fails when a page in them does what none may."""
+    problems: list[str] = []
+    with ExitStack() as contexts:
+
+        def make(
+            person: Person | None = None, *, init_script: str = "", **options: Any
+        ) -> BrowserContext:
+            context = browser.new_context(
+                base_url=blog.url,
+                storage_state=signed_in(blog, person),
+                **{"viewport": DESKTOP, **options},
+            )
+            contexts.callback(context.close)
+            context.set_default_timeout(8000)
+            context.add_init_script(WATCH + init_script)
+            watch(context, blog.url, problems)
+            return context
+
+        yield make
+    assert problems == []
+
+
+def signed_in(blog: Blog, person: Person | None) -> StorageState:
+    """What a browser keeps in which that person has logged in."""
+    if person is None:
+        return {}
+    return {
+        "origins": [
+            {
+                "origin": blog.url,
+                "localStorage": [{"name": "access_token", "value": person.token}],
+            }
+        ]
+    }
+
+
+def watch(context: BrowserContext, origin: str, problems: list[str]) -> None:
+    """Note what no page may do, wherever in the context it happens."""
+
+    def note_console(message: ConsoleMessage) -> None:
+        # The browser's own line about an answer or a connection that some test wants.
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            problems.append(f"console: {message.text}")
+
+    def note_request(request: Request) -> None:
+        if not request.url.startswith((f"{origin}/", "data:", "blob:")):
+            problems.append(f"left the site: {request.url}")
+
+    def note_response(response: Response) -> None:
+        kind = response.request.resource_type
+        if response.status >= 400 and kind not in {"document", "fetch"}:
+            problems.append(f"{response.status}: {response.url}")
+
+    context.on("console", note_console)
+    context.on("request", note_request)
+    context.on("response", note_response)
+    context.on("weberror", lambda error: problems.append(f"script: {error.error}"))
+
+
+@pytest.fixture
+def page(new_context: NewContext) -> Page:
+    """A page of somebody who is not logged in."""
+    return new_context().new_page()
+
+
+@pytest.fixture
+def ada_page(new_context: NewContext, ada: Person) -> Page:
+    """A page of ada, who is logged in."""
+    return new_context(ada).new_page()
+
+
+# What people do
+
+
+def navigation(page: Page) -> Locator:
+    """The bar on top of every page."""
+    return page.get_by_role("navigation", name="Main")
+
+
+def button(place: Page | Locator, name: str) -> Locator:
+    """The button that has exactly this name."""
+    return place.get_by_role("button", name=name, exact=True)
+
+
+def dialog(page: Page, name: str) -> Locator:
+    """The dialog that has this title, while it is open."""
+    return page.get_by_role("dialog", name=name, exact=True)
+
+
+def fill(form: Page | Locator, **texts: str) -> None:
+    """Type into the inputs by their names."""
+    for name, text in texts.items():
+        form.locator(f"[name={name}]:visible").fill(text)
+
+
+def open_dialog(page: Page, opener: str, name: str) -> Locator:
+    """Press the button that opens a dialog; gives the dialog, ready to be used."""
+    button(page, opener).click()
+    opened = dialog(page, name)
+    expect(opened.locator("form")).not_to_have_attribute("aria-busy", "true")
+    return opened
+
+
+def start_post(page: Page, path: str = "/") -> Locator:
+    """Go to a page and open the dialog for a new post there."""
+    page.goto(path)
+    return open_dialog(page, "New post", "New post")
+
+
+def start_edit(page: Page, post: Json) -> Locator:
+    """Go to a post of one's own and open the dialog to change it."""
+    page.goto(f"/posts/{post['id']}")
+    return open_dialog(page, "Edit", "Edit post")
+
+
+def log_in(page: Page, person_email: str, password: str = PASSWORD) -> None:
+    """Fill in and send the login form on this page."""
+    fill(page, email=person_email, password=password)
+    button(page.get_by_role("main"), "Log in").click()
+
+
+def expect_signed_in(page: Page, name: str) -> None:
+    """The navigation says who is logged in."""
+    expect(navigation(page).locator("[data-user-name]")).to_have_text(name)
+
+
+def expect_signed_out(page: Page) -> None:
+    """The navigation offers to log in."""
+    expect(navigation(page).get_by_role("link", name="Log in")).to_be_visible()
+
+
+def shown_ids(page: Page) -> list[int]:
+    """The ids of the posts in the list, from top to bottom."""
+    ids: list[int] = page.locator("[data-post]").evaluate_all(
+        "cards => cards.map((card) => Number(card.dataset.postId))"
+    )
+    return ids
+
+
+def stored(page: Page, prefix: str) -> list[str]:
+    """The values that the browser keeps under keys with this prefix."""
+    values: list[str] = page.evaluate(
+        """(prefix) => Object.entries(localStorage)
+             .filter(([key]) => key.startsWith(prefix)).map(([, value]) => value)""",
+        prefix,
+    )
+    return values
+
+
+@contextmanager
+def held(page: Page, url: str) -> Iterator[list[Route]]:
+    """Keep requests from their answers until the context ends; gives them."""
+    routes: list[Route] = []
+    page.route(url, lambda route: routes.append(route))
+    try:
+        yield routes
+    finally:
+        for route in routes:
+            route.continue_()
+        page.unroute(url)

@@ -1,0 +1,229 @@
+"""No page, in no state and no theme, has what axe finds to be a barrier."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import (
+    PHONE,
+    Blog,
+    NewContext,
+    Person,
+    button,
+    dialog,
+    expect_signed_in,
+    fill,
+    log_in,
+    open_dialog,
+    start_edit,
+    start_post,
+)
+
+AXE = Path(__file__).parent.joinpath("vendor/axe-core-4.14.1/axe.min.js").read_text()
+RUN_AXE = """
+async () => {
+  const { violations } = await axe.run(document, {
+    resultTypes: ["violations"],
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+  });
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`));
+}
+"""
+NONE: dict[str, list[str]] = {"light": [], "dark": []}
+
+
+def barriers(page: Page) -> dict[str, list[str]]:
+    """What axe has against the page as it is now, in either theme."""
+    page.evaluate(AXE)
+    return {"light": in_theme(page, "light"), "dark": in_theme(page, "dark")}
+
+
+def in_theme(page: Page, theme: Literal["light", "dark"]) -> list[str]:
+    """What axe has against the page when the system has this theme."""
+    page.emulate_media(color_scheme=theme)
+    expect(page.locator("html")).to_have_attribute("data-bs-theme", theme)
+    found: list[str] = page.evaluate(RUN_AXE)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/?page=9",
+        "/posts/{1}",
+        "/users/{0}/posts",
+        "/users/{2}/posts",
+        "/login",
+        "/register",
+        "/forgot-password",
+        "/reset-password",
+        "/reset-password?token=a",
+        "/no-such-page",
+    ],
+)
+def test_public_page_has_no_barrier(
+    new_context: NewContext, blog: Blog, ada: Person, bob: Person, path: str
+) -> None:
+    post = blog.write_many(ada, 11)[0]
+    page = new_context().new_page()
+
+    page.goto(path.format(ada.id, post, bob.id))
+
+    assert barriers(page) == NONE
+
+
+def test_empty_home_page_has_no_barrier(page: Page) -> None:
+    page.goto("/")
+
+    assert barriers(page) == NONE
+
+
+@pytest.mark.parametrize("path", ["/", "/posts/{1}", "/account"])
+def test_page_of_a_member_has_no_barrier(
+    new_context: NewContext, blog: Blog, ada: Person, path: str
+) -> None:
+    post = blog.write(ada)
+    page = new_context(ada).new_page()
+
+    page.goto(path.format(ada.id, post["id"]))
+    expect_signed_in(page, "ada")
+
+    assert barriers(page) == NONE
+
+
+def empty_post(page: Page, _post_id: int) -> None:
+    button(start_post(page), "Publish").click()
+    expect(page.get_by_text("Please fill this in.")).to_be_visible()
+
+
+def new_post_too_long(page: Page, _post_id: int) -> None:
+    fill(start_post(page), title="x" * 101, content="Text")
+
+
+def question_before_leaving(page: Page, _post_id: int) -> None:
+    form = start_post(page)
+    fill(form, content="Text")
+    page.keyboard.press("Escape")
+    expect(button(form, "Go on writing")).to_be_focused()
+
+
+def offered_draft(page: Page, post_id: int) -> None:
+    question_before_leaving(page, post_id)
+    button(page, "Close, keep the draft").click()
+    expect(button(start_post(page), "Use this text")).to_be_visible()
+
+
+def question_for_the_password(page: Page, _post_id: int) -> None:
+    form = start_post(page)
+    fill(form, content="Text")
+    page.evaluate("() => { localStorage.access_token = 'worthless'; }")
+    button(form, "Publish").click()
+    expect(form.get_by_label("Password", exact=True)).to_be_visible()
+
+
+def failed_network(page: Page, _post_id: int) -> None:
+    form = start_post(page)
+    fill(form, content="Text")
+    page.context.set_offline(True)
+    button(form, "Publish").click()
+    expect(button(form, "Retry")).to_be_visible()
+
+
+def published_post(page: Page, _post_id: int) -> None:
+    form = start_post(page)
+    fill(form, content="Text")
+    button(form, "Publish").click()
+    expect(dialog(page, "Done")).to_be_visible()
+
+
+def edited_post(page: Page, post_id: int) -> None:
+    start_edit(page, {"id": post_id})
+
+
+def post_that_cannot_be_opened(page: Page, post_id: int) -> None:
+    page.route("**/api/posts/*", lambda route: route.abort())
+    page.goto(f"/posts/{post_id}")
+    button(page, "Edit").click()
+    expect(dialog(page, "That did not work")).to_be_visible()
+
+
+def post_to_delete(page: Page, post_id: int) -> None:
+    page.goto(f"/posts/{post_id}")
+    open_dialog(page, "Delete", "Delete this post?")
+
+
+def account_to_delete(page: Page, _post_id: int) -> None:
+    page.goto("/account")
+    form = open_dialog(page, "Delete the account…", "Delete the account?")
+    button(form, "Delete the account").click()
+    expect(form.get_by_text("Please fill this in.")).to_be_visible()
+
+
+def wrong_profile(page: Page, _post_id: int) -> None:
+    page.goto("/account")
+    expect(page.get_by_label("Username", exact=True)).to_have_value("ada")
+    fill(page, email="nobody")
+    button(page, "Save the profile").click()
+    button(page, "Change the password").click()
+
+
+STATES = [
+    empty_post,
+    new_post_too_long,
+    question_before_leaving,
+    offered_draft,
+    question_for_the_password,
+    failed_network,
+    published_post,
+    edited_post,
+    post_that_cannot_be_opened,
+    post_to_delete,
+    account_to_delete,
+    wrong_profile,
+]
+
+
+@pytest.mark.parametrize("reach", STATES)
+def test_state_has_no_barrier(
+    new_context: NewContext,
+    blog: Blog,
+    ada: Person,
+    reach: Callable[[Page, int], None],
+) -> None:
+    post = blog.write(ada)
+    page = new_context(ada).new_page()
+
+    reach(page, post["id"])
+
+    assert barriers(page) == NONE
+
+
+def test_login_form_with_an_error_has_no_barrier(new_context: NewContext) -> None:
+    page = new_context().new_page()
+    page.goto("/login")
+
+    log_in(page, "nobody@example.com", PASSWORD)
+    expect(page.get_by_text("Incorrect email or password")).to_be_visible()
+
+    assert barriers(page) == NONE
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+def test_open_menu_on_a_phone_has_no_barrier(
+    new_context: NewContext, ada: Person, is_member: bool
+) -> None:
+    person = ada if is_member else None
+    page = new_context(person, viewport=PHONE).new_page()
+    page.goto("/")
+
+    button(page, "Menu").click()
+    expect(button(page, "Menu")).to_have_attribute("aria-expanded", "true")
+    expect(page.locator("#menu.collapsing")).to_have_count(0)
+
+    assert barriers(page) == NONE

@@ -1,0 +1,127 @@
+"""What is stored stays text, whoever puts it on a page."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import (
+    Blog,
+    NewContext,
+    Person,
+    button,
+    expect_signed_in,
+    fill,
+    start_edit,
+    start_post,
+)
+
+RUN = "__pwned=1"
+# No name is longer than 50 characters.
+ATTACKS = [
+    f"<img src=x onerror={RUN}>",
+    f"<script>{RUN};alert(1)</script>",
+    f'"><svg onload={RUN}>',
+    f"' autofocus onfocus='{RUN}",
+    f"</title></textarea><script>{RUN}</script>",
+    f"</script><script>{RUN}</script><!--",
+    f"]]><script>{RUN}</script>",
+    f"javascript:{RUN}//",
+    "{{ 7 * 7 }}{% raw %}${7 * 7}",
+    "&lt;b&gt;&amp;amp;&#x3c;i&#x3e;",
+    f"$& $1 \\u003cscript>{RUN}</script>",
+]
+
+
+# Names may not, but texts may turn the direction of what follows.
+TURNED = "\u202edlrow"
+
+
+@pytest.fixture
+def attacker(blog: Blog, request: pytest.FixtureRequest) -> Person:
+    """Somebody whose name is the attack that the test is about."""
+    attack: str = request.param
+    return blog.sign_up(attack)
+
+
+each_attack = pytest.mark.parametrize("attacker", ATTACKS, indirect=True)
+
+
+def shown_texts(page: Page) -> list[list[str]]:
+    """Titles, names and excerpts of all posts in the list."""
+    hooks = ["post-link", "author-name", "post-excerpt"]
+    return [
+        page.locator(f"[data-post] [data-{hook}]").all_text_contents() for hook in hooks
+    ]
+
+
+def test_attacks_stay_text_in_lists_by_server_and_by_script(
+    page: Page, blog: Blog
+) -> None:
+    for attack in ATTACKS:
+        blog.write(blog.sign_up(attack), attack * 3 + TURNED, attack)
+    posts = blog.call("GET", "/api/posts?limit=100")["posts"]
+    expected = [
+        [post["title"] for post in posts],
+        [post["author"]["username"] for post in posts],
+        [post["excerpt"] for post in posts],
+    ]
+
+    page.goto("/?page=1")
+    button(page, "Load more").click()
+    expect(page.locator("[data-post]")).to_have_count(len(ATTACKS))
+    partly_by_script = shown_texts(page)
+    blog.write_many(blog.sign_up("ada"), 10)
+    page.goto("/")
+    button(page, "Load more").click()
+    expect(page.locator("[data-post]")).to_have_count(20)
+    all_by_script = [texts[10:] for texts in shown_texts(page)]
+
+    assert expected[0][::-1] == ATTACKS
+    assert partly_by_script == expected
+    assert all_by_script == [texts[:10] for texts in expected]
+
+
+@each_attack
+def test_attack_stays_text_on_every_page(
+    new_context: NewContext, blog: Blog, attacker: Person
+) -> None:
+    attack = attacker.name
+    text = attack * 3 + TURNED
+    post = blog.write(attacker, text, attack)
+    page = new_context(attacker).new_page()
+
+    form = start_edit(page, post)
+
+    expect(page).to_have_title(f"{attack} – FastAPI Blog")
+    assert page.locator("[data-post-content]").inner_text() == text
+    assert page.locator("[data-post-title]").inner_text() == attack
+    assert page.locator("[data-author-name]").first.inner_text() == attack
+    assert form.get_by_label("Title").input_value() == attack
+    assert form.get_by_label("Text", exact=True).input_value() == text
+    page.goto(f"/users/{attacker.id}/posts")
+    expect(page.get_by_role("heading", level=1)).to_have_text(attack)
+    expect_signed_in(page, attack)
+
+
+@each_attack
+def test_attack_stays_text_where_scripts_show_what_was_written(
+    new_context: NewContext, blog: Blog, attacker: Person
+) -> None:
+    attack = attacker.name
+    page = new_context(attacker).new_page()
+    form = start_post(page)
+    fill(form, title=attack, content=attack)
+    button(form, "Cancel").click()
+    button(form, "Close, keep the draft").click()
+
+    form = start_post(page)
+    expect(form.locator("[data-draft-start]")).to_contain_text(f"{attack} ")
+    button(form, "Use this text").click()
+    blog.end_sessions(attacker)
+    button(form, "Publish").click()
+    expect(form.locator("[data-reauth-name]")).to_have_text(attack)
+    fill(form, password=PASSWORD)
+    button(form, "Publish").click()
+
+    expect(page.locator("[data-post-link]").first).to_have_text(attack)
+    expect(page.locator("[data-post-excerpt]").first).to_have_text(attack)

@@ -1,0 +1,283 @@
+"""What people come for, from the first visit to the last."""
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import FilePayload, Locator, Page, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import (
+    Blog,
+    Person,
+    button,
+    dialog,
+    expect_signed_in,
+    expect_signed_out,
+    fill,
+    log_in,
+    navigation,
+    open_dialog,
+    start_post,
+)
+
+ADDRESS = "ada@example.com"
+NEW_PASSWORD = "battery staple"
+FORGOTTEN = "a third password"
+
+
+def picture(colour: str = "teal") -> bytes:
+    """A PNG of one colour."""
+    data = BytesIO()
+    Image.new("RGB", (600, 400), colour).save(data, "PNG")
+    return data.getvalue()
+
+
+def choose_picture(page: Page, content: bytes) -> None:
+    """Choose a file on the account page."""
+    expect(button(page, "Upload")).to_be_enabled()
+    file = FilePayload(name="me.png", mimeType="image/png", buffer=content)
+    page.get_by_label("New picture", exact=True).set_input_files(file)
+
+
+def panel(page: Page, heading: str) -> Locator:
+    """One of the forms on the account page."""
+    return page.locator(".panel", has=page.get_by_role("heading", name=heading))
+
+
+def status_of(form: Locator) -> Locator:
+    """Where a form says that it worked."""
+    return form.get_by_role("status")
+
+
+def register(page: Page) -> None:
+    page.goto("/")
+    navigation(page).get_by_role("link", name="Register").click()
+    fill(page, username="Ada", email=ADDRESS, password=PASSWORD)
+    button(page, "Register").click()
+    expect_signed_in(page, "Ada")
+
+
+def publish(page: Page, title: str, content: str) -> None:
+    form = start_post(page)
+    fill(form, title=title, content=content)
+    button(form, "Publish").click()
+    expect(dialog(page, "Done")).to_contain_text("published")
+
+
+def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
+    register(page)
+
+    button(page, "Log out").click()
+    expect_signed_out(page)
+    navigation(page).get_by_role("link", name="Log in").click()
+    log_in(page, ADDRESS)
+    expect_signed_in(page, "Ada")
+
+    publish(page, "First", "Hello")
+    expect(page.get_by_role("listitem").filter(has_text="Hello").first).to_be_visible()
+    dialog(page, "Done").get_by_role("link", name="Read it").click()
+    form = open_dialog(page, "Edit", "Edit post")
+    fill(form, title="First, changed")
+    button(form, "Save").click()
+    button(dialog(page, "Done"), "OK").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("First, changed")
+
+    page.goto("/account")
+    choose_picture(page, picture())
+    button(page, "Upload").click()
+    expect(status_of(panel(page, "Picture"))).to_have_text("The new picture is saved.")
+    fill(page, current_password=PASSWORD, new_password=NEW_PASSWORD)
+    button(page, "Change the password").click()
+    expect(status_of(panel(page, "Password"))).to_contain_text("is changed")
+
+    button(page, "Log out").click()
+    navigation(page).get_by_role("link", name="Log in").click()
+    page.get_by_role("link", name="Forgot your password?").click()
+    fill(page, email=ADDRESS)
+    button(page, "Send the link").click()
+    expect(page.get_by_role("status")).not_to_be_empty()
+    page.goto(blog.mailed_link())
+    fill(page, new_password=FORGOTTEN)
+    button(page, "Save the new password").click()
+    expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
+    page.goto("/login")
+    log_in(page, ADDRESS, FORGOTTEN)
+    expect_signed_in(page, "Ada")
+
+    page.get_by_role("link", name="First, changed").click()
+    form = open_dialog(page, "Delete", "Delete this post?")
+    button(form, "Delete").click()
+    button(dialog(page, "Done"), "OK").click()
+    expect(page.get_by_role("main")).to_contain_text("Nobody has written anything yet.")
+
+    page.goto("/account")
+    expect(page.get_by_label("Username", exact=True)).to_have_value("Ada")
+    form = open_dialog(page, "Delete the account…", "Delete the account?")
+    fill(form, confirmation=FORGOTTEN)
+    button(form, "Delete the account").click()
+    button(dialog(page, "Done"), "OK").click()
+    expect_signed_out(page)
+    assert blog.client.get("/api/users").status_code == 404
+
+
+def test_new_post_is_on_top_of_the_home_page(
+    ada_page: Page, blog: Blog, bob: Person
+) -> None:
+    blog.write(bob, "An older one")
+
+    publish(ada_page, "News", "Hello")
+    by_script = ada_page.locator("[data-post]").first.inner_text()
+    ada_page.reload()
+    by_server = ada_page.locator("[data-post]").first.inner_text()
+
+    assert by_script.split()[:2] == ["News", "ada"]
+    assert by_script == by_server
+
+
+def test_uploaded_picture_is_shown_wherever_the_name_is(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    post = blog.write(ada)
+    ada_page.goto("/account")
+    choose_picture(ada_page, picture())
+    expect(ada_page.get_by_role("img", name="Preview")).to_be_visible()
+
+    button(ada_page, "Upload").click()
+    expect(button(ada_page, "Remove the picture")).to_be_visible()
+    path = blog.call("GET", f"/api/users/{ada.id}")["image_path"]
+
+    expect(panel(ada_page, "Picture").locator("img")).to_have_attribute("src", path)
+    expect(navigation(ada_page).locator("img")).to_have_attribute("src", path)
+    ada_page.goto(f"/posts/{post['id']}")
+    shown = ada_page.get_by_role("main").locator("img")
+    expect(shown).to_have_attribute("src", path)
+    assert shown.evaluate("(image) => image.naturalWidth") == 300
+
+
+def test_removed_picture_is_gone(ada_page: Page, blog: Blog, ada: Person) -> None:
+    blog.call(
+        "PATCH", f"/api/users/{ada.id}/picture", ada, files={"file": picture("navy")}
+    )
+    ada_page.goto("/account")
+
+    button(ada_page, "Remove the picture").click()
+
+    expect(status_of(panel(ada_page, "Picture"))).to_have_text(
+        "The picture is removed."
+    )
+    assert blog.call("GET", f"/api/users/{ada.id}")["image_file"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"no picture", "not a picture"), (b"x" * (5 * 1024 * 1024 + 1), "at most 5 MB")],
+)
+def test_bad_picture_is_refused_before_it_is_sent(
+    ada_page: Page, content: bytes, text: str
+) -> None:
+    ada_page.goto("/account")
+
+    choose_picture(ada_page, content)
+
+    expect(panel(ada_page, "Picture").locator("[data-error-for]")).to_contain_text(text)
+
+
+def test_changed_name_shows_everywhere_at_once(ada_page: Page) -> None:
+    ada_page.goto("/account")
+    profile = panel(ada_page, "Profile")
+    expect(profile.get_by_label("Username")).to_have_value("ada")
+
+    fill(profile, username="Countess")
+    button(profile, "Save the profile").click()
+
+    expect(status_of(profile)).to_have_text("The profile is saved.")
+    expect_signed_in(ada_page, "Countess")
+
+
+def test_password_change_keeps_this_browser_logged_in(ada_page: Page) -> None:
+    ada_page.goto("/account")
+    fill(ada_page, current_password=PASSWORD, new_password=NEW_PASSWORD)
+
+    button(ada_page, "Change the password").click()
+
+    expect(status_of(panel(ada_page, "Password"))).to_contain_text("is changed")
+    ada_page.reload()
+    expect_signed_in(ada_page, "ada")
+
+
+def test_reset_link_leaves_the_address_bar_and_works_once(
+    page: Page, blog: Blog, ada: Person
+) -> None:
+    blog.call("POST", "/api/users/forgot-password", json={"email": ada.email})
+    link = blog.mailed_link()
+
+    page.goto(link)
+    expect(page).to_have_url(f"{blog.url}/reset-password")
+    fill(page, new_password=NEW_PASSWORD)
+    button(page, "Save the new password").click()
+    expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
+    page.goto(link)
+    fill(page, new_password=FORGOTTEN)
+    button(page, "Save the new password").click()
+
+    expect(page.get_by_role("alert")).to_contain_text("Invalid or expired reset token")
+
+
+@pytest.mark.parametrize("confirmation", ["ada", PASSWORD])
+def test_account_is_deleted_by_password_or_username(
+    ada_page: Page, blog: Blog, confirmation: str
+) -> None:
+    ada_page.goto("/account")
+    form = open_dialog(ada_page, "Delete the account…", "Delete the account?")
+    fill(form, confirmation=confirmation)
+
+    button(form, "Delete the account").click()
+    button(dialog(ada_page, "Done"), "OK").click()
+
+    ada_page.wait_for_url("/")
+    expect_signed_out(ada_page)
+    assert blog.client.get("/api/users").status_code == 404
+
+
+def test_wrong_confirmation_deletes_nothing(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    ada_page.goto("/account")
+    form = open_dialog(ada_page, "Delete the account…", "Delete the account?")
+    fill(form, confirmation="something else")
+
+    button(form, "Delete the account").click()
+
+    expect(form.get_by_label("Your password or your username")).to_be_focused()
+    expect(form).to_contain_text("neither your password nor your username")
+    assert blog.call("GET", "/api/users/me", ada)["id"] == ada.id
+
+
+def test_deleted_post_is_not_where_back_leads(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    post = blog.write(ada)
+    ada_page.goto("/forgot-password")
+    ada_page.goto(f"/posts/{post['id']}")
+    form = open_dialog(ada_page, "Delete", "Delete this post?")
+    button(form, "Delete").click()
+    button(dialog(ada_page, "Done"), "OK").click()
+    ada_page.wait_for_url("/")
+
+    ada_page.go_back()
+
+    expect(ada_page).to_have_url(f"{blog.url}/forgot-password")
+    assert blog.post_ids() == []
+
+
+def test_only_the_author_can_edit_and_delete(
+    ada_page: Page, blog: Blog, bob: Person
+) -> None:
+    post = blog.write(bob)
+
+    ada_page.goto(f"/posts/{post['id']}")
+    expect_signed_in(ada_page, "ada")
+
+    expect(button(ada_page, "Edit")).to_be_hidden()
+    expect(button(ada_page, "Delete")).to_be_hidden()

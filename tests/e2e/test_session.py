@@ -1,0 +1,219 @@
+"""Logging in and out: where it leads, in which tabs it shows, and when it ends."""
+
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, Request, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import (
+    DESKTOP,
+    PHONE,
+    Blog,
+    NewContext,
+    Person,
+    button,
+    expect_signed_in,
+    expect_signed_out,
+    fill,
+    held,
+    log_in,
+    navigation,
+    stored,
+)
+
+STORAGE_BLOCKED = """
+Object.defineProperty(window, "localStorage", {
+  get() { throw new DOMException("blocked", "SecurityError"); },
+});
+"""
+
+
+def authorized_by(page: Page) -> list[Request]:
+    """Requests that carry a token, from now on."""
+    requests: list[Request] = []
+
+    def note(request: Request) -> None:
+        if "authorization" in request.headers:
+            requests.append(request)
+
+    page.on("request", note)
+    return requests
+
+
+# Where it leads
+
+
+def test_login_leads_back_to_the_page_it_came_from(
+    page: Page, blog: Blog, ada: Person
+) -> None:
+    post = blog.write(ada)
+    page.goto(f"/posts/{post['id']}")
+
+    navigation(page).get_by_role("link", name="Log in").click()
+    log_in(page, ada.email)
+
+    page.wait_for_url(f"/posts/{post['id']}")
+    expect_signed_in(page, "ada")
+
+
+def test_registration_leads_back_by_way_of_the_login_page(
+    page: Page, blog: Blog, bob: Person
+) -> None:
+    page.goto(f"/users/{bob.id}/posts?page=1")
+
+    navigation(page).get_by_role("link", name="Log in").click()
+    page.get_by_role("link", name="No account yet? Register").click()
+    fill(page, username="eve", email="eve@example.com", password=PASSWORD)
+    button(page, "Register").click()
+
+    page.wait_for_url(f"/users/{bob.id}/posts?page=1")
+    expect_signed_in(page, "eve")
+
+
+def test_account_page_asks_for_a_login_and_comes_back(page: Page, ada: Person) -> None:
+    page.goto("/account")
+    page.wait_for_url("/login?next=%2Faccount")
+
+    log_in(page, ada.email)
+
+    page.wait_for_url("/account")
+    expect(page.get_by_label("Username", exact=True)).to_have_value("ada")
+
+
+def test_session_that_ran_out_leads_back_to_the_account_page(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    blog.end_sessions(ada)
+    ada_page.goto("/account")
+    ada_page.wait_for_url("/login?next=%2Faccount")
+
+    log_in(ada_page, ada.email)
+
+    ada_page.wait_for_url("/account")
+    expect_signed_in(ada_page, "ada")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example",
+        "/\\evil.example",
+        "/\t/evil.example",
+        "/.//evil.example",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "evil.example",
+        "/login",
+        "",
+    ],
+)
+def test_login_never_leads_to_another_site(
+    new_context: NewContext, blog: Blog, ada: Person, target: str
+) -> None:
+    page = new_context(ada).new_page()
+
+    page.goto(f"/login?next={quote(target, safe='')}")
+
+    page.wait_for_url(lambda url: "/login" not in url)
+    assert page.url.startswith(f"{blog.url}/")
+
+
+# In which tabs it shows
+
+
+def test_login_and_logout_show_in_the_other_tab(page: Page, ada: Person) -> None:
+    other = page.context.new_page()
+    other.goto("/")
+    page.goto("/login")
+
+    log_in(page, ada.email)
+    expect_signed_in(other, "ada")
+    expect_signed_in(page, "ada")
+    button(other, "Log out").click()
+
+    expect_signed_out(other)
+    expect_signed_out(page)
+
+
+def test_logout_in_another_tab_leaves_no_account_page_behind(ada_page: Page) -> None:
+    ada_page.goto("/account")
+    other = ada_page.context.new_page()
+    other.goto("/")
+
+    button(other, "Log out").click()
+
+    ada_page.wait_for_url("/login?next=%2Faccount")
+
+
+# What shows while it is found out
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_navigation_does_not_jump_while_the_session_is_found_out(
+    new_context: NewContext, ada: Person, viewport: dict[str, int]
+) -> None:
+    page = new_context(ada, viewport=viewport).new_page()
+    visible = page.get_by_role("banner").locator("a:visible, button:visible")
+    boxes = "all => all.map((e) => JSON.stringify(e.getBoundingClientRect()))"
+
+    with held(page, "**/api/users/me"):
+        page.goto("/")
+        before = visible.evaluate_all(boxes)
+    expect(page.locator("[data-user-name]")).to_have_text("ada")
+
+    assert visible.evaluate_all(boxes) == before
+
+
+# When it ends
+
+
+def test_expired_token_is_sent_once_and_dropped(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    blog.end_sessions(ada)
+    authorized = authorized_by(ada_page)
+
+    ada_page.goto("/")
+    expect_signed_out(ada_page)
+    ada_page.goto("/register")
+    expect(button(ada_page, "Register")).to_be_enabled()
+
+    assert [request.url for request in authorized] == [f"{blog.url}/api/users/me"]
+    assert stored(ada_page, "access_token") == []
+
+
+@pytest.mark.parametrize("status", [403, 422, 429, 500, 503])
+def test_only_a_401_logs_out(ada_page: Page, status: int) -> None:
+    ada_page.route(
+        "**/api/users/me",
+        lambda route: route.fulfill(status=status, json={"detail": "Not now"}),
+    )
+
+    ada_page.goto("/account")
+
+    expect(ada_page.get_by_role("main").get_by_role("alert").first).to_be_visible()
+    expect(button(ada_page, "Log out")).to_be_visible()
+    assert len(stored(ada_page, "access_token")) == 1
+
+
+def test_lost_network_does_not_log_out(ada_page: Page) -> None:
+    ada_page.route("**/api/users/me", lambda route: route.abort())
+
+    ada_page.goto("/account")
+
+    expect(ada_page.get_by_role("main").get_by_role("alert").first).to_contain_text(
+        "cannot be reached"
+    )
+    expect(button(ada_page, "Log out")).to_be_visible()
+
+
+def test_blocked_storage_is_explained_at_login(
+    new_context: NewContext, ada: Person
+) -> None:
+    page = new_context(init_script=STORAGE_BLOCKED).new_page()
+    page.goto("/login")
+
+    log_in(page, ada.email)
+
+    expect(page.get_by_role("alert")).to_contain_text("Allow it to store data")

@@ -1,0 +1,440 @@
+"""Not one word is lost, whatever happens while somebody writes."""
+
+import re
+
+import pytest
+from playwright.sync_api import Dialog, Locator, Page, Request, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import (
+    Blog,
+    Json,
+    NewContext,
+    Person,
+    button,
+    dialog,
+    fill,
+    held,
+    start_edit,
+    start_post,
+    stored,
+)
+
+TEXT = "Two hours of thought"
+
+
+def content_of(form: Locator) -> Locator:
+    return form.get_by_label("Text", exact=True)
+
+
+def offer_in(form: Locator) -> Locator:
+    return form.locator("[data-draft-offer]")
+
+
+def abandon(form: Locator) -> None:
+    """Close a dialog with unsaved text, and stand by it."""
+    button(form, "Cancel").click()
+    button(form, "Close, keep the draft").click()
+    expect(form).to_be_hidden()
+
+
+def published(page: Page) -> None:
+    expect(dialog(page, "Done")).to_contain_text("Your post is published.")
+
+
+def sent_by(page: Page, method: str) -> list[Request]:
+    """Requests with this method to the posts of the API, from now on."""
+    requests: list[Request] = []
+
+    def note(request: Request) -> None:
+        if request.method == method and "/api/posts" in request.url:
+            requests.append(request)
+
+    page.on("request", note)
+    return requests
+
+
+# Drafts
+
+
+def test_draft_is_offered_after_the_tab_was_closed(ada_page: Page) -> None:
+    fill(start_post(ada_page), title="Thoughts", content=TEXT)
+    again = ada_page.context.new_page()
+    ada_page.close()
+
+    form = start_post(again)
+
+    expect(offer_in(form)).to_contain_text(f"Thoughts {TEXT}")
+    expect(content_of(form)).to_have_value("")
+    button(form, "Use this text").click()
+    expect(form.get_by_label("Title")).to_have_value("Thoughts")
+    expect(content_of(form)).to_have_value(TEXT)
+
+
+def test_draft_of_an_edit_is_offered_for_that_post_only(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    post, other = blog.write(ada, "One"), blog.write(ada, "Other")
+    form = start_edit(ada_page, post)
+    fill(form, content=TEXT)
+    abandon(form)
+
+    expect(offer_in(start_edit(ada_page, other))).to_be_hidden()
+    form = start_edit(ada_page, post)
+
+    expect(content_of(form)).to_have_value("One")
+    button(form, "Use this text").click()
+    expect(content_of(form)).to_have_value(TEXT)
+
+
+def test_draft_is_not_offered_to_somebody_else(
+    ada_page: Page, blog: Blog, bob: Person
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    abandon(form)
+
+    ada_page.evaluate("(token) => localStorage.access_token = token", bob.token)
+    form = start_post(ada_page)
+
+    expect(content_of(form)).to_be_enabled()
+    expect(offer_in(form)).to_be_hidden()
+
+
+def test_writing_past_an_offered_draft_loses_neither(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content="First thoughts")
+    abandon(form)
+    form = start_post(ada_page)
+    fill(form, content="Second thoughts")
+    abandon(form)
+
+    form = start_post(ada_page)
+    expect(offer_in(form)).to_contain_text("Second thoughts")
+    button(form, "Throw it away").click()
+
+    expect(offer_in(form)).to_contain_text("First thoughts")
+    button(form, "Throw it away").click()
+    expect(offer_in(form)).to_be_hidden()
+    assert stored(ada_page, "draft:") == []
+
+
+def test_draft_is_cleared_only_when_the_server_has_the_text(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+
+    with held(ada_page, "**/api/posts") as requests:
+        button(form, "Publish").click()
+        expect(form.locator("form")).to_have_attribute("aria-busy", "true")
+        while_sending = stored(ada_page, "draft:")
+    published(ada_page)
+
+    assert len(requests) == 1
+    assert TEXT in while_sending[0]
+    assert stored(ada_page, "draft:") == []
+
+
+def test_refused_text_stays_a_draft(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    ada_page.route("**/api/posts", lambda route: route.fulfill(status=422, json={}))
+
+    button(form, "Publish").click()
+
+    expect(form.get_by_role("alert").first).to_be_focused()
+    expect(content_of(form)).to_have_value(TEXT)
+    assert TEXT in stored(ada_page, "draft:")[0]
+
+
+def test_saved_edit_leaves_no_draft(ada_page: Page, blog: Blog, ada: Person) -> None:
+    form = start_edit(ada_page, blog.write(ada, "Before"))
+    fill(form, content=TEXT)
+
+    button(form, "Save").click()
+
+    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
+    assert stored(ada_page, "draft:") == []
+
+
+def test_blocked_storage_does_not_keep_anybody_from_writing(
+    new_context: NewContext, ada: Person
+) -> None:
+    page = new_context(
+        ada,
+        init_script="Storage.prototype.setItem = () => { throw new Error('full'); }",
+    ).new_page()
+    form = start_post(page)
+    fill(form, content=TEXT)
+
+    button(form, "Publish").click()
+
+    published(page)
+
+
+# When the session has run out
+
+
+def test_session_that_ran_out_asks_for_the_password_and_sends_once_more(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form = start_post(ada_page)
+    fill(form, title="Title", content=TEXT)
+    blog.end_sessions(ada)
+    sent = sent_by(ada_page, "POST")
+    button(form, "Publish").click()
+    expect(form.get_by_label("Password", exact=True)).to_be_focused()
+
+    ada_page.keyboard.type(PASSWORD)
+    ada_page.keyboard.press("Enter")
+    published(ada_page)
+
+    refused, accepted = sent
+    assert refused.post_data_json == accepted.post_data_json
+    assert len(blog.post_ids()) == 1
+    assert stored(ada_page, "draft:") == []
+
+
+def test_session_that_ran_out_asks_inside_an_edit_too(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form = start_edit(ada_page, blog.write(ada, "Before"))
+    fill(form, content=TEXT)
+    blog.end_sessions(ada)
+    button(form, "Save").click()
+
+    fill(form, password=PASSWORD)
+    button(form, "Save").click()
+
+    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
+
+
+def test_wrong_password_in_the_dialog_keeps_the_text(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    blog.end_sessions(ada)
+    button(form, "Publish").click()
+
+    fill(form, password="not this one")
+    button(form, "Publish").click()
+
+    expect(form.get_by_label("Password", exact=True)).to_be_focused()
+    expect(form).to_contain_text("This is not the password of the account.")
+    expect(content_of(form)).to_have_value(TEXT)
+
+
+def test_text_goes_out_under_the_name_of_its_author_only(
+    ada_page: Page, blog: Blog, ada: Person, bob: Person
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    ada_page.context.new_page().goto("/login")
+    ada_page.evaluate("(token) => localStorage.access_token = token", bob.token)
+    ada_page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
+
+    button(form, "Publish").click()
+    expect(form).to_contain_text("enter the password of ada")
+    fill(form, password=PASSWORD)
+    button(form, "Publish").click()
+    published(ada_page)
+
+    posts = blog.call("GET", "/api/posts")["posts"]
+    assert [post["author"]["username"] for post in posts] == ["ada"]
+
+
+# When the network fails
+
+
+def test_retry_sends_the_text_when_the_network_is_back(
+    ada_page: Page, blog: Blog
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    ada_page.context.set_offline(True)
+    button(form, "Publish").click()
+    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(content_of(form)).to_have_value(TEXT)
+
+    ada_page.context.set_offline(False)
+    button(form, "Retry").click()
+
+    published(ada_page)
+    assert len(blog.post_ids()) == 1
+
+
+def test_server_that_is_away_keeps_the_text_and_the_session(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    ada_page.route(
+        "**/api/posts",
+        lambda route: route.fulfill(status=503, json={"detail": "away"}),
+        times=1,
+    )
+    button(form, "Publish").click()
+    expect(form.get_by_role("alert").first).to_contain_text("try again in a moment")
+
+    button(form, "Retry").click()
+
+    published(ada_page)
+
+
+# Submitting
+
+
+def test_submit_cannot_be_pressed_twice(ada_page: Page, blog: Blog) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    sent = sent_by(ada_page, "POST")
+
+    with held(ada_page, "**/api/posts"):
+        for _ in range(3):
+            button(form, "Publish").dispatch_event("click")
+        ada_page.keyboard.press("Enter")
+    published(ada_page)
+
+    assert len(sent) == 1
+    assert len(blog.post_ids()) == 1
+
+
+def test_empty_post_is_refused_at_the_field(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    sent = sent_by(ada_page, "POST")
+
+    button(form, "Publish").click()
+
+    expect(content_of(form)).to_be_focused()
+    expect(content_of(form)).to_have_accessible_description("Please fill this in.")
+    expect(content_of(form)).to_have_attribute("aria-invalid", "true")
+    assert sent == []
+
+
+def test_error_of_the_server_appears_at_its_field(ada_page: Page, bob: Person) -> None:
+    ada_page.goto("/account")
+    expect(ada_page.get_by_label("Username", exact=True)).to_have_value("ada")
+    fill(ada_page, email=bob.email)
+
+    button(ada_page, "Save the profile").click()
+
+    email = ada_page.get_by_label("Email", exact=True)
+    expect(email).to_be_focused()
+    expect(email).to_have_accessible_description("Email already registered")
+
+
+@pytest.mark.parametrize(
+    ("path", "label", "field", "fields", "text"),
+    [
+        ("/login", "Log in", "Password", {}, "Incorrect email or password"),
+        ("/register", "Register", "Username", {"username": "ADA"}, "already exists"),
+        ("/register", "Register", "Password", {"password": "short"}, "at least 8"),
+        ("/register", "Register", "Username", {"username": "a\u200bb"}, "It must not"),
+        ("/register", "Register", "Email", {"email": "a@b"}, "email"),
+    ],
+)
+def test_errors_are_said_at_the_field_with_focus(
+    page: Page,
+    ada: Person,
+    path: str,
+    label: str,
+    field: str,
+    fields: dict[str, str],
+    text: str,
+) -> None:
+    page.goto(path)
+    known = {"username": "eve", "email": "eve@example.com", "password": "wrong words"}
+    names = page.locator("main [name]").evaluate_all("all => all.map((e) => e.name)")
+    fill(page, **{name: fields.get(name, known[name]) for name in names})
+
+    button(page.get_by_role("main"), label).click()
+
+    place = page.get_by_role("main").get_by_label(field, exact=True)
+    expect(place).to_be_focused()
+    expect(place).to_have_accessible_description(re.compile(re.escape(text)))
+
+
+@pytest.mark.parametrize(
+    ("length", "text"),
+    [
+        (79, ""),
+        (80, "20 characters left."),
+        (99, "1 character left."),
+        (101, "1 character too many."),
+    ],
+)
+def test_title_counts_down_near_its_limit(
+    ada_page: Page, length: int, text: str
+) -> None:
+    form = start_post(ada_page)
+
+    fill(form, title="\N{GRINNING FACE}" * length)
+
+    expect(form.locator("[data-counter$=title]")).to_have_text(text)
+
+
+# Leaving
+
+
+def test_closing_the_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+
+    ada_page.keyboard.press("Escape")
+    expect(button(form, "Go on writing")).to_be_focused()
+    ada_page.keyboard.press("Enter")
+
+    expect(content_of(form)).to_be_focused()
+    expect(content_of(form)).to_have_value(TEXT)
+
+
+def test_closing_the_dialog_without_text_does_not_ask(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    expect(form.get_by_label("Title")).to_be_focused()
+
+    ada_page.keyboard.press("Escape")
+
+    expect(form).to_be_hidden()
+    expect(button(ada_page, "New post")).to_be_focused()
+
+
+def leave(page: Page) -> None:
+    page.evaluate("() => { location.href = '/login'; }")
+
+
+def test_leaving_the_page_with_unsaved_text_asks(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    ada_page.on("dialog", lambda question: question.dismiss())
+
+    with ada_page.expect_event("dialog") as asked:
+        leave(ada_page)
+
+    assert asked.value.type == "beforeunload"
+    expect(content_of(form)).to_have_value(TEXT)
+
+
+def test_leaving_the_page_after_publishing_does_not_ask(ada_page: Page) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    button(form, "Publish").click()
+    published(ada_page)
+    questions: list[Dialog] = []
+    ada_page.on("dialog", lambda question: questions.append(question))
+
+    ada_page.goto("/forgot-password")
+
+    assert questions == []
+
+
+def test_unsaved_text_of_an_edit_is_what_differs(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    post: Json = blog.write(ada, "Line one\r\nline two")
+    form = start_edit(ada_page, post)
+    fill(form, content="Something else")
+    fill(form, content="Line one\nline two")
+
+    button(form, "Cancel").click()
+
+    expect(form).to_be_hidden()
