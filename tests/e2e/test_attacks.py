@@ -44,6 +44,8 @@ def attacker(blog: Blog, request: pytest.FixtureRequest) -> Person:
 
 
 each_attack = pytest.mark.parametrize("attacker", ATTACKS, indirect=True)
+# Scripts have one way to show a text, whatever it is.
+some_attacks = pytest.mark.parametrize("attacker", ATTACKS[:5:2], indirect=True)
 
 
 def shown_texts(page: Page) -> list[list[str]]:
@@ -103,7 +105,7 @@ def test_attack_stays_text_on_every_page(
     expect_signed_in(page, attack)
 
 
-@each_attack
+@some_attacks
 def test_attack_stays_text_where_scripts_show_what_was_written(
     new_context: NewContext, blog: Blog, attacker: Person
 ) -> None:
