@@ -102,8 +102,10 @@ def _write_to_outbox(message: EmailMessage) -> Path:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
-    path.write_bytes(message.as_bytes())
-    return path
+    # Under its name it is whole: others look for what ends in ".eml".
+    unfinished = path.with_suffix(".part")
+    unfinished.write_bytes(message.as_bytes())
+    return unfinished.replace(path)
 
 
 def _domain(address: str) -> str:

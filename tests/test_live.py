@@ -79,7 +79,7 @@ class Installation:
 
     def newest_mail(self) -> EmailMessage:
         """The mail that was written to the outbox last."""
-        newest = max((self.var_dir / "outbox").iterdir())
+        newest = max((self.var_dir / "outbox").glob("*.eml"))
         return email.message_from_bytes(newest.read_bytes(), policy=default)
 
 
@@ -149,7 +149,7 @@ def wait_for_mail(installation: Installation) -> str:
     outbox = installation.var_dir / "outbox"
     arrived = threading.Event()
     for _ in range(200):
-        if outbox.exists() and any(outbox.iterdir()):
+        if any(outbox.glob("*.eml")):
             break
         arrived.wait(0.02)
     body = installation.newest_mail().get_body(("plain",))
