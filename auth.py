@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import jwt
-from fastapi import Depends, HTTPException, status
+from fastapi import Depends, Response
 from fastapi.security import OAuth2PasswordBearer
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -17,6 +17,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 import models
 from config import settings
 from database import MAX_ID, DbSession
+from problems import Problem
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,8 @@ _hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hashing")
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
+    scheme_name="Password",
+    description="Log in: the `username` is the email address of the account.",
     # Its own error says nothing about what is wrong with a token that is there.
     auto_error=False,
 )
@@ -134,36 +137,37 @@ def hash_reset_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def unauthorized(detail: str) -> HTTPException:
+def unauthorized(detail: str) -> Problem:
     """A 401 that says how to log in (RFC 6750, section 3)."""
-    return HTTPException(
-        status.HTTP_401_UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"}
-    )
+    return Problem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-def invalid_token() -> HTTPException:
-    """The one answer to every flaw a token can have."""
-    return unauthorized("Invalid or expired token")
+NOT_AUTHENTICATED = unauthorized("Not authenticated")
+# The one answer to every flaw that a token can have.
+INVALID_TOKEN = unauthorized("Invalid or expired token")
 
 
 async def get_current_user(
-    token: Annotated[str | None, Depends(oauth2_scheme)], db: DbSession
+    token: Annotated[str | None, Depends(oauth2_scheme)],
+    response: Response,
+    db: DbSession,
 ) -> models.User:
-    """The user whose token came with the request.
+    """The user whose token came with the request; no cache may keep the answer.
 
     Raises:
         HTTPException: 401, when there is no token or anything is wrong with it: forged,
             expired, its user deleted, or the password changed since it was issued.
     """
     if token is None:
-        raise unauthorized("Not authenticated")
+        raise NOT_AUTHENTICATED.error()
     claims = _read_claims(token)
     user_id = _row_id(claims["sub"]) if claims else None
     if claims is None or user_id is None:
-        raise invalid_token()
+        raise INVALID_TOKEN.error()
     user = await db.get(models.User, user_id)
     if user is None or user.token_version != claims["ver"]:
-        raise invalid_token()
+        raise INVALID_TOKEN.error()
+    response.headers["Cache-Control"] = "no-store"
     return user
 
 

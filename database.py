@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import asyncpg
 from fastapi import Depends
-from sqlalchemy import AdaptedConnection, MetaData, Select, event, func
+from sqlalchemy import (
+    AdaptedConnection,
+    ColumnElement,
+    MetaData,
+    Select,
+    event,
+    func,
+)
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -39,7 +46,8 @@ CLOSE_SECONDS = 0.2
 # idle in a transaction for too long.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNAVAILABLE_CLASSES = {"08", "40", "53", "57", "58"}
-UNAVAILABLE_STATES = {"55P03", "25P03"}
+LOCK_NOT_AVAILABLE = "55P03"
+UNAVAILABLE_STATES = {LOCK_NOT_AVAILABLE, "25P03"}
 
 
 class DatabaseUnavailable(Exception):
@@ -181,12 +189,24 @@ BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
 
 
 async def fetch_page(
-    db: AsyncSession, statement: "Select[Row]", *, skip: int, limit: int
+    db: AsyncSession,
+    statement: "Select[Row]",
+    *,
+    skip: int,
+    limit: int,
+    after: ColumnElement[bool] | None = None,
 ) -> tuple[Sequence[Row], int]:
     """Rows `skip` to `skip + limit` of a statement over one table, and how many it has.
 
     One statement gives both, so that they agree whatever is written meanwhile; a page
     behind the end has no row to carry the number and takes a second one.
+
+    Args:
+        db: The session.
+        statement: What lists all the rows, in a total order.
+        skip: How many rows to pass over.
+        limit: How many rows to give at the most.
+        after: True for the rows among which the page is; all of them count.
     """
     total = (
         statement.with_only_columns(func.count(), maintain_column_froms=True)
@@ -194,10 +214,17 @@ async def fetch_page(
         .correlate(None)
     )
     page = statement.add_columns(total.scalar_subquery()).offset(skip).limit(limit)
+    if after is not None:
+        page = page.where(after)
     rows = (await db.execute(page)).all()
     if rows:
         return [row[0] for row in rows], rows[0][1]
     return [], await db.scalar(total) or 0
+
+
+def sqlstate(error: DBAPIError) -> str:
+    """The code that PostgreSQL gave an error; empty when it was not the server's."""
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
@@ -208,7 +235,7 @@ def is_unavailable(error: Exception) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = sqlstate(error)
     return (
         error.connection_invalidated
         or state[:2] in UNAVAILABLE_CLASSES

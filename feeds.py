@@ -74,7 +74,7 @@ async def render_feed(
         "page": page,
         "feed": request.url.path,
         "posts": posts,
-        "updated": posts[0].date_posted if posts else NEVER,
+        "updated": max((post.last_changed for post in posts), default=NEVER),
     }
     return render(request, "atom.xml", "application/atom+xml", context)
 

@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, status
-from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.routing import Match
 from starlette.types import Scope
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -31,6 +30,7 @@ from database import (
     shut_down,
     start_embedded_server,
 )
+from entity_tags import CodedTags, EntityTags
 from middleware import (
     CatchErrors,
     DropTrailingSlash,
@@ -40,15 +40,15 @@ from middleware import (
     SecurityHeaders,
     content_security_policy,
 )
+from problems import DATABASE_UNAVAILABLE, TOO_MANY_ATTEMPTS, answer_error
 from rate_limits import LimitReached
-from routers import errors, posts, users
+from routers import documentation, posts, users
 from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
 
 BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
 UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
 HEALTH_SECONDS = 1.5
-RETRY_AFTER = {"Retry-After": "5"}
 SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
@@ -72,14 +72,21 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(
     title="fastapi-blog",
-    description="A blog: accounts, posts and profile pictures.",
+    summary="The API of a blog: accounts, posts and profile pictures.",
+    description=documentation.DESCRIPTION,
     version="0.1.0",
+    license_info={"name": "MIT", "identifier": "MIT"},
+    openapi_tags=documentation.TAGS,
+    generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,
     redirect_slashes=False,
     # Pages of our own take their place: these load scripts from another host.
     docs_url=None,
     redoc_url=None,
 )
+
+
+documentation.set_up(app)
 
 
 def path_for(name: str, **path_params: Any) -> str:
@@ -111,9 +118,22 @@ async def answer_http_error(request: Request, error: HTTPException) -> Response:
     if is_unreadable_body(error):
         fault = {"type": "body", "loc": ("body",), "msg": "The body cannot be read"}
         return answer_invalid(request, RequestValidationError([fault]))
+    if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
+        allowed = ", ".join(sorted(methods_at(request)))
+        error.headers = {**(error.headers or {}), "Allow": allowed}
     if wants_json(request):
-        return await http_exception_handler(request, error)
+        return answer_error(request, error.status_code, error.detail, error.headers)
     return pages.error_page(request, error)
+
+
+def methods_at(request: Request) -> set[str]:
+    """What can be done at an address; Starlette names only what the first route can."""
+    methods: set[str] = set()
+    for route in app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or {"GET"}
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def is_unreadable_body(error: HTTPException) -> bool:
@@ -134,9 +154,7 @@ def answer_invalid(request: Request, error: RequestValidationError) -> Response:
         {"type": fault["type"], "loc": fault["loc"], "msg": fault["msg"]}
         for fault in error.errors()
     ]
-    return JSONResponse(
-        {"detail": faults}, status_code=status.HTTP_422_UNPROCESSABLE_CONTENT
-    )
+    return answer_error(request, status.HTTP_422_UNPROCESSABLE_CONTENT, faults)
 
 
 @app.exception_handler(RequestValidationError)
@@ -151,12 +169,7 @@ async def answer_invalid_request(
 async def answer_limit_reached(request: Request, error: LimitReached) -> Response:
     """A 429 that says how long to wait."""
     return await answer_http_error(
-        request,
-        HTTPException(
-            status.HTTP_429_TOO_MANY_REQUESTS,
-            "Too many attempts. Please try again later.",
-            headers={"Retry-After": str(error.retry_after)},
-        ),
+        request, TOO_MANY_ATTEMPTS.error(Retry_After=str(error.retry_after))
     )
 
 
@@ -168,21 +181,14 @@ async def answer_database_error(request: Request, error: Exception) -> Response:
     if not is_unavailable(error):
         raise error
     logging.getLogger(__name__).error("Database unavailable: %s", error)
-    return await answer_http_error(
-        request,
-        HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE,
-            "Database unavailable",
-            headers=RETRY_AFTER,
-        ),
-    )
+    return await answer_http_error(request, DATABASE_UNAVAILABLE.error())
 
 
 def answer_bug(request: Request) -> Response:
     """A 500 that tells nothing but that."""
     error = HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR)
     if wants_json(request):
-        return JSONResponse({"detail": error.detail}, status_code=error.status_code)
+        return answer_error(request, error.status_code, error.detail)
     return pages.error_page(request, error)
 
 
@@ -198,8 +204,10 @@ def body_limit(scope: Scope) -> int:
 
 app.add_middleware(LimitBodies, limit_for=body_limit)
 app.add_middleware(DropTrailingSlash)
+app.add_middleware(EntityTags)
 # Of the three codings this one makes the smallest files at a speed that pages allow.
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
+app.add_middleware(CodedTags)
 app.add_middleware(HeadAsGet)
 app.add_middleware(CatchErrors, answer=answer_bug)
 app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
@@ -230,23 +238,23 @@ if settings.s3_bucket_name is None:
 
 @app.get(
     "/health",
+    summary="Ask whether it works",
     response_model=schemas.HealthResponse,
-    responses=errors(503),
     tags=["health"],
 )
-async def health(db: BackgroundDbSession) -> schemas.HealthResponse | Response:
-    """Tell whether the application reaches its database."""
+async def health(
+    request: Request, response: Response, db: BackgroundDbSession
+) -> schemas.HealthResponse | Response:
+    """Whether the application reaches its database, within 1.5 seconds."""
+    response.headers["Cache-Control"] = "no-store"
     probe = asyncio.ensure_future(db.execute(select(1)))
     # Not wait_for: that one waits until the probe has noticed its end.
     await asyncio.wait({probe}, timeout=HEALTH_SECONDS)
     if probe.done() and probe.exception() is None:
         return schemas.HealthResponse()
-    return JSONResponse(
-        {"detail": "Database unavailable"},
-        status_code=status.HTTP_503_SERVICE_UNAVAILABLE,
-        headers=RETRY_AFTER,
-        background=BackgroundTask(end, probe),
-    )
+    unavailable = await answer_http_error(request, DATABASE_UNAVAILABLE.error())
+    unavailable.background = BackgroundTask(end, probe)
+    return unavailable
 
 
 async def end(probe: asyncio.Future[Any]) -> None:

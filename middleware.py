@@ -5,11 +5,12 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
-from fastapi import HTTPException, status
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from problems import BODY_TOO_LARGE
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +169,11 @@ class LimitBodies:
             # Raised here and not above: only for a route that wants the body, and where
             # that route's error handling sees it.
             if too_large:
-                raise body_too_large()
+                raise BODY_TOO_LARGE.error()
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise body_too_large()
+                raise BODY_TOO_LARGE.error()
             return message
 
         await self.app(scope, receive_within_limit, send)
@@ -182,15 +183,6 @@ def _declared_length(scope: Scope) -> float:
     declared = Headers(scope=scope).get("content-length", "")
     # As float: Python refuses to read an integer of thousands of digits.
     return float(declared) if declared.isdecimal() else 0
-
-
-def body_too_large() -> HTTPException:
-    """A 413 that ends the connection, as the rest of the body is never read."""
-    return HTTPException(
-        status.HTTP_413_CONTENT_TOO_LARGE,
-        "Request body too large",
-        headers={"Connection": "close"},
-    )
 
 
 class HeadAsGet:

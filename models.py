@@ -4,16 +4,19 @@ import unicodedata
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    ColumnElement,
     DateTime,
     ForeignKey,
     Index,
     Select,
     String,
     Text,
+    UniqueConstraint,
     func,
     or_,
     select,
     text,
+    tuple_,
 )
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, validates
 
@@ -25,6 +28,7 @@ EMAIL_LENGTH = 120
 TITLE_LENGTH = 100
 DISPLAY_TITLE_LENGTH = 60
 EXCERPT_LENGTH = 300
+IDEMPOTENCY_KEY_LENGTH = 255
 
 # One character can fold to three.
 USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
@@ -152,6 +156,7 @@ class Post(Base):
     date_posted: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), default=now, server_default=func.now()
     )
+    date_updated: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     likes: Mapped[int] = mapped_column(default=0, server_default="0")
 
     author: Mapped["User"] = relationship(back_populates="posts", lazy="raise")
@@ -168,6 +173,17 @@ class Post(Base):
         """The beginning of the content, for lists."""
         return shorten(self.content.strip(), EXCERPT_LENGTH)
 
+    @property
+    def last_changed(self) -> datetime:
+        """When its text became what it is."""
+        return self.date_updated or self.date_posted
+
+    def edit(self, *, title: str, content: str) -> None:
+        """Give it a new text; the same text again is no edit."""
+        if (title, content) != (self.title, self.content):
+            self.title, self.content = title, content
+            self.date_updated = now()
+
     @classmethod
     def newest_first(cls) -> Select["Post"]:
         """All posts, author loaded; of two posted at once the later id is first."""
@@ -181,6 +197,32 @@ class Post(Base):
     def newest_first_of(cls, user: User) -> Select["Post"]:
         """The posts of one user, in the same order."""
         return cls.newest_first().where(cls.user_id == user.id)
+
+    @classmethod
+    def comes_after(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
+        """Whether a post comes, in this order, after a place in it."""
+        return tuple_(cls.date_posted, cls.id) < (date_posted, post_id)
+
+
+class IdempotencyKey(Base):
+    """A request to publish that its client may repeat, and the answer to it.
+
+    The IETF's draft "The Idempotency-Key HTTP Header Field" rules.
+    """
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (UniqueConstraint("user_id", "key"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    key: Mapped[str] = mapped_column(String(IDEMPOTENCY_KEY_LENGTH))
+    # SHA-256 of what was asked for, in hex.
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    # The JSON that was sent; empty only inside the transaction that makes the post.
+    answer: Mapped[str] = mapped_column(Text, default="", server_default="")
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), default=now, server_default=func.now(), index=True
+    )
 
 
 class PasswordResetToken(Base):

@@ -14,7 +14,7 @@ import schemas
 from config import BASE_DIR, settings
 from database import MAX_ID, DbSession
 from middleware import content_security_policy
-from routers import Window
+from routers.paging import Window
 from routers.posts import FoundPost, PostPage, fetch_posts
 from routers.users import FoundUser
 from static_files import module_graph
@@ -122,6 +122,7 @@ def feed_context(feed: PostPage, path: str) -> dict[str, Any]:
         "total": feed.total,
         "limit": feed.limit,
         "has_more": feed.has_more,
+        "next_cursor": feed.next_cursor,
         "page": page,
         "canonical": numbered(page),
         "newer": numbered(page - 1) if page > 1 else None,
@@ -132,7 +133,7 @@ def feed_context(feed: PostPage, path: str) -> dict[str, Any]:
 @router.get("/site/posts")
 @router.get("/")
 async def home_page(request: Request, window: PageWindow, db: DbSession) -> Response:
-    feed = await fetch_posts(db, models.Post.newest_first(), window)
+    feed = await fetch_posts(db, window)
     context = feed_context(feed, str(request.app.url_path_for("home_page")))
     return templates.TemplateResponse(request, "home.html", context)
 
@@ -146,7 +147,7 @@ async def post_page(request: Request, post: FoundPost) -> Response:
 async def user_posts_page(
     request: Request, user: FoundUser, window: PageWindow, db: DbSession
 ) -> Response:
-    feed = await fetch_posts(db, models.Post.newest_first_of(user), window)
+    feed = await fetch_posts(db, window, user)
     context = feed_context(
         feed, str(request.app.url_path_for("user_posts_page", user_id=user.id))
     )

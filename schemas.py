@@ -15,12 +15,15 @@ from pydantic import (
     StringConstraints,
 )
 
+from database import MAX_ID
 from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
 
 CONTENT_LENGTH = 100_000
 PASSWORD_MIN_LENGTH = 8
 PASSWORD_MAX_LENGTH = 128
 
+ID_DIGITS = 100
+INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Without these two some languages, and emoji of more than one part, cannot be written.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
@@ -73,9 +76,27 @@ def normalize_email(value: str) -> str:
     return address
 
 
+def cap(value: Any) -> Any:
+    """An id as it came, or the first that no row can have instead of a far larger one.
+
+    Python refuses to read thousands of digits.
+    """
+    if isinstance(value, str) and len(value) > ID_DIGITS and INTEGER.fullmatch(value):
+        return MAX_ID + 1
+    return value
+
+
+# Bounds are for the document only: what is outside them is not found.
+RowId = Annotated[
+    int,
+    BeforeValidator(cap),
+    Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
+]
+
 Storable = AfterValidator(refuse_unstorable)
 
-AnyText = Annotated[str, Storable]
+# What is compared and not stored need not be short; a whole body is no longer.
+AnyText = Annotated[str, StringConstraints(max_length=1024 * 1024), Storable]
 Username = Annotated[
     str,
     BeforeValidator(compose),
@@ -134,7 +155,9 @@ class UserPublicResponse(Schema):
     """What everybody may know of a user."""
 
     id: int
+    """Number of the account; it never changes."""
     username: str
+    """The name that stands under posts; it can change."""
     image_file: str | None
     """Name of the stored picture; null when there is none."""
     image_path: str
@@ -145,6 +168,7 @@ class UserPrivateResponse(UserPublicResponse):
     """What users may know of themselves."""
 
     email: str
+    """Where mail goes to, and what one logs in with."""
 
 
 class LoginForm(Schema):
@@ -153,12 +177,14 @@ class LoginForm(Schema):
     username: AnyText
     """The email address."""
     password: AnyText
+    """The password of the account."""
     grant_type: Literal["password"] = "password"
-    scope: str = ""
+    """What RFC 6749 calls this way to log in; the only one there is."""
+    scope: AnyText = ""
     """Ignored: every token allows all that its user may do."""
-    client_id: str | None = None
+    client_id: AnyText | None = None
     """Ignored."""
-    client_secret: str | None = None
+    client_secret: AnyText | None = None
     """Ignored."""
 
 
@@ -166,7 +192,9 @@ class Token(Schema):
     """Proof of a login; send it as `Authorization: Bearer <access_token>`."""
 
     access_token: str
+    """A JSON Web Token (RFC 7519) that ends by itself, and with the password."""
     token_type: Literal["bearer"] = "bearer"
+    """How to send it (RFC 6750)."""
 
 
 class PostCreate(Schema):
@@ -198,13 +226,19 @@ class PostResponse(Schema):
     """A post and who wrote it."""
 
     id: int
+    """Number of the post; it never changes."""
     title: str
     """Empty when the post is untitled."""
     content: str
+    """Plain text; its spaces and line breaks are meant to be seen."""
     user_id: int
+    """The `id` of the author."""
     date_posted: datetime
     """When it was posted, in UTC."""
+    date_updated: datetime | None
+    """When its text was edited last, in UTC; null when it never was."""
     author: UserPublicResponse
+    """Who wrote it."""
     display_title: str
     """The title, or the first words of the content when it has none."""
     excerpt: str
@@ -215,26 +249,31 @@ class PaginatedPostsResponse(Schema):
     """A part of a list of posts."""
 
     posts: list[PostResponse]
+    """The posts of this part, in order."""
     total: int
     """How many posts the whole list has."""
     skip: int
-    """How many posts of the list come before these."""
+    """How many posts of the list come before these; with a cursor, came before it."""
     limit: int
     """How many posts were asked for."""
     has_more: bool
     """Whether posts follow."""
+    next_cursor: str | None
+    """Where the list goes on, to be sent as `cursor`; null at its end."""
 
 
 class ForgotPasswordRequest(Schema):
     """Whose password is forgotten."""
 
     email: Email
+    """The address of the account."""
 
 
 class ResetPasswordRequest(Schema):
     """A new password, and the token from the mail that allows it."""
 
     token: AnyText
+    """What comes after `token=` in the link of the mail."""
     new_password: NewPassword
     """8 to 128 characters; white space counts."""
 
@@ -243,6 +282,7 @@ class ChangePasswordRequest(Schema):
     """A new password, and the one that it replaces."""
 
     current_password: AnyText
+    """The password that one has logged in with."""
     new_password: NewPassword
     """8 to 128 characters; white space counts."""
 
@@ -251,6 +291,7 @@ class MessageResponse(Schema):
     """That it worked, in words."""
 
     message: str
+    """One sentence for people."""
 
 
 class PasswordChangedResponse(Token, MessageResponse):
@@ -261,3 +302,4 @@ class HealthResponse(Schema):
     """That the application reaches its database."""
 
     status: Literal["healthy"] = "healthy"
+    """Always this; what is not healthy answers 503."""

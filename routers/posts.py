@@ -2,26 +2,51 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, status
-from sqlalchemy import Select
+from fastapi import APIRouter, Depends, Header, Path, Request, Response, status
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from auth import CurrentUser, invalid_token
+from auth import INVALID_TOKEN, CurrentUser
 from database import MAX_ID, DbSession, fetch_page
-from models import Post
-from routers import Window, errors
+from entity_tags import entity_tag, lists_tag
+from models import Post, User
+from problems import Problem, errors
+from routers import idempotency
+from routers.documentation import (
+    LINK_HEADER,
+    LOCATION_HEADER,
+    NEW_POST,
+    PATCHED_POST,
+    TAG_HEADER,
+    answers,
+)
+from routers.paging import Cursor, QueriedWindow, Window, link_to_next
 from schemas import (
     PaginatedPostsResponse,
     PostCreate,
     PostReplace,
     PostResponse,
     PostUpdate,
+    RowId,
 )
 
 router = APIRouter(prefix="/api/posts", tags=["posts"])
+
+POST_NOT_FOUND = Problem(404, "Post not found")
+NOT_TO_UPDATE = Problem(403, "Not authorized to update this post")
+NOT_TO_DELETE = Problem(403, "Not authorized to delete this post")
+CHANGED_MEANWHILE = Problem(
+    412, "The post has been changed meanwhile", varying=["ETag"]
+)
+
+# Room for a hundred tags; servers in front accept no longer headers either.
+MAX_CONDITION_LENGTH = 8192
+
+# Lists of posts, for their cursors: that of a user has the user's id.
+ALL_POSTS = 0
 
 
 @dataclass(frozen=True)
@@ -32,19 +57,67 @@ class PostPage:
     total: int
     skip: int
     limit: int
+    has_more: bool
+    list_id: int
 
     @property
-    def has_more(self) -> bool:
-        """Whether posts follow."""
-        return self.skip + len(self.posts) < self.total
+    def next_cursor(self) -> str | None:
+        """Where the list goes on; None when it ends here."""
+        if not self.has_more:
+            return None
+        last = self.posts[-1]
+        position = min(self.skip + len(self.posts), MAX_ID)
+        return Cursor(last.date_posted, last.id, position).encode(self.list_id)
 
 
 async def fetch_posts(
-    db: AsyncSession, statement: Select[Post], window: Window
+    db: AsyncSession, window: Window, author: User | None = None
 ) -> PostPage:
-    """The part of a statement's posts that is asked for."""
-    posts, total = await fetch_page(db, statement, skip=window.skip, limit=window.limit)
-    return PostPage(posts, total, skip=window.skip, limit=window.limit)
+    """The part that is asked for of all posts, or of those of one author.
+
+    Raises:
+        RequestValidationError: The cursor is none of this list.
+    """
+    list_id = author.id if author else ALL_POSTS
+    statement = Post.newest_first_of(author) if author else Post.newest_first()
+    skip, position, after = window.skip, window.skip, None
+    if window.cursor is not None:
+        cursor = Cursor.decode(window.cursor, list_id)
+        position = cursor.position
+        after = Post.comes_after(cursor.date_posted, cursor.post_id)
+    # One more than asked for tells whether there are more.
+    posts, total = await fetch_page(
+        db, statement, skip=skip, limit=window.limit + 1, after=after
+    )
+    return PostPage(
+        posts[: window.limit],
+        total,
+        skip=position,
+        limit=window.limit,
+        has_more=len(posts) > window.limit,
+        list_id=list_id,
+    )
+
+
+async def answer_page(
+    request: Request,
+    response: Response,
+    db: AsyncSession,
+    window: Window,
+    author: User | None = None,
+) -> PostPage:
+    """A part of a list, with a link to the next one (RFC 8288) that goes on as it came.
+
+    Who names no `skip` is led by cursors, which do not drift.
+    """
+    page = await fetch_posts(db, window, author)
+    if page.has_more:
+        query: dict[str, Any] = {"cursor": page.next_cursor}
+        if "skip" in request.query_params:
+            query = {"skip": window.skip + window.limit}
+        link = link_to_next(request, query | {"limit": window.limit})
+        response.headers["Link"] = link
+    return page
 
 
 async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
@@ -61,31 +134,66 @@ async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Po
         post = await db.scalar(statement)
         if post is not None:
             return post
-    raise HTTPException(status.HTTP_404_NOT_FOUND, "Post not found")
+    raise POST_NOT_FOUND.error()
 
 
-async def get_post(post_id: int, db: DbSession) -> Post:
+PostId = Annotated[RowId, Path(description="The `id` of a post.")]
+
+
+async def get_post(post_id: PostId, db: DbSession) -> Post:
     """The post named in the path; 404 when no post has this id."""
     return await find_post(db, post_id)
 
 
 FoundPost = Annotated[Post, Depends(get_post)]
 
+IfMatch = Annotated[
+    str | SkipJsonSchema[None],
+    Header(
+        max_length=MAX_CONDITION_LENGTH,
+        description="The `ETag` that came with the post: nothing is done, and the "
+        "answer is a 412, when it has been changed since.",
+    ),
+]
+
+
+def represent(post: Post) -> bytes:
+    """The JSON of a post, as every operation that gives one sends it."""
+    return PostResponse.model_validate(post).model_dump_json().encode()
+
+
+def answer_post(content: bytes, status_code: int = status.HTTP_200_OK) -> Response:
+    """The JSON of a post as an answer, without a tag."""
+    return Response(content, status_code, media_type="application/json")
+
+
+def check_unchanged(post: Post, if_match: str | None) -> None:
+    """See to it that a post is still the one that a request speaks of.
+
+    Raises:
+        HTTPException: 412, with the present tag, when it is not (RFC 9110, 13.1.1).
+    """
+    tag = entity_tag(represent(post))
+    if if_match is not None and not lists_tag(if_match, tag):
+        raise CHANGED_MEANWHILE.error(ETag=tag)
+
 
 def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]]:
     """Make a dependency: the post named in the path, if the caller wrote it.
 
-    It stays locked until the request has ended its transaction, so that nobody deletes
-    it between this look and the change.
+    It stays locked until the request has ended its transaction, so that nobody changes
+    or deletes it between this look and the change.
     """
+    forbidden = NOT_TO_UPDATE if verb == "update" else NOT_TO_DELETE
 
     # Parameters are resolved from left to right: who asks (401), then for what (404).
-    async def get_own_post(user: CurrentUser, post_id: int, db: DbSession) -> Post:
+    async def get_own_post(
+        user: CurrentUser, post_id: PostId, db: DbSession, if_match: IfMatch = None
+    ) -> Post:
         post = await find_post(db, post_id, lock=True)
         if post.user_id != user.id:
-            raise HTTPException(
-                status.HTTP_403_FORBIDDEN, f"Not authorized to {verb} this post"
-            )
+            raise forbidden.error()
+        check_unchanged(post, if_match)
         return post
 
     return get_own_post
@@ -95,63 +203,133 @@ PostToUpdate = Annotated[Post, Depends(own_post("update"))]
 PostToDelete = Annotated[Post, Depends(own_post("delete"))]
 
 
-@router.get("", response_model=PaginatedPostsResponse)
-async def list_posts(window: Annotated[Window, Depends()], db: DbSession) -> PostPage:
-    """List all posts, newest first."""
-    return await fetch_posts(db, Post.newest_first(), window)
+@router.get(
+    "",
+    summary="List all posts",
+    response_model=PaginatedPostsResponse,
+    responses=answers(TAG_HEADER, LINK_HEADER),
+)
+async def list_posts(
+    request: Request, response: Response, window: QueriedWindow, db: DbSession
+) -> PostPage:
+    """All posts, the newest first, part by part.
+
+    To read on, follow `Link`, or repeat the request with `next_cursor` as `cursor`.
+    """
+    return await answer_page(request, response, db, window)
 
 
-@router.get("/{post_id}", response_model=PostResponse, responses=errors(404))
-async def read_post(post: FoundPost) -> Post:
-    """Read one post."""
-    return post
+@router.get(
+    "/{post_id}",
+    summary="Read a post",
+    response_model=PostResponse,
+    responses=answers(TAG_HEADER) | errors(POST_NOT_FOUND),
+)
+async def read_post(post: FoundPost) -> Response:
+    """One post, whole. Its `ETag` is what `If-Match` of the operations below takes."""
+    return answer_post(represent(post))
 
 
 @router.post(
     "",
+    summary="Publish a post",
     response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=errors(401),
+    responses=answers(TAG_HEADER, LOCATION_HEADER, status=201)
+    | errors(idempotency.KEY_REUSED, idempotency.STILL_RUNNING),
 )
-async def create_post(new: PostCreate, user: CurrentUser, db: DbSession) -> Post:
-    """Publish a post."""
-    post = Post(title=new.title or "", content=new.content, author=user)
-    db.add(post)
+async def create_post(
+    request: Request,
+    new: Annotated[PostCreate, NEW_POST],
+    user: CurrentUser,
+    db: DbSession,
+    key: idempotency.Key = None,
+) -> Response:
+    """A new post of one's own; it comes first in all lists from now on.
+
+    With an `Idempotency-Key` the request can be repeated until it is answered, and
+    publishes once.
+    """
     try:
-        await db.commit()
+        content = await publish_once(db, new, user, key)
     except IntegrityError as error:
         await db.rollback()
         # The author has been deleted since the token was checked.
-        raise invalid_token() from error
-    return post
+        raise INVALID_TOKEN.error() from error
+    response = answer_post(content, status.HTTP_201_CREATED)
+    post_id = PostResponse.model_validate_json(content).id
+    response.headers["Location"] = str(
+        request.app.url_path_for("read_post", post_id=post_id)
+    )
+    response.headers["ETag"] = entity_tag(content)
+    return response
 
 
-@router.put("/{post_id}", response_model=PostResponse, responses=errors(401, 403, 404))
-async def replace_post(new: PostReplace, post: PostToUpdate, db: DbSession) -> Post:
-    """Replace title and content."""
-    post.title = new.title or ""
-    post.content = new.content
+async def publish_once(
+    db: AsyncSession, new: PostCreate, user: User, key: str | None
+) -> bytes:
+    """Commit a new post, unless the key says that it was; gives its JSON."""
+    claimed = None
+    if key is not None:
+        claimed = await idempotency.claim(db, user, key, new.model_dump_json())
+        if claimed.answer:
+            return claimed.answer.encode()
+    post = Post(title=new.title or "", content=new.content, author=user)
+    db.add(post)
+    await db.flush()
+    content = represent(post)
+    if claimed is not None:
+        claimed.answer = content.decode()
     await db.commit()
-    return post
+    return content
+
+
+@router.put(
+    "/{post_id}",
+    summary="Replace a post",
+    response_model=PostResponse,
+    responses=errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
+)
+async def replace_post(
+    new: Annotated[PostReplace, NEW_POST], post: PostToUpdate, db: DbSession
+) -> Response:
+    """Another title and content for a post of one's own; both must be there.
+
+    The answer has no `ETag`: what is stored is not quite what was sent (RFC 9110,
+    section 9.3.4). Read the post to get it.
+    """
+    post.edit(title=new.title or "", content=new.content)
+    await db.commit()
+    return answer_post(represent(post))
 
 
 @router.patch(
-    "/{post_id}", response_model=PostResponse, responses=errors(401, 403, 404)
+    "/{post_id}",
+    summary="Change a post",
+    response_model=PostResponse,
+    responses=answers(TAG_HEADER)
+    | errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
 )
-async def update_post(changes: PostUpdate, post: PostToUpdate, db: DbSession) -> Post:
-    """Change the title, the content or both."""
-    for name, value in changes.model_dump(exclude_none=True).items():
-        setattr(post, name, value)
+async def update_post(
+    changes: Annotated[PostUpdate, PATCHED_POST], post: PostToUpdate, db: DbSession
+) -> Response:
+    """Another title, another content or both for a post of one's own."""
+    texts = {"title": post.title, "content": post.content}
+    post.edit(**(texts | changes.model_dump(exclude_none=True)))
     await db.commit()
-    return post
+    content = represent(post)
+    response = answer_post(content)
+    response.headers["ETag"] = entity_tag(content)
+    return response
 
 
 @router.delete(
     "/{post_id}",
+    summary="Delete a post",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=errors(401, 403, 404),
+    responses=errors(POST_NOT_FOUND, NOT_TO_DELETE, CHANGED_MEANWHILE),
 )
 async def delete_post(post: PostToDelete, db: DbSession) -> None:
-    """Delete a post."""
+    """A post of one's own goes for good."""
     await db.delete(post)
     await db.commit()

@@ -10,8 +10,8 @@ from fastapi import (
     APIRouter,
     BackgroundTasks,
     Depends,
-    Form,
     HTTPException,
+    Path,
     Request,
     Response,
     status,
@@ -28,12 +28,12 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 import rate_limits
 from auth import (
+    INVALID_TOKEN,
     CurrentUser,
     access_token_for,
     generate_reset_token,
     hash_reset_token,
     hashed,
-    invalid_token,
     unauthorized,
     verified,
 )
@@ -48,8 +48,21 @@ from image_utils import (
     upload_profile_image,
 )
 from models import PasswordResetToken, Post, User, now
-from routers import MAX_PAGE_LENGTH, Limit, Skip, Window, errors
-from routers.posts import PostPage, fetch_posts
+from problems import TOO_MANY_ATTEMPTS, Problem, errors
+from routers.documentation import (
+    CHANGED_PASSWORD,
+    CHANGED_USER,
+    FORGOTTEN,
+    LINK_HEADER,
+    LOCATION_HEADER,
+    LOGIN,
+    NEW_USER,
+    RESET,
+    TAG_HEADER,
+    answers,
+)
+from routers.paging import MAX_PAGE_LENGTH, Limit, QueriedWindow, Skip, link_to_next
+from routers.posts import PostPage, answer_page
 from schemas import (
     ChangePasswordRequest,
     ForgotPasswordRequest,
@@ -58,6 +71,7 @@ from schemas import (
     PaginatedPostsResponse,
     PasswordChangedResponse,
     ResetPasswordRequest,
+    RowId,
     Token,
     UserCreate,
     UserPrivateResponse,
@@ -71,17 +85,39 @@ logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/api/users", tags=["users"])
 
 DELETED_AT_ONCE = 5_000
-INVALID_IMAGE = (
-    "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
-)
-UPLOAD_FAILED = "Failed to upload image. Please try again."
+
+
 # One picture at a time: the largest that are accepted take some 400 MB while they are
 # decoded.
 decoders = CapacityLimiter(1)
+
+USER_NOT_FOUND = Problem(404, "User not found")
+NO_USERS = Problem(404, "Users not found")
+USERNAME_TAKEN = Problem(400, "Username already exists")
+EMAIL_TAKEN = Problem(400, "Email already registered")
+WRONG_LOGIN = unauthorized("Incorrect email or password")
+WRONG_PASSWORD = Problem(400, "Current password is incorrect")
+WRONG_RESET_TOKEN = Problem(400, "Invalid or expired reset token")
+NOT_TO_UPDATE = Problem(403, "Not authorized to update this user")
+NOT_TO_DELETE = Problem(403, "Not authorized to delete this user")
+NOT_TO_DEPICT = Problem(403, "Not authorized to update this user's picture")
+NOT_TO_STRIP = Problem(403, "Not authorized to delete this user's picture")
+INVALID_IMAGE = Problem(
+    400, "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
+)
+UPLOAD_FAILED = Problem(503, "Failed to upload image. Please try again.")
+NO_PICTURE = Problem(400, "No profile picture to delete")
+
 RESET_REQUESTED = (
     "If an account exists for this email address, a message with a reset link is on "
     "its way."
 )
+
+
+def file_too_large() -> Problem:
+    """What is said about a file above the limit, which is a setting."""
+    megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
+    return Problem(400, f"File too large. Maximum size is {megabytes:g}MB")
 
 
 def client_address(request: Request) -> str:
@@ -102,46 +138,58 @@ def client_address(request: Request) -> str:
 ClientAddress = Annotated[str, Depends(client_address)]
 
 
-async def get_user(user_id: int, db: DbSession) -> User:
+UserId = Annotated[RowId, Path(description="The `id` of a user.")]
+
+
+async def get_user(user_id: UserId, db: DbSession) -> User:
     """The user named in the path; 404 when no user has this id."""
     # Outside this range the driver fails instead of finding none.
     user = await db.get(User, user_id) if 0 < user_id <= MAX_ID else None
     if user is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "User not found")
+        raise USER_NOT_FOUND.error()
     return user
 
 
 FoundUser = Annotated[User, Depends(get_user)]
 
 
-def own_account(action: str) -> Callable[..., Awaitable[User]]:
+def own_account(forbidden: Problem) -> Callable[..., Awaitable[User]]:
     """Make a dependency: the user named in the path, if that is the caller."""
 
     # Parameters are resolved from left to right: 401 before all else.
-    async def get_own_account(user: CurrentUser, user_id: int) -> User:
+    async def get_own_account(user: CurrentUser, user_id: UserId) -> User:
         if user.id != user_id:
-            raise HTTPException(
-                status.HTTP_403_FORBIDDEN, f"Not authorized to {action}"
-            )
+            raise forbidden.error()
         return user
 
     return get_own_account
 
 
-UserToUpdate = Annotated[User, Depends(own_account("update this user"))]
-UserToDelete = Annotated[User, Depends(own_account("delete this user"))]
-UserToDepict = Annotated[User, Depends(own_account("update this user's picture"))]
-UserToStrip = Annotated[User, Depends(own_account("delete this user's picture"))]
+UserToUpdate = Annotated[User, Depends(own_account(NOT_TO_UPDATE))]
+UserToDelete = Annotated[User, Depends(own_account(NOT_TO_DELETE))]
+UserToDepict = Annotated[User, Depends(own_account(NOT_TO_DEPICT))]
+UserToStrip = Annotated[User, Depends(own_account(NOT_TO_STRIP))]
 
 
 @router.post(
     "",
+    summary="Sign up",
     response_model=UserPrivateResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=errors(400),
+    responses=answers(LOCATION_HEADER, status=201)
+    | errors(USERNAME_TAKEN, EMAIL_TAKEN),
 )
-async def create_user(new: UserCreate, db: DbSession) -> User:
-    """Sign up."""
+async def create_user(
+    request: Request,
+    response: Response,
+    new: Annotated[UserCreate, NEW_USER],
+    db: DbSession,
+) -> User:
+    """A new account. No mail is sent; log in with the address and the password.
+
+    Names and addresses are unique without regard to case. When both are taken, the name
+    is reported.
+    """
     user = User(
         username=new.username,
         email=new.email,
@@ -149,6 +197,9 @@ async def create_user(new: UserCreate, db: DbSession) -> User:
     )
     db.add(user)
     await save_account(db, user)
+    response.headers["Location"] = str(
+        request.app.url_path_for("read_user", user_id=user.id)
+    )
     return user
 
 
@@ -172,11 +223,11 @@ async def save_account(
         await db.rollback()
         others = User.with_username(username).where(User.id != user_id)
         taken = await db.scalar(select(others.exists()))
-        detail = "Username already exists" if taken else "Email already registered"
-        raise HTTPException(status.HTTP_400_BAD_REQUEST, detail) from error
+        problem = USERNAME_TAKEN if taken else EMAIL_TAKEN
+        raise problem.error() from error
     except StaleDataError as error:
         await db.rollback()
-        raise invalid_token() from error
+        raise INVALID_TOKEN.error() from error
 
 
 async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
@@ -186,11 +237,20 @@ async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
     )
 
 
-@router.post("/token", response_model=Token, responses=errors(401, 429))
+@router.post(
+    "/token",
+    summary="Log in",
+    response_model=Token,
+    responses=errors(WRONG_LOGIN, TOO_MANY_ATTEMPTS),
+)
 async def create_token(
-    form: Annotated[LoginForm, Form()], address: ClientAddress, db: DbSession
+    form: Annotated[LoginForm, LOGIN], address: ClientAddress, db: DbSession
 ) -> Token:
-    """Log in: an access token for an email address (as `username`) and its password."""
+    """An access token for an email address (as `username`) and its password.
+
+    The token ends after the time that the site's operator has set, and as soon as the
+    password changes.
+    """
     email = email_of(form)
     counted = (
         (settings.login_rate_account, "login", email, address),
@@ -204,7 +264,7 @@ async def create_token(
     if not await verified(form.password, user) or user is None:
         for rate in counted:
             await rate_limits.count(*rate)
-        raise unauthorized("Incorrect email or password")
+        raise WRONG_LOGIN.error()
     return Token(access_token=access_token_for(user))
 
 
@@ -216,13 +276,18 @@ def email_of(form: LoginForm) -> str:
         return form.username
 
 
-@router.get("/me", response_model=UserPrivateResponse, responses=errors(401))
+@router.get("/me", summary="Read one's own account", response_model=UserPrivateResponse)
 async def read_current_user(user: CurrentUser) -> User:
-    """Read one's own account."""
+    """The account that the token was issued for, with its address."""
     return user
 
 
-@router.get("", response_model=list[UserPublicResponse], responses=errors(404))
+@router.get(
+    "",
+    summary="List all users",
+    response_model=list[UserPublicResponse],
+    responses=answers(TAG_HEADER, LINK_HEADER) | errors(NO_USERS),
+)
 async def list_users(
     request: Request,
     response: Response,
@@ -230,28 +295,42 @@ async def list_users(
     skip: Skip = 0,
     limit: Limit = MAX_PAGE_LENGTH,
 ) -> Sequence[User]:
-    """List all users in the order in which they signed up."""
+    """All users in the order in which they signed up. To read on, follow `Link`."""
     statement = select(User).order_by(User.id).offset(skip).limit(limit + 1)
     users = (await db.scalars(statement)).all()
     if not users and not await db.scalar(select(exists(select(User.id)))):
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "Users not found")
+        raise NO_USERS.error()
     if len(users) > limit:
-        following = f"{request.url.path}?skip={skip + limit}&limit={limit}"
-        response.headers["Link"] = f'<{following}>; rel="next"'
+        query = {"skip": skip + limit, "limit": limit}
+        response.headers["Link"] = link_to_next(request, query)
     return users[:limit]
 
 
-@router.get("/{user_id}", response_model=UserPublicResponse, responses=errors(404))
+@router.get(
+    "/{user_id}",
+    summary="Read a user",
+    response_model=UserPublicResponse,
+    responses=answers(TAG_HEADER) | errors(USER_NOT_FOUND),
+)
 async def read_user(user: FoundUser) -> User:
-    """Read what is public of a user."""
+    """What is public of a user: name and picture."""
     return user
 
 
 @router.patch(
-    "/{user_id}", response_model=UserPrivateResponse, responses=errors(400, 401, 403)
+    "/{user_id}",
+    summary="Change one's own account",
+    response_model=UserPrivateResponse,
+    responses=errors(USERNAME_TAKEN, EMAIL_TAKEN, NOT_TO_UPDATE),
 )
-async def update_user(changes: UserUpdate, user: UserToUpdate, db: DbSession) -> User:
-    """Change one's own name, address or both."""
+async def update_user(
+    changes: Annotated[UserUpdate, CHANGED_USER], user: UserToUpdate, db: DbSession
+) -> User:
+    """Another name, another address or both.
+
+    A new address makes the links in all mails that were sent to reset the password
+    useless.
+    """
     address = user.email
     for name, value in changes.model_dump(exclude_none=True).items():
         setattr(user, name, value)
@@ -260,16 +339,19 @@ async def update_user(changes: UserUpdate, user: UserToUpdate, db: DbSession) ->
 
 
 @router.delete(
-    "/{user_id}", status_code=status.HTTP_204_NO_CONTENT, responses=errors(401, 403)
+    "/{user_id}",
+    summary="Delete one's own account",
+    status_code=status.HTTP_204_NO_CONTENT,
+    responses=errors(NOT_TO_DELETE),
 )
 async def delete_user(user: UserToDelete, db: DbSession) -> None:
-    """Delete one's own account, with its posts and its picture."""
+    """The account goes for good, with its posts, its picture and all its tokens."""
     await delete_posts_of(db, user)
     statement = delete(User).where(User.id == user.id).returning(User.image_file)
     deleted = (await db.execute(statement)).first()
     await db.commit()
     if deleted is None:
-        raise invalid_token()
+        raise INVALID_TOKEN.error()
     await discard_picture(deleted.image_file)
 
 
@@ -290,20 +372,29 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
 
 @router.get(
     "/{user_id}/posts",
+    summary="List the posts of a user",
     response_model=PaginatedPostsResponse,
-    responses=errors(404),
+    responses=answers(TAG_HEADER, LINK_HEADER) | errors(USER_NOT_FOUND),
 )
 async def list_user_posts(
-    user: FoundUser, window: Annotated[Window, Depends()], db: DbSession
+    request: Request,
+    response: Response,
+    user: FoundUser,
+    window: QueriedWindow,
+    db: DbSession,
 ) -> PostPage:
-    """List the posts of a user, newest first."""
-    return await fetch_posts(db, Post.newest_first_of(user), window)
+    """What one user has written, the newest first, part by part.
+
+    To read on, follow `Link`, or repeat the request with `next_cursor` as `cursor`.
+    """
+    return await answer_page(request, response, db, window, user)
 
 
 @router.patch(
     "/{user_id}/picture",
+    summary="Set one's own picture",
     response_model=UserPrivateResponse,
-    responses=errors(400, 401, 403, 503),
+    responses=errors(NOT_TO_DEPICT, file_too_large(), INVALID_IMAGE, UPLOAD_FAILED),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -312,7 +403,14 @@ async def list_user_posts(
                     "schema": {
                         "type": "object",
                         "required": ["file"],
-                        "properties": {"file": {"type": "string", "format": "binary"}},
+                        "properties": {
+                            "file": {
+                                "type": "string",
+                                "format": "binary",
+                                "description": "The file, "
+                                f"{settings.max_upload_size_bytes:,} bytes at most.",
+                            }
+                        },
                     }
                 }
             },
@@ -320,7 +418,12 @@ async def list_user_posts(
     },
 )
 async def upload_picture(request: Request, user: UserToDepict, db: DbSession) -> User:
-    """Set one's own picture from a JPEG, PNG, GIF or WebP file."""
+    """A picture from a JPEG, PNG, GIF or WebP file, in place of the one before.
+
+    The middle of it is cut out as a square, brought to 300 x 300 pixels and stored as a
+    JPEG without what cameras note in their files. Up to 50 megapixels for JPEG, 20 for
+    the others.
+    """
     # The connection goes back while the body arrives and the picture is made.
     await db.commit()
     content = await read_upload(request)
@@ -329,16 +432,14 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
             process_profile_image, content, limiter=decoders
         )
     except InvalidImage as error:
-        raise HTTPException(status.HTTP_400_BAD_REQUEST, INVALID_IMAGE) from error
+        raise INVALID_IMAGE.error() from error
     try:
         await run_in_threadpool(upload_profile_image, picture, filename)
     except StorageError as error:
         logger.error("Picture not stored: %s", error)
         # Nobody knows whether it was stored all the same.
         await discard_picture(filename)
-        raise HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE, UPLOAD_FAILED
-        ) from error
+        raise UPLOAD_FAILED.error() from error
     try:
         replaced = await replace_picture(db, user, filename)
     except Exception:
@@ -376,15 +477,10 @@ async def read_upload(request: Request) -> bytes:
         if not isinstance(file, UploadFile):
             raise missing_file("is missing")
         if (file.size or 0) > limit:
-            raise HTTPException(status.HTTP_400_BAD_REQUEST, too_large(limit))
+            raise file_too_large().error()
         return await file.read()
     finally:
         await form.close()
-
-
-def too_large(limit: int) -> str:
-    """What to say about a file of more than `limit` bytes."""
-    return f"File too large. Maximum size is {round(limit / 1024**2, 2):g}MB"
 
 
 def missing_file(message: str) -> RequestValidationError:
@@ -403,7 +499,7 @@ async def lock_user(db: AsyncSession, user: User) -> None:
     try:
         await db.refresh(user, with_for_update=True)
     except InvalidRequestError as error:
-        raise invalid_token() from error
+        raise INVALID_TOKEN.error() from error
 
 
 async def replace_picture(
@@ -428,31 +524,36 @@ async def discard_picture(filename: str | None) -> None:
 
 @router.delete(
     "/{user_id}/picture",
+    summary="Delete one's own picture",
     response_model=UserPrivateResponse,
-    responses=errors(400, 401, 403),
+    responses=errors(NO_PICTURE, NOT_TO_STRIP),
 )
 async def delete_picture(user: UserToStrip, db: DbSession) -> User:
-    """Go back to the default picture."""
+    """The picture goes; the default one takes its place."""
     replaced = await replace_picture(db, user, None)
     if replaced is None:
-        raise HTTPException(status.HTTP_400_BAD_REQUEST, "No profile picture to delete")
+        raise NO_PICTURE.error()
     await discard_picture(replaced)
     return user
 
 
 @router.post(
     "/forgot-password",
+    summary="Ask for a link that allows a new password",
     response_model=MessageResponse,
     status_code=status.HTTP_202_ACCEPTED,
-    responses=errors(429),
+    responses=errors(TOO_MANY_ATTEMPTS),
 )
 async def forgot_password(
-    forgotten: ForgotPasswordRequest,
+    forgotten: Annotated[ForgotPasswordRequest, FORGOTTEN],
     address: ClientAddress,
     db: BackgroundDbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
-    """Ask for a mail with a link for a new password."""
+    """A mail with a link goes to the address, if it is that of an account.
+
+    The answer does not tell whether it is. A new link makes the ones before it useless.
+    """
     await rate_limits.count(settings.reset_rate_address, "reset", address)
     user = await db.scalar(User.with_email(forgotten.email))
     await db.commit()
@@ -494,18 +595,25 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
     return token
 
 
-@router.post("/reset-password", response_model=MessageResponse, responses=errors(400))
-async def reset_password(reset: ResetPasswordRequest, db: DbSession) -> MessageResponse:
-    """Set a new password with the token from the mail."""
-    invalid = HTTPException(
-        status.HTTP_400_BAD_REQUEST, "Invalid or expired reset token"
-    )
+@router.post(
+    "/reset-password",
+    summary="Set a new password with a token from the mail",
+    response_model=MessageResponse,
+    responses=errors(WRONG_RESET_TOKEN),
+)
+async def reset_password(
+    reset: Annotated[ResetPasswordRequest, RESET], db: DbSession
+) -> MessageResponse:
+    """A new password for an account whose owner has forgotten the old one.
+
+    The token works once; all sessions of the account end.
+    """
     token_hash = hash_reset_token(reset.token)
     user = await db.scalar(User.with_reset_token(token_hash))
     # The connection goes back while the password is hashed.
     await db.commit()
     if user is None:
-        raise invalid
+        raise WRONG_RESET_TOKEN.error()
     password_hash = await hashed(reset.new_password)
     await lock_user(db, user)
     # Whoever deletes the token has used it; it may have been somebody else by now.
@@ -515,7 +623,7 @@ async def reset_password(reset: ResetPasswordRequest, db: DbSession) -> MessageR
         .returning(PasswordResetToken.id)
     )
     if used is None:
-        raise invalid
+        raise WRONG_RESET_TOKEN.error()
     await set_password(db, user, password_hash)
     return MessageResponse(
         message="Password reset successfully. "
@@ -534,26 +642,26 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
 
 @router.patch(
     "/me/password",
+    summary="Change one's own password",
     response_model=PasswordChangedResponse,
-    responses=errors(400, 401),
+    responses=errors(WRONG_PASSWORD),
 )
 async def change_password(
-    change: ChangePasswordRequest, user: CurrentUser, db: DbSession
+    change: Annotated[ChangePasswordRequest, CHANGED_PASSWORD],
+    user: CurrentUser,
+    db: DbSession,
 ) -> PasswordChangedResponse:
-    """Change one's own password; all other sessions end, this one gets a new token."""
-    incorrect = HTTPException(
-        status.HTTP_400_BAD_REQUEST, "Current password is incorrect"
-    )
+    """A new password. All sessions end, and this one gets a new token in the answer."""
     # The connection goes back while the passwords are hashed.
     await db.commit()
     verified_hash = user.password_hash
     if not await verified(change.current_password, user):
-        raise incorrect
+        raise WRONG_PASSWORD.error()
     password_hash = await hashed(change.new_password)
     await lock_user(db, user)
     # Another change came first: what was verified is no longer the password.
     if user.password_hash != verified_hash:
-        raise incorrect
+        raise WRONG_PASSWORD.error()
     await set_password(db, user, password_hash)
     return PasswordChangedResponse(
         message="Password changed successfully", access_token=access_token_for(user)

@@ -48,12 +48,21 @@ import image_utils  # noqa: E402
 from config import settings  # noqa: E402
 from database import AsyncSessionLocal, Base, engine, get_db  # noqa: E402
 from main import app  # noqa: E402
+from tests.recorder import Contract, Recording  # noqa: E402
 
 # Whatever imported the settings too early would have the tests write to, and empty, the
 # development database.
 assert settings.is_production, "the settings were read before the tests had made theirs"
 
 PASSWORD = "correct horse"
+
+contract = Contract(app.openapi())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the run to the OpenAPI document."""
+    folder = Path(__file__).parent
+    config.pluginmanager.register(Recording(contract, folder, config.rootpath))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,8 +115,12 @@ async def db(new_session: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSess
 
 def make_client() -> AsyncClient:
     """A client of the application in this process, without a server between."""
-    # The addresses that a browser on this machine would use.
-    return AsyncClient(transport=ASGITransport(app), base_url="http://127.0.0.1:8000")
+    return AsyncClient(
+        transport=ASGITransport(app),
+        # The addresses that a browser on this machine would use.
+        base_url="http://127.0.0.1:8000",
+        event_hooks={"response": [contract.check]},
+    )
 
 
 @pytest.fixture

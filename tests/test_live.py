@@ -213,6 +213,6 @@ def test_database_is_shared_with_commands_and_stopped_by_the_last(
     stopped = not pid_file.exists()
     installation.start()
 
-    assert "0001" in while_serving
+    assert "(head)" in while_serving
     assert running
     assert stopped

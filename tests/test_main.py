@@ -351,6 +351,8 @@ async def test_bug_in_the_api_is_a_500_that_tells_nothing(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_with(RuntimeError("a secret detail"), monkeypatch)
+    # The document declares no bugs.
+    bare_client.event_hooks = {}
 
     response = await bare_client.get("/api/posts")
 
@@ -379,6 +381,7 @@ async def test_bug_is_logged_without_the_query_of_its_address(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fail_with(RuntimeError("a bug"), monkeypatch)
+    bare_client.event_hooks = {}
 
     response = await bare_client.get("/?token=hunt3r")
 
@@ -579,6 +582,7 @@ async def test_response_to_a_bug_has_the_security_headers(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     fail_with(RuntimeError("a bug"), monkeypatch)
+    bare_client.event_hooks = {}
 
     response = await bare_client.get(path, headers={"Host": "blog.example.com"})
 

@@ -270,6 +270,7 @@ async def test_post_as_data(client: AsyncClient, ada: dict[str, str]) -> None:
             "headline": "A title",
             "description": "Some content",
             "datePublished": head.meta["article:published_time"],
+            "dateModified": head.meta["article:published_time"],
             "mainEntityOfPage": f"{SITE}/posts/{post['id']}",
             "author": {
                 "@type": "Person",

@@ -44,6 +44,7 @@ async def test_get_posts_empty(client: AsyncClient) -> None:
         "skip": 0,
         "limit": 10,
         "has_more": False,
+        "next_cursor": None,
     }
 
 
@@ -57,12 +58,13 @@ async def test_get_posts_with_pagination(
 
     assert response.status_code == 200
     assert titles(response.json()) == ["3", "2"]
-    assert {**response.json(), "posts": ...} == {
+    assert {**response.json(), "posts": ..., "next_cursor": ...} == {
         "posts": ...,
         "total": 5,
         "skip": 1,
         "limit": 2,
         "has_more": True,
+        "next_cursor": ...,
     }
 
 
@@ -399,6 +401,7 @@ async def test_update_post_success(client: AsyncClient, ada: dict[str, str]) -> 
         **post,
         "title": "Another title",
         "display_title": "Another title",
+        "date_updated": response.json()["date_updated"],
     }
     assert (await client.get(f"/api/posts/{post['id']}")).json() == response.json()
 

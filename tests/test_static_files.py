@@ -187,7 +187,7 @@ async def test_missing_file_is_not_kept(client: AsyncClient) -> None:
     response = await client.get(static_path("css/nothing.css"))
 
     assert response.status_code == 404
-    assert "cache-control" not in response.headers
+    assert response.headers["cache-control"] == "no-store"
 
 
 # What is not served

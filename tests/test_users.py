@@ -330,6 +330,7 @@ async def test_posts_of_a_user_are_only_theirs_newest_first(
         "skip": 0,
         "limit": 10,
         "has_more": False,
+        "next_cursor": None,
     }
 
 

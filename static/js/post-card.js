@@ -1,5 +1,6 @@
 // The card of a post, cloned from <template data-post-template> and filled with text only.
-import { formatDate, withId } from "./utils.js";
+import { showDates } from "./post-dates.js";
+import { withId } from "./utils.js";
 
 export function makeCard(template, post) {
   const card = template.content.cloneNode(true).querySelector("[data-post]");
@@ -10,8 +11,7 @@ export function makeCard(template, post) {
   find("author-link").href = withId(find("author-link").dataset.url, post.author.id);
   find("author-name").textContent = post.author.username;
   find("avatar").src = post.author.image_path;
-  find("post-date").dateTime = post.date_posted;
-  find("post-date").textContent = formatDate(post.date_posted);
+  showDates(card, post);
   find("post-excerpt").textContent = post.excerpt;
   return card;
 }

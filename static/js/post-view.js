@@ -1,5 +1,6 @@
 // Hook: <article data-post-view data-user-id="7">: its author can edit and delete it.
 import { watchUser } from "./auth.js";
+import { showDates } from "./post-dates.js";
 
 export function init(root = document) {
   const view = root.querySelector("[data-post-view]");
@@ -16,4 +17,5 @@ function show(view, post) {
   document.title = document.title.replace(oldTitle, () => post.display_title);
   view.querySelector("[data-post-title]").textContent = post.display_title;
   view.querySelector("[data-post-content]").textContent = post.content;
+  showDates(view, post);
 }

@@ -1,0 +1,28 @@
+"""Writes the description of the API: `python -m docs.openapi [FILE]`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).parents[1] / "openapi.json"
+
+
+def as_text(document: dict[str, Any]) -> str:
+    """A document as it stands in the file."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def main(file: Path) -> None:
+    """Write the document that the application has when nothing is set."""
+    os.environ.clear()
+    os.environ["ENV_FILE"] = os.devnull
+    # Only now: the settings are read when the application is imported.
+    from main import app
+
+    file.write_text(as_text(app.openapi()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(*sys.argv[1:]) if sys.argv[1:] else FILE)

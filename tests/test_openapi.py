@@ -1,0 +1,248 @@
+"""The OpenAPI document: it is the one in the repository, and it leaves nothing out."""
+
+import difflib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import BASE_DIR
+from docs.openapi import FILE, as_text
+from main import app
+from tests.recorder import Json, examples, follow, operations
+
+DOCUMENT = app.openapi()
+OPERATIONS = {
+    f"{method} {template}": operation
+    for method, template, operation in operations(DOCUMENT)
+}
+SCHEMAS: dict[str, Json] = DOCUMENT["components"]["schemas"]
+# Settings that may well be other ones on the machine that writes the document.
+OTHER_SETTINGS = {
+    "POSTS_PER_PAGE": "7",
+    "MAX_UPLOAD_SIZE_BYTES": "1000",
+    "ACCESS_TOKEN_EXPIRE_MINUTES": "7",
+    "RESET_TOKEN_EXPIRE_MINUTES": "7",
+    "LOGIN_RATE_ACCOUNT": "7/day",
+    "FRONTEND_URL": "https://blog.example.com",
+    "S3_BUCKET_NAME": "bucket",
+}
+# What JSON Schema and OpenAPI have to keep a string within bounds, or to a set.
+STRING_BOUNDS = {"maxLength", "enum", "const"}
+# A file has its own limit, and is no text.
+FILE_MARKS = {"contentMediaType", "contentEncoding"}
+
+
+def difference(old: str, new: str) -> str:
+    """What has to change in one text to make it the other."""
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), "openapi.json", "app.openapi()", lineterm=""
+    )
+    return "\n".join(lines)
+
+
+def responses(operation: Json) -> dict[str, Json]:
+    """What an operation answers, by status."""
+    return {
+        status: follow(DOCUMENT, response)
+        for status, response in operation["responses"].items()
+    }
+
+
+def errors(operation: Json) -> dict[str, Json]:
+    """The answers of an operation that are errors."""
+    return {
+        status: response
+        for status, response in responses(operation).items()
+        if int(status) >= HTTPStatus.BAD_REQUEST
+    }
+
+
+def parameters(operation: Json) -> list[Json]:
+    """What an operation takes from the path, the query and the headers."""
+    return [follow(DOCUMENT, found) for found in operation.get("parameters", [])]
+
+
+def request_schemas(operation: Json) -> dict[str, Json]:
+    """The schemas of all that an operation takes, by where it is."""
+    body = follow(DOCUMENT, operation.get("requestBody", {}))
+    return {found["name"]: found["schema"] for found in parameters(operation)} | {
+        media_type: media["schema"]
+        for media_type, media in body.get("content", {}).items()
+    }
+
+
+def unbounded(schema: Json, place: str) -> Iterator[str]:
+    """Where in a schema a text or a number may be as large as it likes."""
+    schema = follow(DOCUMENT, schema)
+    for kind in ("anyOf", "oneOf", "allOf"):
+        for part in schema.get(kind, []):
+            yield from unbounded(part, place)
+    for name, part in schema.get("properties", {}).items():
+        yield from unbounded(part, f"{place}.{name}")
+    if isinstance(schema.get("items"), dict):
+        yield from unbounded(schema["items"], f"{place}[]")
+    if not is_bounded(schema):
+        yield place
+
+
+def is_bounded(schema: Json) -> bool:
+    """Whether a string has a greatest length, and an integer both its ends."""
+    if schema.get("type") == "string":
+        is_file = schema.get("format") == "binary" or FILE_MARKS & schema.keys()
+        return bool(is_file or STRING_BOUNDS & schema.keys())
+    if schema.get("type") == "integer":
+        return "const" in schema or "enum" in schema or has_both_ends(schema)
+    return True
+
+
+def has_both_ends(schema: Json) -> bool:
+    """Whether a number has a least and a greatest value."""
+    return bool(
+        {"minimum", "exclusiveMinimum"} & schema.keys()
+        and {"maximum", "exclusiveMaximum"} & schema.keys()
+    )
+
+
+def written_document(file: Path) -> str:
+    """What the command writes on a machine with other settings."""
+    subprocess.run(
+        [sys.executable, "-m", "docs.openapi", str(file)],
+        cwd=BASE_DIR,
+        env={**os.environ, **OTHER_SETTINGS},
+        check=True,
+    )
+    return file.read_text(encoding="utf-8")
+
+
+# The file
+
+
+def test_file_is_the_document_of_the_application(tmp_path: Path) -> None:
+    current = written_document(tmp_path / "openapi.json")
+
+    changes = difference(FILE.read_text(encoding="utf-8"), current)
+
+    assert not changes, f"`make openapi` writes openapi.json anew:\n{changes}"
+
+
+def test_document_does_not_follow_the_version_of_python() -> None:
+    # Phrases of the standard library change: 413 was "Request Entity Too Large".
+    phrases = {status.phrase for status in HTTPStatus}
+
+    faults = [
+        f"{name} {status}"
+        for name, operation in OPERATIONS.items()
+        for status, response in responses(operation).items()
+        if response["description"] in phrases
+    ]
+
+    assert not faults, faults
+
+
+# The whole
+
+
+@pytest.mark.parametrize("key", ["title", "version", "description", "license"])
+def test_document_says_what_it_describes(key: str) -> None:
+    assert DOCUMENT["info"].get(key)
+
+
+def test_version_of_openapi_has_json_schema() -> None:
+    assert DOCUMENT["openapi"].startswith("3.1.")
+
+
+def test_tags_have_descriptions() -> None:
+    used = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
+    described = {
+        tag["name"] for tag in DOCUMENT.get("tags", []) if tag.get("description")
+    }
+
+    assert used == described
+
+
+def test_operation_ids_are_unique() -> None:
+    ids = Counter(operation["operationId"] for operation in OPERATIONS.values())
+
+    faults = [name for name, number in ids.items() if number > 1]
+
+    assert not faults, faults
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_properties_of_schemas_have_descriptions(name: str) -> None:
+    properties: dict[str, Any] = SCHEMAS[name].get("properties", {})
+
+    faults = [key for key, part in properties.items() if not part.get("description")]
+
+    assert not faults, faults
+
+
+# Each operation
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_operation_is_described(operation: Json) -> None:
+    assert operation["operationId"].isidentifier()
+    assert operation.get("summary")
+    assert operation.get("description")
+    assert operation.get("tags")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_parameters_have_descriptions(operation: Json) -> None:
+    faults = [
+        parameter["name"]
+        for parameter in parameters(operation)
+        if not parameter.get("description")
+    ]
+
+    assert not faults, faults
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_requests_have_bounds(operation: Json) -> None:
+    faults = [
+        place
+        for name, schema in request_schemas(operation).items()
+        for place in unbounded(schema, name)
+    ]
+
+    assert not faults, faults
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_errors_have_named_schemas(operation: Json) -> None:
+    faults = [
+        f"{status} {media_type}"
+        for status, response in errors(operation).items()
+        for media_type, media in response.get("content", {"": {}}).items()
+        if media.get("schema", {}).keys() != {"$ref"}
+    ]
+
+    assert not faults, faults
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_errors_have_examples(operation: Json) -> None:
+    faults = [
+        status
+        for status, response in errors(operation).items()
+        if not any(
+            examples(DOCUMENT, media) for media in response.get("content", {}).values()
+        )
+    ]
+
+    assert not faults, faults
+
+
+def test_examples_are_json() -> None:
+    # What Python writes and JSON does not know would make the file unreadable.
+    assert json.loads(as_text(DOCUMENT)) == DOCUMENT

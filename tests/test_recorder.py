@@ -1,0 +1,332 @@
+"""The recorder catches what the document does not declare, and what nobody saw."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.recorder import Breach, Contract
+
+pytest_plugins = ["pytester"]
+
+ERROR = {
+    "description": "Not there.",
+    "content": {
+        "application/json": {
+            "schema": {"$ref": "#/components/schemas/Error"},
+            "examples": {
+                "none": {"value": {"detail": "No such thing"}},
+                "large": {"value": {"detail": "More than 5MB"}},
+            },
+        },
+        "application/problem+json": {
+            "schema": {"$ref": "#/components/schemas/Error"},
+            "example": {"detail": "No such problem"},
+        },
+    },
+}
+DOCUMENT: dict[str, Any] = {
+    "paths": {
+        "/things/{thing_id}": {
+            "parameters": [],
+            "get": {
+                "responses": {
+                    "200": {
+                        "headers": {"ETag": {"schema": {"type": "string"}}},
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": "#/components/schemas/Thing"}
+                            }
+                        },
+                    },
+                    "304": {"description": "Still the same."},
+                    "404": {"$ref": "#/components/responses/Error"},
+                }
+            },
+        },
+        "/things/new": {"get": {"responses": {"204": {}}}},
+    },
+    "components": {
+        "schemas": {
+            "Thing": {"properties": {"parts": {"$ref": "#/components/schemas/Parts"}}},
+            "Parts": {"type": "array", "items": {"type": "integer"}},
+            "Error": {"type": "object", "required": ["detail"]},
+        },
+        "responses": {"Error": ERROR},
+    },
+}
+THING: dict[str, Any] = {"parts": [1, 2]}
+
+
+async def get(answer: httpx.Response, *, path: str = "/things/7") -> Contract:
+    """A contract that has seen this answer of an operation."""
+    contract = Contract(DOCUMENT)
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda _request: answer),
+        base_url="http://127.0.0.1",
+        event_hooks={"response": [contract.check]},
+    ) as client:
+        await client.get(path)
+    return contract
+
+
+# Single answers
+
+
+async def test_declared_answer_is_seen() -> None:
+    contract = await get(httpx.Response(200, json=THING, headers={"ETag": '"1"'}))
+
+    assert contract.seen == {
+        "GET /things/{thing_id} 200",
+        "GET /things/{thing_id} 200: header 'etag'",
+    }
+
+
+async def test_declared_error_is_seen_with_its_words() -> None:
+    contract = await get(httpx.Response(404, json={"detail": "No such thing"}))
+
+    assert contract.seen == {
+        "GET /things/{thing_id} 404",
+        "GET /things/{thing_id} 404: detail 'No such thing'",
+    }
+
+
+async def test_number_in_an_error_may_follow_a_setting() -> None:
+    contract = await get(httpx.Response(404, json={"detail": "More than 0.25MB"}))
+
+    assert "GET /things/{thing_id} 404: detail 'More than 5MB'" in contract.seen
+
+
+async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
+    contract = await get(httpx.Response(304))
+
+    assert contract.missing() == [
+        "GET /things/new 204",
+        "GET /things/{thing_id} 200",
+        "GET /things/{thing_id} 200: header 'etag'",
+        "GET /things/{thing_id} 404",
+        "GET /things/{thing_id} 404: detail 'More than 5MB'",
+        "GET /things/{thing_id} 404: detail 'No such problem'",
+        "GET /things/{thing_id} 404: detail 'No such thing'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (httpx.Response(418), "418: the status is not declared"),
+        (
+            httpx.Response(200, json={"parts": [1, "two"]}),
+            r"200: the body does not fit: \$\.parts\[1\]: 'two' is not of type",
+        ),
+        (
+            httpx.Response(200, text="A thing"),
+            "200: the media type 'text/plain' is not declared",
+        ),
+        (httpx.Response(200), "200: the media type '' is not declared"),
+        (httpx.Response(304, text="A thing"), "304: a body is not declared"),
+        (
+            httpx.Response(200, json=THING, headers={"Link": "</>"}),
+            "200: the header 'link' is not declared",
+        ),
+        (
+            httpx.Response(304, headers={"ETag": '"1"'}),
+            "304: the header 'etag' is not declared",
+        ),
+        (
+            httpx.Response(404, json={"detail": "Nothing there"}),
+            "404: the detail 'Nothing there' is not among the declared examples",
+        ),
+        (
+            httpx.Response(404, json={"message": "No such thing"}),
+            r"404: the body does not fit: \$: 'detail' is a required property",
+        ),
+    ],
+)
+async def test_undeclared_answer_fails_the_test(
+    answer: httpx.Response, fault: str
+) -> None:
+    with pytest.raises(Breach, match=r"^GET /things/\{thing_id\} " + fault):
+        await get(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(304, headers={"Vary": "Accept", "Cache-Control": "no-cache"}),
+        httpx.Response(304, headers={"Access-Control-Allow-Origin": "*"}),
+        httpx.Response(404, json={"detail": [{"msg": "Everything wrong"}]}),
+        httpx.Response(
+            404,
+            json={"detail": "No such problem"},
+            headers={"Content-Type": "application/problem+json"},
+        ),
+    ],
+)
+async def test_what_every_answer_may_have_is_no_fault(answer: httpx.Response) -> None:
+    assert (await get(answer)).seen
+
+
+async def test_path_without_parameters_comes_first() -> None:
+    contract = await get(httpx.Response(204), path="/things/new")
+
+    assert contract.seen == {"GET /things/new 204"}
+
+
+@pytest.mark.parametrize("path", ["/", "/things", "/things/7/parts", "/things/7/"])
+async def test_what_is_no_operation_answers_as_it_likes(path: str) -> None:
+    contract = await get(httpx.Response(418, text="teapot"), path=path)
+
+    assert contract.seen == set()
+
+
+# Whole runs
+
+CONFTEST = """
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.recorder import Contract, Recording
+
+RESPONSES = {"200": {}, "404": {}, "409": {}}
+contract = Contract({"paths": {"/": {"get": {"responses": RESPONSES}}}})
+
+
+def pytest_configure(config):
+    recording = Recording(contract, Path(__file__).parent, config.rootpath)
+    config.pluginmanager.register(recording)
+
+
+@pytest.fixture
+def get():
+    async def ask(status):
+        async with httpx.AsyncClient(
+            transport=httpx.MockTransport(lambda _: httpx.Response(status)),
+            base_url="http://127.0.0.1",
+            event_hooks={"response": [contract.check]},
+        ) as client:
+            await client.get("/")
+
+    return lambda status: asyncio.run(ask(status))
+"""
+TEST_FOUND = """
+def test_found(get):
+    get(200)
+
+
+def test_not_found(get):
+    get(404)
+"""
+TEST_CONFLICT = """
+def test_nothing():
+    pass
+
+
+def test_conflict(get):
+    get(409)
+"""
+NEVER_SEEN = "seen by no test"
+PARALLEL = ["-p", "xdist", "--numprocesses=2", "--dist=loadfile"]
+
+
+@pytest.fixture
+def project(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> pytest.Pytester:
+    """A folder of tests that, all together, see everything."""
+    # Of the plugins that are installed some take seconds to import.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makeini("[pytest]")
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_found=TEST_FOUND, test_conflict=TEST_CONFLICT)
+    return pytester
+
+
+@pytest.mark.parametrize("options", [[], PARALLEL])
+def test_run_that_has_seen_everything_succeeds(
+    project: pytest.Pytester, options: list[str]
+) -> None:
+    result = project.runpytest_inprocess(*options)
+
+    assert result.ret == 0
+    assert NEVER_SEEN not in result.stdout.str()
+
+
+@pytest.mark.parametrize("options", [[], PARALLEL])
+def test_run_fails_when_something_declared_was_not_seen(
+    project: pytest.Pytester, options: list[str]
+) -> None:
+    project.makepyfile(test_conflict="def test_nothing(): pass")
+
+    result = project.runpytest_inprocess(*options)
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert NEVER_SEEN in result.stdout.str()
+    assert "\nGET / 409\n" in result.stdout.str()
+    assert "GET / 404" not in result.stdout.str()
+
+
+def test_test_that_was_skipped_has_seen_nothing(project: pytest.Pytester) -> None:
+    skip = "import pytest\npytestmark = pytest.mark.skip\n"
+    project.makepyfile(test_conflict=skip + TEST_CONFLICT)
+
+    result = project.runpytest_inprocess()
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "\nGET / 409\n" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["-k", "not test_conflict"],
+        ["test_found.py"],
+        ["test_found.py", "test_conflict.py::test_nothing"],
+        ["--ignore=test_conflict.py"],
+        ["--deselect=test_conflict.py::test_conflict"],
+        ["test_found.py", *PARALLEL],
+    ],
+)
+def test_selection_does_not_fail_for_what_it_leaves_out(
+    project: pytest.Pytester, selection: list[str]
+) -> None:
+    result = project.runpytest_inprocess(*selection)
+
+    assert result.ret == 0
+    assert NEVER_SEEN not in result.stdout.str()
+
+
+def test_repeated_failure_does_not_fail_for_what_it_leaves_out(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(test_found="def test_found(get): get(418)")
+    assert project.runpytest_inprocess().ret == pytest.ExitCode.TESTS_FAILED
+    project.makepyfile(test_found=TEST_FOUND)
+
+    result = project.runpytest_inprocess("--last-failed")
+
+    assert result.ret == 0
+    assert NEVER_SEEN not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("failure", "options"),
+    [
+        ("assert False", ["--exitfirst"]),
+        ("import pytest; pytest.exit('Enough')", []),
+        ("import os; os._exit(1)", [*PARALLEL, "--max-worker-restart=0"]),
+    ],
+)
+def test_run_that_ended_early_is_not_asked_for_the_rest(
+    project: pytest.Pytester, failure: str, options: list[str]
+) -> None:
+    test = f"def test_first(): {failure}\n"
+    project.makepyfile(test_conflict=test + TEST_CONFLICT)
+
+    result = project.runpytest_inprocess(*options)
+
+    assert result.ret != 0
+    assert NEVER_SEEN not in result.stdout.str()
