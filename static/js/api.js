@@ -7,6 +7,7 @@ const TIMEOUT_MS = 60_000;
 const UNREACHABLE =
   "The site cannot be reached. Check the connection and try again; what you typed is still here.";
 const UNAVAILABLE = "The site cannot do this right now. Please try again in a moment.";
+const STILL_RUNNING = "The first try is still on its way. Please try again in a moment.";
 const SESSION_ENDED = "Your session has ended. Please log in again.";
 
 // The API names no field when a rule that spans several rows or tables is broken.
@@ -22,7 +23,7 @@ export class ApiError extends Error {
     super(message, { cause });
     this.status = status;
     this.fields = fields;
-    this.canRetry = status === 0 || status === 429 || status >= 500;
+    this.canRetry = [0, 409, 429].includes(status) || status >= 500;
   }
 }
 
@@ -30,14 +31,24 @@ export class ApiError extends Error {
  * Send `json` or `body` and give back the JSON of the answer (null when it has none).
  * Only a 401 to a token ends the session; `anonymous` sends none.
  */
-export async function request(url, { method = "GET", json, body, anonymous = false } = {}) {
+export async function request(url, options) {
+  return readJson(await exchange(url, options));
+}
+
+/** The JSON at `url`, and the tag by which a change of it can say what it changes. */
+export async function requestTagged(url) {
+  const response = await exchange(url);
+  return { json: await readJson(response), tag: response.headers.get("ETag") };
+}
+
+async function exchange(url, { method = "GET", json, body, headers, anonymous = false } = {}) {
   const token = anonymous ? null : getToken();
   const response = await send(url, {
     method,
-    headers: headersFor(token, json),
+    headers: { ...headersFor(token, json), ...headers },
     body: json === undefined ? body : JSON.stringify(json),
   });
-  if (response.ok) return readJson(response);
+  if (response.ok) return response;
   if (response.status === 401 && token) removeToken(token);
   throw await toError(response, token);
 }
@@ -64,6 +75,7 @@ async function readJson(response) {
 async function toError(response, token) {
   const { status } = response;
   if (status === 401 && token) return new ApiError(SESSION_ENDED, { status });
+  if (status === 409) return new ApiError(STILL_RUNNING, { status });
   if (status === 429) return new ApiError(waitMessage(response), { status });
   if (status >= 500) return new ApiError(UNAVAILABLE, { status });
   const answer = await response.json().catch(() => ({}));

@@ -9,7 +9,7 @@ export function offerDraft(form, author, current, use) {
   const draft = findDraft(author.id, form.dataset.postId, current);
   box.hidden = !draft;
   if (!draft) return;
-  describe(box, draft);
+  describe(box, draft, current);
   box.querySelector("[data-draft-restore]").onclick = () => {
     box.hidden = true;
     use(draft);
@@ -21,12 +21,13 @@ export function offerDraft(form, author, current, use) {
   };
 }
 
-function describe(box, draft) {
+function describe(box, draft, current) {
   const start = `${draft.title} ${draft.content}`.trim();
   const date = new Date(draft.savedAt);
   const time = box.querySelector("[data-draft-date]");
   time.dateTime = date.toISOString();
   time.textContent = date.toLocaleString("en-US", { dateStyle: "long", timeStyle: "short" });
+  box.querySelector("[data-draft-outdated]").hidden = draft.version === current.version;
   box.querySelector("[data-draft-start]").textContent =
     start.length > LONGEST_START ? `${start.slice(0, LONGEST_START)}…` : start;
 }

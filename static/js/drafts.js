@@ -3,7 +3,7 @@
 import { keysWithPrefix, read, remove, write } from "./storage.js";
 
 export function newDraftKey(userId, postId) {
-  return `${prefixOf(userId, postId)}${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+  return prefixOf(userId, postId) + crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
 
 function prefixOf(userId, postId) {

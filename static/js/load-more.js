@@ -1,4 +1,4 @@
-// Hook: <div data-feed data-url="/api/posts" data-limit="10" data-page="1">, the list in it,
+// Hook: <div data-feed data-url="/api/posts" data-limit="10" data-cursor="...">, the list in it,
 // and <button data-load-more> beside the plain link to the older posts.
 import { request } from "./api.js";
 import { makeCard } from "./post-card.js";
@@ -45,30 +45,20 @@ async function loadNow(feed, wanted) {
   }
 }
 
-// Pages are counted from the newest post, so every new or deleted one shifts them. Each
-// request therefore overlaps with what is shown, and goes back until it meets that.
-async function fetchOlder(feed, wanted) {
-  const limit = Math.min(wanted + 1, MOST_PER_REQUEST);
-  let skip = Math.max(0, nextSkip(feed) - 1);
-  for (;;) {
-    const { posts, has_more } = await request(`${feed.dataset.url}?skip=${skip}&limit=${limit}`);
-    const known = posts.findLastIndex((post) => cardOf(feed, post.id));
-    if (known === -1 && skip > 0) skip = Math.max(0, skip - limit + 1);
-    else if (known === posts.length - 1 && has_more) skip += limit - 1;
-    else return { posts: posts.slice(known + 1), skip: skip + posts.length, has_more };
-  }
+// A cursor names the last post shown: what others publish or delete meanwhile shifts nothing.
+function fetchOlder(feed, wanted) {
+  const query = new URLSearchParams({
+    cursor: feed.dataset.cursor,
+    limit: Math.min(wanted, MOST_PER_REQUEST),
+  });
+  return request(`${feed.dataset.url}?${query}`);
 }
 
-function nextSkip(feed) {
-  const { skip, page, limit } = feed.dataset;
-  return Number(skip ?? (page - 1) * limit + cards(feed).length);
-}
-
-function append(feed, { posts, skip, has_more }) {
+function append(feed, { posts, next_cursor, has_more }) {
   const template = feed.querySelector("[data-post-template]");
   const added = posts.map((post) => makeCard(template, post));
   feed.querySelector("[data-feed-list]").append(...added);
-  feed.dataset.skip = skip;
+  feed.dataset.cursor = next_cursor ?? "";
   feed.querySelector("[data-feed-more]").hidden = !has_more;
   feed.querySelector("[data-feed-status]").textContent = has_more
     ? `${count(added.length, "more post")}.`

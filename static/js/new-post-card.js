@@ -11,7 +11,9 @@ export function init(root = document) {
 
 function belongsOnTop(feed, post) {
   const { page, userId } = feed.dataset;
-  return page === "1" && (userId === "0" || userId === String(post.user_id));
+  // A post that was published before its answer got lost can be there already.
+  const isThere = feed.querySelector(`[data-post-id="${post.id}"]`);
+  return !isThere && page === "1" && (userId === "0" || userId === String(post.user_id));
 }
 
 function prepend(feed, post) {

@@ -1,13 +1,18 @@
 // Hook: <form data-post-form data-url="/api/posts" data-method="POST"> in a modal; with
 // data-post-id it edits that post. data-unsaved marks text that the server does not have.
-import { request } from "./api.js";
+import { ApiError, request, requestTagged } from "./api.js";
 import { getCurrentUser } from "./auth.js";
 import { offerDraft } from "./draft-offer.js";
 import { differs, newDraftKey, removeDraft, saveDraft } from "./drafts.js";
+import { hideConflict, showConflict } from "./edit-conflict.js";
 import { clearErrors, onSubmit, setBusy } from "./forms.js";
 import { hideQuestion, sendAs } from "./reauth.js";
 import { goToLogin } from "./return-url.js";
 import { hideModal, showError, showSuccess, withId } from "./utils.js";
+
+const KEY_REUSED = "Idempotency-Key was used for another request";
+const PUBLISHED_BEFORE =
+  "An earlier try did arrive: the text as it was then is published. Retry publishes this one too.";
 
 export function init(root = document) {
   for (const form of root.querySelectorAll("[data-post-form]")) attach(form);
@@ -22,7 +27,7 @@ function attach(form) {
   });
   form.querySelector("[data-post-fields]").addEventListener("input", () => {
     form.toggleAttribute("data-unsaved", differs(textOf(form), session.saved));
-    saveDraft(session.draftKey, textOf(form));
+    keepDraft(form, session);
   });
   onSubmit(form, () => submit(form, modal, session));
 }
@@ -30,6 +35,7 @@ function attach(form) {
 function reset(form) {
   clearErrors(form);
   hideQuestion(form);
+  hideConflict(form);
   form.removeAttribute("data-unsaved");
   form.querySelector("[data-draft-offer]").hidden = true;
   form.querySelector("[data-leave-question]").hidden = true;
@@ -40,18 +46,29 @@ function reset(form) {
 async function open(form) {
   const author = await getCurrentUser();
   if (!author) return goToLogin();
-  const saved = await savedText(form);
-  const session = { author, saved, draftKey: newDraftKey(author.id, form.dataset.postId) };
-  fill(form, saved);
+  const session = { author };
+  begin(form, session, await savedText(form));
   setLoading(form, false);
   form.elements.title.focus();
-  offerDraft(form, author, saved, (draft) => {
+  return session;
+}
+
+/** Start from a text that the server has; what was written before is a draft from now on. */
+function begin(form, session, saved) {
+  session.saved = saved;
+  session.draftKey = newDraftKey(session.author.id, form.dataset.postId);
+  fill(form, saved);
+  form.removeAttribute("data-unsaved");
+  offerDraft(form, session.author, saved, (draft) => {
     fill(form, draft);
     session.draftKey = draft.key;
     form.setAttribute("data-unsaved", "");
     form.elements.content.focus();
   });
-  return session;
+}
+
+function keepDraft(form, session) {
+  saveDraft(session.draftKey, { ...textOf(form), version: session.saved.version });
 }
 
 function setLoading(form, isLoading) {
@@ -60,10 +77,15 @@ function setLoading(form, isLoading) {
 }
 
 async function savedText(form) {
-  if (!form.dataset.postId) return { title: "", content: "" };
-  const post = await request(form.dataset.url);
-  // As the textarea will have it, or untouched text would count as changed.
-  return { title: post.title, content: post.content.replace(/\r\n?/g, "\n") };
+  if (!form.dataset.postId) return { title: "", content: "", version: null };
+  const { json: post, tag } = await requestTagged(form.dataset.url);
+  return {
+    title: post.title,
+    // As the textarea will have it, or untouched text would count as changed.
+    content: post.content.replace(/\r\n?/g, "\n"),
+    version: post.date_updated ?? post.date_posted,
+    tag,
+  };
 }
 
 function showOpenError(modal) {
@@ -84,14 +106,47 @@ function fill(form, { title, content }) {
 }
 
 async function submit(form, modal, session) {
-  const { url, method, postId } = form.dataset;
-  const sent = textOf(form);
-  const post = await sendAs(session.author, form, () => request(url, { method, json: sent }));
+  hideConflict(form);
+  const post = await sendAs(session.author, form, () => send(form, session));
   if (!post) return;
   removeDraft(session.draftKey);
   form.removeAttribute("data-unsaved");
   await hideModal(modal.id);
+  const { postId, postUrl } = form.dataset;
   document.dispatchEvent(new CustomEvent(postId ? "post-updated" : "post-created", { detail: post }));
   if (postId) showSuccess("Your changes are saved.");
-  else showSuccess("Your post is published.", { link: withId(form.dataset.postUrl, post.id) });
+  else showSuccess("Your post is published.", { link: withId(postUrl, post.id) });
+}
+
+/** The post as the server has it now, or null with a question to the author. */
+function send(form, session) {
+  const { url, method, postId } = form.dataset;
+  const json = textOf(form);
+  if (postId) return sendChange(form, session, { url, method, json });
+  // Sent again after an answer got lost, the same text is not published twice.
+  const headers = { "Idempotency-Key": session.draftKey };
+  return request(url, { method, json, headers }).catch((error) => {
+    if (error.message !== KEY_REUSED) throw error;
+    session.draftKey = newDraftKey(session.author.id, "");
+    keepDraft(form, session);
+    throw new ApiError(PUBLISHED_BEFORE);
+  });
+}
+
+async function sendChange(form, session, { url, method, json }) {
+  try {
+    return await request(url, { method, json, headers: { "If-Match": session.saved.tag } });
+  } catch (error) {
+    if (error.status !== 412) throw error;
+  }
+  const current = await savedText(form);
+  // It can be the author's name or picture that changed, and no text at all.
+  const isSameText = !differs(current, session.saved);
+  session.saved = current;
+  if (isSameText) return sendChange(form, session, { url, method, json });
+  showConflict(form, current, {
+    keep: () => form.requestSubmit(),
+    take: () => begin(form, session, current),
+  });
+  return null;
 }

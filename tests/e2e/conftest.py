@@ -121,6 +121,11 @@ class Blog:
         ids = [self.write(author, f"Post number {n}")["id"] for n in range(number)]
         return ids[::-1]
 
+    def change(self, author: Person, post: Json, content: str) -> None:
+        """Change a post behind the back of those who look at it."""
+        path = f"/api/posts/{post['id']}"
+        self.call("PATCH", path, author, json={"content": content})
+
     def delete(self, author: Person, post_id: int) -> None:
         """Delete a post."""
         self.call("DELETE", f"/api/posts/{post_id}", author)

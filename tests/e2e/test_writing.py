@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Dialog, Locator, Page, Request, expect
+from playwright.sync_api import Dialog, Locator, Page, Request, Route, expect
 
 from tests.conftest import PASSWORD
 from tests.e2e.conftest import (
@@ -15,6 +15,8 @@ from tests.e2e.conftest import (
     dialog,
     fill,
     held,
+    open_dialog,
+    shown_ids,
     start_edit,
     start_post,
     stored,
@@ -144,6 +146,25 @@ def test_refused_text_stays_a_draft(ada_page: Page) -> None:
     expect(form.get_by_role("alert").first).to_be_focused()
     expect(content_of(form)).to_have_value(TEXT)
     assert TEXT in stored(ada_page, "draft:")[0]
+
+
+def test_draft_from_before_another_edit_says_so(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    post = blog.write(ada, "One")
+    form = start_edit(ada_page, post)
+    fill(form, content=TEXT)
+    abandon(form)
+    form = open_dialog(ada_page, "Edit", "Edit post")
+    expect(offer_in(form)).to_contain_text(TEXT)
+    expect(form.get_by_text("The post has been changed since.")).to_be_hidden()
+
+    blog.change(ada, post, "Two")
+    form = start_edit(ada_page, post)
+
+    expect(offer_in(form)).to_contain_text(TEXT)
+    expect(form.get_by_text("The post has been changed since.")).to_be_visible()
+    expect(content_of(form)).to_have_value("Two")
 
 
 def test_saved_edit_leaves_no_draft(ada_page: Page, blog: Blog, ada: Person) -> None:
@@ -279,6 +300,127 @@ def test_server_that_is_away_keeps_the_text_and_the_session(ada_page: Page) -> N
     button(form, "Retry").click()
 
     published(ada_page)
+
+
+def lose_answer(page: Page) -> None:
+    """Let the next request to publish arrive, but not its answer."""
+
+    def arrive(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/posts", arrive, times=1)
+
+
+def test_answer_that_got_lost_makes_no_second_post(ada_page: Page, blog: Blog) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    lose_answer(ada_page)
+    button(form, "Publish").click()
+    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+
+    button(form, "Retry").click()
+
+    published(ada_page)
+    assert shown_ids(ada_page) == blog.post_ids()
+    assert len(blog.post_ids()) == 1
+
+
+def test_text_changed_after_an_answer_got_lost_is_not_lost(
+    ada_page: Page, blog: Blog
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    lose_answer(ada_page)
+    button(form, "Publish").click()
+    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    fill(form, content=f"{TEXT} more")
+    button(form, "Retry").click()
+    expect(form.get_by_role("alert").first).to_contain_text("An earlier try did arrive")
+    assert f"{TEXT} more" in "".join(stored(ada_page, "draft:"))
+
+    button(form, "Retry").click()
+
+    published(ada_page)
+    assert len(blog.post_ids()) == 2
+
+
+# When somebody else was faster
+
+
+def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator, Json]:
+    """Save an edit of a post that was changed elsewhere meanwhile."""
+    post: Json = blog.write(ada, "One", "A title")
+    form = start_edit(page, post)
+    fill(form, content=TEXT)
+    blog.change(ada, post, "Two")
+    button(form, "Save").click()
+    conflict = form.locator("[data-conflict]")
+    expect(conflict).to_be_focused()
+    expect(conflict).to_contain_text("changed elsewhere")
+    expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
+    expect(content_of(form)).to_have_value(TEXT)
+    return form, post
+
+
+def test_edit_that_comes_too_late_can_be_saved_all_the_same(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form, post = save_over_another_edit(ada_page, blog, ada)
+    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two"
+
+    button(form, "Save my text instead").click()
+
+    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == TEXT
+    assert stored(ada_page, "draft:") == []
+
+
+def test_edit_that_comes_too_late_can_go_on_with_the_other_text(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form, post = save_over_another_edit(ada_page, blog, ada)
+
+    button(form, "Go on with that text").click()
+
+    expect(content_of(form)).to_have_value("Two")
+    expect(content_of(form)).to_be_focused()
+    expect(offer_in(form)).to_contain_text(TEXT)
+    fill(form, content="Two and a half")
+    button(form, "Save").click()
+    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two and a half"
+    assert TEXT in stored(ada_page, "draft:")[0]
+
+
+def test_new_name_of_the_author_is_no_conflict(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form = start_edit(ada_page, blog.write(ada, "One"))
+    fill(form, content=TEXT)
+    blog.call("PATCH", f"/api/users/{ada.id}", ada, json={"username": "ada l."})
+
+    button(form, "Save").click()
+
+    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
+
+
+def test_edited_post_says_so(ada_page: Page, blog: Blog, ada: Person) -> None:
+    post: Json = blog.write(ada, "One")
+    form = start_edit(ada_page, post)
+    edited = ada_page.locator("[data-post-edited]")
+    expect(edited).to_be_hidden()
+
+    fill(form, content=TEXT)
+    button(form, "Save").click()
+
+    expect(edited).to_have_text(re.compile(r"^edited \w+ \d\d, \d{4}$"))
+    from_script = edited.inner_text()
+    ada_page.reload()
+    expect(edited).to_have_text(from_script)
+    ada_page.goto("/")
+    expect(edited).to_have_text(from_script)
 
 
 # Submitting
