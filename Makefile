@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile
 
-.PHONY: run migrate demo test coverage test-e2e lighthouse screenshots check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
@@ -30,6 +30,12 @@ lighthouse: .venv/installed node_modules/.package-lock.json ## Measure the pages
 
 screenshots: .venv/installed ## Take the README's pictures again (Chromium)
 	$(BIN)/python -m docs.screenshots
+
+openapi: .venv/installed ## Write openapi.json, the description of the API, anew
+	$(BIN)/python -m docs.openapi
+
+fuzz-api: .venv/installed ## Try the API ten thousand times over (Schemathesis)
+	$(BIN)/python -m tests.fuzz_api $(FUZZ)
 
 node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund

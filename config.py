@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from limits import parse
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -67,8 +68,25 @@ def check_rate(value: str) -> str:
     return value
 
 
+def check_origin(value: str) -> str:
+    """Refuse what is no origin (RFC 6454): an address without a path, or `*`."""
+    if value == "*":
+        return value
+    if urlsplit(check_web_url(value)).path:
+        raise ValueError("must be origins such as https://app.example.com, or *")
+    return value.rstrip("/").lower()
+
+
+def split_list(value: object) -> object:
+    """The parts of a text between commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 WebUrl = Annotated[str, AfterValidator(check_web_url)]
 Rate = Annotated[str, AfterValidator(check_rate)]
+Origin = Annotated[str, AfterValidator(check_origin)]
 
 
 class ConfigurationError(Exception):
@@ -161,6 +179,12 @@ class Settings(BaseSettings):
     trusted_proxy_hops: int | None = Field(default=None, ge=0, le=10)
     """How many proxies of your own stand in front. Unset: 1 in production (the load
     balancer), otherwise 0, which takes no word from `X-Forwarded-*`."""
+
+    cors_origins: Annotated[
+        tuple[Origin, ...], NoDecode, BeforeValidator(split_list)
+    ] = ()
+    """Origins of other sites whose scripts may use the API, with commas between them;
+    `*` for all. Unset: none."""
 
     rate_limit_enabled: bool = True
     """False turns every rate limit off."""

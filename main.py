@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.routing import Match
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import Scope
 from starlette_compress import CompressMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -39,6 +40,7 @@ from middleware import (
     PlainStartupErrors,
     SecurityHeaders,
     content_security_policy,
+    cross_origin_options,
 )
 from problems import DATABASE_UNAVAILABLE, TOO_MANY_ATTEMPTS, answer_error
 from rate_limits import LimitReached
@@ -49,6 +51,7 @@ BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
 UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
 HEALTH_SECONDS = 1.5
+ROUTERS = (users.router, posts.router, pages.router, feeds.router)
 SECURITY_HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
     "X-Content-Type-Options": "nosniff",
@@ -127,12 +130,23 @@ async def answer_http_error(request: Request, error: HTTPException) -> Response:
 
 
 def methods_at(request: Request) -> set[str]:
-    """What can be done at an address; Starlette names only what the first route can."""
-    methods: set[str] = set()
-    for route in app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or {"GET"}
+    """What can be done at an address; Starlette names only what the first route can.
+
+    `/api/users/me` also looks like `/api/users/{user_id}`, but is not meant by it: what
+    counts are the routes with the fewest parameters.
+    """
+    routes = [
+        route
+        for holder in (*ROUTERS, app)
+        for route in holder.routes
+        if isinstance(route, Route) and route.path_regex.match(request.url.path)
+    ]
+    fewest = min((len(route.param_convertors) for route in routes), default=0)
+    # Where there is none, something mounted has refused: files are only read.
+    methods = {"GET"} if not routes else set()
+    for route in routes:
+        if len(route.param_convertors) == fewest:
+            methods |= route.methods or set()
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
@@ -214,6 +228,8 @@ app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
 app.add_middleware(
     PlainStartupErrors, expected=(ConfigurationError, DatabaseUnavailable)
 )
+if settings.cors_origins:
+    app.add_middleware(CORSMiddleware, **cross_origin_options(settings.cors_origins))
 if settings.proxy_hops:
     # Behind a load balancer of one's own everything comes from it.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")
@@ -222,10 +238,8 @@ if settings.proxy_hops:
 # API and files
 
 
-app.include_router(users.router)
-app.include_router(posts.router)
-app.include_router(pages.router)
-app.include_router(feeds.router)
+for router in ROUTERS:
+    app.include_router(router)
 app.mount("/static", StaticTree(directory=STATIC_DIR), name="static")
 if settings.s3_bucket_name is None:
     app.mount(

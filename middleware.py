@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -76,6 +77,32 @@ def content_security_policy(
     if trusted_types:
         directives.append("require-trusted-types-for 'script'")
     return "; ".join(directives)
+
+
+def cross_origin_options(origins: Sequence[str]) -> dict[str, Any]:
+    """What scripts of other origins may send and read (the Fetch standard's CORS).
+
+    Cookies are out of the question: the API knows none.
+    """
+    return {
+        "allow_origins": origins,
+        "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
+        "allow_headers": [
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+        ],
+        "expose_headers": [
+            "ETag",
+            "Link",
+            "Location",
+            "Retry-After",
+            "WWW-Authenticate",
+            "X-Error-Id",
+        ],
+    }
 
 
 class SecurityHeaders:

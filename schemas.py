@@ -99,8 +99,8 @@ Storable = AfterValidator(refuse_unstorable)
 AnyText = Annotated[str, StringConstraints(max_length=1024 * 1024), Storable]
 Username = Annotated[
     str,
-    BeforeValidator(compose),
     StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
+    BeforeValidator(compose),
     AfterValidator(refuse_invisible),
 ]
 Email = Annotated[

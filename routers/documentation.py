@@ -201,7 +201,7 @@ IF_NONE_MATCH = {
     "in": "header",
     "required": False,
     "description": "The `ETag` of what one has: the answer is a 304 while that is it.",
-    "schema": {"type": "string", "maxLength": 8192, "title": "If-None-Match"},
+    "schema": {"type": "string", "title": "If-None-Match"},
 }
 
 

@@ -373,7 +373,7 @@ def written(value: Any) -> str:
     """A default as the documents have it."""
     if isinstance(value, Path):
         return str(value.relative_to(BASE_DIR))
-    return "" if value is None else str(value).lower()
+    return "" if value is None or value == () else str(value).lower()
 
 
 DEFAULTS = {

@@ -1,0 +1,125 @@
+"""Scripts of other sites, in browsers that ask first (CORS)."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from httpx import ASGITransport, AsyncClient
+from starlette.middleware.cors import CORSMiddleware
+
+from config import ConfigurationError, Settings, load_settings
+from main import app
+from middleware import cross_origin_options
+from tests.conftest import PASSWORD
+
+FRIEND = "https://app.example.com"
+STRANGER = "https://evil.example.com"
+
+
+@pytest.fixture
+async def open_client(client: AsyncClient) -> AsyncIterator[AsyncClient]:
+    """A client of the application as it is with `CORS_ORIGINS` set."""
+    opened = CORSMiddleware(app, **cross_origin_options([FRIEND]))
+    async with AsyncClient(
+        transport=ASGITransport(opened), base_url="http://127.0.0.1:8000"
+    ) as open_client:
+        yield open_client
+
+
+def preflight(origin: str, method: str, *headers: str) -> dict[str, str]:
+    """What a browser asks before it sends a request that is not simple."""
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": ", ".join(headers),
+    }
+
+
+async def test_no_other_origin_is_let_in_by_default(client: AsyncClient) -> None:
+    response = await client.get("/api/posts", headers={"Origin": FRIEND})
+
+    assert response.status_code == 200
+    assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+async def test_named_origin_may_send_what_the_api_understands(
+    open_client: AsyncClient, method: str
+) -> None:
+    asked = preflight(
+        FRIEND,
+        method,
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "if-match",
+        "if-none-match",
+    )
+
+    response = await open_client.options("/api/posts/1", headers=asked)
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == FRIEND
+    assert method in response.headers["access-control-allow-methods"]
+
+
+async def test_other_origins_are_refused(open_client: AsyncClient) -> None:
+    asked = preflight(STRANGER, "POST", "authorization")
+
+    response = await open_client.options("/api/posts", headers=asked)
+
+    assert response.status_code == 400
+    assert "access-control-allow-origin" not in response.headers
+
+
+async def test_named_origin_may_read_the_headers_of_the_api(
+    open_client: AsyncClient,
+) -> None:
+    response = await open_client.get("/api/posts", headers={"Origin": FRIEND})
+
+    exposed = response.headers["access-control-expose-headers"].split(", ")
+    assert {"ETag", "Link", "Location", "Retry-After", "WWW-Authenticate"} <= {*exposed}
+    assert "Origin" in response.headers["vary"]
+    assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_named_origin_may_read_errors_too(open_client: AsyncClient) -> None:
+    form = {"username": "nobody@example.com", "password": PASSWORD}
+
+    response = await open_client.post(
+        "/api/users/token", data=form, headers={"Origin": FRIEND}
+    )
+
+    assert response.status_code == 401
+    assert response.headers["access-control-allow-origin"] == FRIEND
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        (FRIEND, (FRIEND,)),
+        (
+            " https://A.example.com/ , http://localhost:3000,",
+            ("https://a.example.com", "http://localhost:3000"),
+        ),
+    ],
+)
+def test_origins_are_read_from_one_text(
+    monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", text)
+
+    assert Settings().cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "text", ["app.example.com", "ftp://a.example.com", "https://a.example.com/path"]
+)
+def test_what_is_no_origin_is_refused(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", text)
+
+    with pytest.raises((SystemExit, ConfigurationError), match="CORS_ORIGINS"):
+        load_settings()

@@ -1,0 +1,85 @@
+"""A client made from the OpenAPI document alone: its types, and what it can do."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from config import BASE_DIR
+from tests.test_live import Installation, wait_for_mail
+
+JOURNEY = Path(__file__).with_name("generated_client_journey.py")
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A migrated and running installation."""
+    installation = Installation(tmp_path_factory.mktemp("client") / "blog")
+    installation.run("-m", "alembic", "upgrade", "head")
+    installation.start()
+    yield installation
+    installation.stop()
+
+
+@pytest.fixture(scope="module")
+def generated(
+    installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with the package `blog_client`."""
+    folder = tmp_path_factory.mktemp("generated")
+    document = folder / "openapi.json"
+    document.write_text(httpx.get(f"{installation.url}/openapi.json").text)
+    config = folder / "config.json"
+    # By default what was generated is formatted, which needs ruff on the path.
+    config.write_text(json.dumps({"post_hooks": []}))
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "openapi_python_client", "generate"),
+            *("--path", str(document), "--config", str(config), "--meta", "none"),
+            *("--output-path", str(folder / "blog_client"), "--fail-on-warning"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    # A warning is a part of the document that the generator could not make sense of.
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    return folder
+
+
+def test_client_and_its_use_are_typed(generated: Path, tmp_path: Path) -> None:
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull),
+            *("--cache-dir", str(tmp_path), "--explicit-package-bases"),
+            *(str(generated / "blog_client"), str(JOURNEY)),
+        ],
+        cwd=BASE_DIR,
+        env=os.environ | {"MYPYPATH": str(generated)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert completed.returncode == 0, completed.stdout
+
+
+def test_journey_of_an_account(
+    installation: Installation, generated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(generated)
+    module = importlib.import_module("tests.generated_client_journey")
+    photo = Path(__file__).with_name("test_image.jpg").read_bytes()
+
+    def mailed_token() -> str:
+        found = re.search(r"token=(\S+)", wait_for_mail(installation))
+        assert found
+        return found[1]
+
+    module.journey(installation.url, photo=photo, mailed_token=mailed_token)

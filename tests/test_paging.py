@@ -1,0 +1,574 @@
+"""Reading a list part by part: nothing repeats, nothing is left out."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+from pydantic import SecretStr
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from config import settings
+from database import engine
+from models import Post
+from routers.paging import Cursor
+from tests.conftest import counted_statements, create_post, create_test_user, own_id
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LISTS = ["/api/posts", "/api/users/{user}/posts"]
+
+# Each gives the path and query of the part after an answer, None at the end.
+Way = Callable[[Response], str | None]
+
+
+def by_cursor(response: Response) -> str | None:
+    """Go on as a program that keeps the cursor: with the query that it had."""
+    cursor = response.json()["next_cursor"]
+    return cursor and str(response.request.url.copy_set_param("cursor", cursor))
+
+
+def by_link(response: Response) -> str | None:
+    """Go on as a program that knows no more than RFC 8288."""
+    next_link = response.links.get("next")
+    return next_link["url"] if next_link else None
+
+
+async def parts(client: AsyncClient, path: str, way: Way) -> AsyncIterator[Response]:
+    """All parts of a list, one after the other."""
+    here: str | None = path
+    while here:
+        response = await client.get(here)
+        assert response.status_code == 200, response.text
+        yield response
+        here = way(response)
+
+
+def ids(response: Response) -> list[int]:
+    return [post["id"] for post in response.json()["posts"]]
+
+
+async def add_posts(db: AsyncSession, user_id: int, moments: list[datetime]) -> None:
+    """Store posts of given times."""
+    for moment in moments:
+        db.add(Post(title="", content="-", user_id=user_id, date_posted=moment))
+        # One by one, so that the later moment has the higher id.
+        await db.flush()
+    await db.commit()
+
+
+@pytest.fixture
+async def user_id(client: AsyncClient, ada: dict[str, str]) -> int:
+    return await own_id(client, ada)
+
+
+@pytest.fixture(params=["an hour apart", "at one instant"])
+async def seven(
+    request: pytest.FixtureRequest, db: AsyncSession, user_id: int
+) -> list[int]:
+    """Ids of seven posts of ada, the newest first."""
+    step = timedelta(hours=request.param == "an hour apart")
+    await add_posts(db, user_id, [NOON + n * step for n in range(7)])
+    statement = Post.newest_first().with_only_columns(Post.id)
+    return list((await db.scalars(statement)).all())
+
+
+@pytest.fixture
+async def cursor(client: AsyncClient, db: AsyncSession, user_id: int) -> str:
+    """A cursor of the list of all posts."""
+    await add_posts(db, user_id, [NOON] * 3)
+    response = await client.get("/api/posts?limit=1")
+    text: str = response.json()["next_cursor"]
+    return text
+
+
+# Walking through
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    ("way", "query"),
+    [(by_cursor, ""), (by_link, ""), (by_link, "&skip=0"), (by_cursor, "&order=x")],
+)
+@pytest.mark.parametrize("path", LISTS)
+async def test_each_post_comes_once_and_in_order(
+    client: AsyncClient,
+    user_id: int,
+    seven: list[int],
+    path: str,
+    way: Way,
+    query: str,
+    limit: int,
+) -> None:
+    first = f"{path.format(user=user_id)}?limit={limit}{query}"
+
+    walked = [ids(part) async for part in parts(client, first, way)]
+
+    assert sum(walked, []) == seven
+    assert [len(part) for part in walked[:-1]] == [limit] * (len(walked) - 1)
+
+
+@pytest.mark.parametrize("way", [by_cursor, by_link])
+@pytest.mark.parametrize("path", LISTS)
+async def test_what_others_do_meanwhile_makes_nothing_repeat_or_vanish(
+    client: AsyncClient,
+    ada: dict[str, str],
+    user_id: int,
+    seven: list[int],
+    path: str,
+    way: Way,
+) -> None:
+    seen: list[int] = []
+
+    async for part in parts(client, f"{path.format(user=user_id)}?limit=2", way):
+        seen += ids(part)
+        await create_post(client, ada)
+        await create_post(client, ada)
+        # The very post after which the list goes on.
+        await client.delete(f"/api/posts/{ids(part)[-1]}", headers=ada)
+
+    assert seen == seven
+
+
+async def test_post_that_is_deleted_before_its_turn_does_not_come(
+    client: AsyncClient, ada: dict[str, str], seven: list[int]
+) -> None:
+    seen: list[int] = []
+
+    async for part in parts(client, "/api/posts?limit=2", by_cursor):
+        seen += ids(part)
+        if len(seen) == 2:
+            for post_id in seven[2:4]:
+                await client.delete(f"/api/posts/{post_id}", headers=ada)
+
+    assert seen == seven[:2] + seven[4:]
+
+
+async def test_list_ends_when_all_that_was_left_is_deleted(
+    client: AsyncClient, ada: dict[str, str], seven: list[int]
+) -> None:
+    first = await client.get("/api/posts?limit=5")
+    for post_id in seven[4:]:
+        await client.delete(f"/api/posts/{post_id}", headers=ada)
+
+    last = await client.get(by_cursor(first) or "")
+
+    assert ids(last) == []
+    assert {**last.json(), "posts": ...} == {
+        "posts": ...,
+        "total": 4,
+        "skip": 5,
+        "limit": 5,
+        "has_more": False,
+        "next_cursor": None,
+    }
+    assert "link" not in last.headers
+
+
+async def test_post_published_at_the_instant_of_the_boundary_does_not_repeat_others(
+    client: AsyncClient, db: AsyncSession, user_id: int
+) -> None:
+    await add_posts(db, user_id, [NOON] * 4)
+    first = await client.get("/api/posts?limit=2")
+    await add_posts(db, user_id, [NOON, NOON + timedelta(microseconds=1)])
+
+    second = await client.get(by_cursor(first) or "")
+
+    assert ids(second) == [ids(first)[-1] - 1, ids(first)[-1] - 2]
+
+
+async def test_walk_through_the_posts_of_one_leaves_out_those_of_others(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    user_id: int,
+) -> None:
+    posts = [await create_post(client, author) for author in [ada, bob] * 4]
+    path = f"/api/users/{user_id}/posts?limit=3"
+
+    walked = [ids(part) async for part in parts(client, path, by_cursor)]
+
+    assert sum(walked, []) == [post["id"] for post in reversed(posts[::2])]
+
+
+# What a part says about itself
+
+
+@pytest.mark.parametrize("query", ["limit=3", "limit=3&skip=0"])
+@pytest.mark.parametrize("path", LISTS)
+async def test_part_says_where_it_is_and_whether_it_is_the_last(
+    client: AsyncClient, user_id: int, seven: list[int], path: str, query: str
+) -> None:
+    first = f"{path.format(user=user_id)}?{query}"
+
+    answers = [part async for part in parts(client, first, by_link)]
+
+    pages = [answer.json() for answer in answers]
+    assert [page["skip"] for page in pages] == [0, 3, 6]
+    assert [page["total"] for page in pages] == [7, 7, 7]
+    assert [page["limit"] for page in pages] == [3, 3, 3]
+    assert [page["has_more"] for page in pages] == [True, True, False]
+    assert [page["next_cursor"] is None for page in pages] == [False, False, True]
+    assert ["link" in answer.headers for answer in answers] == [True, True, False]
+
+
+async def test_total_is_that_of_the_present(
+    client: AsyncClient, ada: dict[str, str], seven: list[int]
+) -> None:
+    first = await client.get("/api/posts?limit=3")
+    await create_post(client, ada)
+
+    second = (await client.get(by_cursor(first) or "")).json()
+
+    # Three came before the cursor when it was made; one more is there now.
+    assert (second["skip"], second["total"], second["has_more"]) == (3, 8, True)
+
+
+@pytest.mark.parametrize(
+    ("query", "names", "leaves_out"),
+    [
+        ("", "cursor", "skip"),
+        ("limit=2", "cursor", "skip"),
+        ("limit=2&skip=1", "skip=3", "cursor"),
+        ("limit=2&skip=0", "skip=2", "cursor"),
+    ],
+)
+async def test_link_goes_on_as_the_list_was_asked_for(
+    client: AsyncClient,
+    db: AsyncSession,
+    user_id: int,
+    query: str,
+    names: str,
+    leaves_out: str,
+) -> None:
+    await add_posts(db, user_id, [NOON] * 11)
+
+    link = by_link(await client.get(f"/api/posts?{query}")) or ""
+
+    assert link.startswith("/api/posts?")
+    assert names in link
+    assert leaves_out not in link
+    assert ("limit=2" if query else "limit=10") in link
+
+
+async def test_cursor_can_come_with_another_limit(
+    client: AsyncClient, seven: list[int]
+) -> None:
+    first = await client.get("/api/posts?limit=2")
+
+    rest = await client.get(
+        "/api/posts", params={"cursor": first.json()["next_cursor"], "limit": 100}
+    )
+
+    assert ids(rest) == seven[2:]
+
+
+@pytest.mark.parametrize(
+    "spelling", ["%E2%80%83{id}", "{id}%E2%80%A8", "%20{id}", "+{id}"]
+)
+async def test_link_of_an_oddly_written_id_leads_on(
+    client: AsyncClient, user_id: int, seven: list[int], spelling: str
+) -> None:
+    # What is read as a number may have white space around it, and more than ASCII's.
+    path = f"/api/users/{spelling.format(id=user_id)}/posts?limit=5"
+
+    walked = [ids(part) async for part in parts(client, path, by_link)]
+
+    assert sum(walked, []) == seven
+
+
+# Cursors that lead nowhere
+
+
+def changed(cursor: str, position: int) -> str:
+    """The cursor with another character at one position."""
+    other = "B" if cursor[position] == "A" else "A"
+    return cursor[:position] + other + cursor[position + 1 :]
+
+
+BAD: dict[str, Callable[[str], str]] = {
+    "empty": lambda cursor: "",
+    "one character": lambda cursor: "x",
+    "a number": lambda cursor: "1",
+    "other words": lambda cursor: "next",
+    "of the same length": lambda cursor: "A" * len(cursor),
+    "cut": lambda cursor: cursor[:-1],
+    "cut by four": lambda cursor: cursor[:-4],
+    "cut at its beginning": lambda cursor: cursor[4:],
+    "without its seal": lambda cursor: "A" * 11 + cursor[11:],
+    "longer": lambda cursor: cursor + "AAAA",
+    "twice": lambda cursor: cursor * 2,
+    "too long": lambda cursor: cursor + "A" * 100,
+    "padded": lambda cursor: cursor + "=",
+    "padded by four": lambda cursor: cursor + "====",
+    "in another case": lambda cursor: cursor.swapcase(),
+    "with a space before it": lambda cursor: " " + cursor,
+    "with a line break behind it": lambda cursor: cursor + "\n",
+    "with a character outside of the alphabet": lambda cursor: (
+        cursor[:9] + "!" + cursor[9:]
+    ),
+    "with NUL": lambda cursor: cursor + "\0",
+    "not in ASCII": lambda cursor: "é" + cursor[1:],
+    "of wide digits": lambda cursor: "\uff11" * len(cursor),
+}
+
+
+def refuses_the_cursor(response: Response) -> bool:
+    """Whether it is a 422 that names the cursor, and nothing of what was sent."""
+    return response.status_code == 422 and [
+        (fault["loc"], fault.keys()) for fault in response.json()["detail"]
+    ] == [(["query", "cursor"], {"type", "loc", "msg"})]
+
+
+@pytest.mark.parametrize("make_bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("path", LISTS)
+async def test_bad_cursor_is_refused(
+    client: AsyncClient,
+    user_id: int,
+    cursor: str,
+    path: str,
+    make_bad: Callable[[str], str],
+) -> None:
+    response = await client.get(
+        path.format(user=user_id), params={"cursor": make_bad(cursor)}
+    )
+
+    assert refuses_the_cursor(response), response.text
+
+
+async def test_surrogate_in_a_cursor_is_refused(client: AsyncClient) -> None:
+    assert refuses_the_cursor(await client.get("/api/posts?cursor=%ED%A0%80"))
+
+
+async def test_no_character_of_a_cursor_can_be_changed(
+    client: AsyncClient, cursor: str
+) -> None:
+    accepted = [
+        position
+        for position in range(len(cursor))
+        if not refuses_the_cursor(
+            await client.get("/api/posts", params={"cursor": changed(cursor, position)})
+        )
+    ]
+
+    assert accepted == []
+
+
+async def test_cursor_has_one_spelling(client: AsyncClient) -> None:
+    # The two alphabets of RFC 4648 differ in two characters: take one that has both.
+    cursors = (Cursor(NOON, number, 1).encode(0) for number in range(1, 10_000))
+    cursor = next(text for text in cursors if "-" in text and "_" in text)
+
+    good = await client.get("/api/posts", params={"cursor": cursor})
+    other = cursor.translate(str.maketrans("-_", "+/"))
+    bad = await client.get("/api/posts", params={"cursor": other})
+
+    assert good.status_code == 200
+    assert refuses_the_cursor(bad)
+
+
+@pytest.mark.parametrize(
+    ("made_by", "sent_to"),
+    [
+        (made_by, sent_to)
+        for made_by in ("all", "ada", "bob")
+        for sent_to in ("all", "ada", "bob")
+    ],
+)
+async def test_cursor_fits_the_list_that_it_was_made_for(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    made_by: str,
+    sent_to: str,
+) -> None:
+    lists = {
+        "all": "/api/posts",
+        "ada": f"/api/users/{await own_id(client, ada)}/posts",
+        "bob": f"/api/users/{await own_id(client, bob)}/posts",
+    }
+    [await create_post(client, author) for author in [ada, bob] * 2]
+    first = await client.get(lists[made_by], params={"limit": 1})
+
+    response = await client.get(
+        lists[sent_to], params={"cursor": first.json()["next_cursor"]}
+    )
+
+    if made_by == sent_to:
+        assert response.status_code == 200
+    else:
+        assert refuses_the_cursor(response)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2])
+@pytest.mark.parametrize("path", LISTS)
+async def test_cursor_goes_not_together_with_skip(
+    client: AsyncClient, user_id: int, seven: list[int], path: str, skip: int
+) -> None:
+    first = await client.get(path.format(user=user_id), params={"limit": 2})
+
+    # Were it accepted, `Link` would have two ways to go on.
+    response = await client.get(f"{by_cursor(first)}&skip={skip}")
+
+    assert refuses_the_cursor(response), by_link(response)
+
+
+async def test_cursor_of_another_installation_is_refused(
+    client: AsyncClient, cursor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "secret_key", SecretStr("another key " * 4))
+
+    response = await client.get("/api/posts", params={"cursor": cursor})
+
+    assert refuses_the_cursor(response)
+
+
+async def test_cursor_of_a_user_who_is_gone_is_not_found(
+    client: AsyncClient, ada: dict[str, str], user_id: int, seven: list[int]
+) -> None:
+    first = await client.get(f"/api/users/{user_id}/posts?limit=2")
+    await client.delete(f"/api/users/{user_id}", headers=ada)
+
+    response = await client.get(by_cursor(first) or "")
+
+    assert response.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+    ],
+)
+async def test_list_goes_on_after_a_post_of_any_time(
+    client: AsyncClient, db: AsyncSession, user_id: int, moment: datetime
+) -> None:
+    await add_posts(db, user_id, [moment] * 3)
+
+    walked = [
+        ids(part) async for part in parts(client, "/api/posts?limit=1", by_cursor)
+    ]
+
+    assert len(sum(walked, [])) == len(set(sum(walked, []))) == 3
+
+
+# What it takes
+
+
+@pytest.mark.parametrize(("path", "number"), zip(LISTS, [1, 2], strict=True))
+async def test_part_by_cursor_takes_as_many_statements_as_by_number(
+    client: AsyncClient, user_id: int, seven: list[int], path: str, number: int
+) -> None:
+    first = await client.get(path.format(user=user_id), params={"limit": 2})
+    counts = []
+
+    for query in ({"skip": 2}, {"cursor": first.json()["next_cursor"]}):
+        with counted_statements() as statements:
+            await client.get(path.format(user=user_id), params={**query, "limit": 2})
+        counts.append(len(statements))
+
+    assert counts == [number, number]
+
+
+Plan = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture
+def plan_of(client: AsyncClient, connection: AsyncConnection) -> Plan:
+    """How the database finds the posts that the answer at a path shows."""
+    noted: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+        if "FROM posts" in sql:
+            noted.append((sql, values))
+
+    async def plan(path: str) -> str:
+        event.listen(engine.sync_engine, "before_cursor_execute", note)
+        try:
+            await client.get(path)
+        finally:
+            event.remove(engine.sync_engine, "before_cursor_execute", note)
+        ((sql, values),) = noted
+        rows = await connection.exec_driver_sql(f"EXPLAIN {sql}", values)
+        return "\n".join(row[0] for row in rows)
+
+    return plan
+
+
+@pytest.fixture
+async def many_posts(db: AsyncSession, user_id: int, bob: dict[str, str]) -> None:
+    """So many that the database prefers an index where it has one."""
+    await db.execute(
+        text(
+            "INSERT INTO posts (title, content, user_id, date_posted) "
+            "SELECT '', 'Some content', CASE n % 2 WHEN 0 THEN :ada ELSE :bob END, "
+            "       CAST(:noon AS timestamptz) + n * interval '1 second' "
+            "FROM generate_series(1, 20000) AS n"
+        ),
+        {"ada": user_id, "bob": user_id + 1, "noon": NOON},
+    )
+    await db.execute(text("ANALYZE posts"))
+    await db.execute(text("ANALYZE users"))
+
+
+@pytest.mark.parametrize("query", ["", "&skip=20", "&cursor={cursor}"])
+@pytest.mark.parametrize(
+    ("path", "index", "list_id"),
+    [
+        ("/api/posts", "ix_posts_newest", "0"),
+        ("/api/users/{user}/posts", "ix_posts_user_newest", "{user}"),
+    ],
+)
+async def test_part_is_found_by_an_index_and_never_sorted(
+    user_id: int,
+    many_posts: None,
+    plan_of: Plan,
+    path: str,
+    index: str,
+    list_id: str,
+    query: str,
+) -> None:
+    middle = Cursor(NOON + timedelta(seconds=10_000), 10_000, 10_000)
+    cursor = middle.encode(int(list_id.format(user=user_id)))
+
+    plan = await plan_of(
+        f"{path.format(user=user_id)}?limit=10{query.format(cursor=cursor)}"
+    )
+
+    assert f"Index Scan using {index} " in plan
+    assert "Sort" not in plan
+    # It begins in the middle instead of passing over all that comes before.
+    assert ("ROW(posts.date_posted, posts.id) <" in plan) == ("cursor" in query), plan
+    assert "Filter: (ROW(" not in plan
+
+
+# Users
+
+
+@pytest.mark.parametrize(
+    ("query", "sizes"),
+    [
+        ("", [5]),
+        ("?limit=2", [2, 2, 1]),
+        ("?limit=2&skip=1", [2, 2]),
+        ("?limit=5", [5]),
+        ("?limit=4", [4, 1]),
+        ("?skip=5", [0]),
+    ],
+)
+async def test_link_leads_through_all_users(
+    client: AsyncClient, query: str, sizes: list[int]
+) -> None:
+    names = ["ada", "bob", "cy", "dot", "eve"]
+    [await create_test_user(client, name, f"{name}@example.com") for name in names]
+
+    walked = [
+        [user["username"] for user in part.json()]
+        async for part in parts(client, f"/api/users{query}", by_link)
+    ]
+
+    assert [len(part) for part in walked] == sizes
+    assert sum(walked, []) == names[len(names) - sum(sizes) :]
