@@ -28,12 +28,11 @@ A blog: accounts with profile pictures, and posts that everybody can read.
 
 **From here to a first post in two minutes**
 
-1. Open [`POST /api/users`](#/users/create_user), press *Try it out*, choose a name, an
-   email address and a password, and press *Execute*.
-2. Press *Authorize* above. Enter the **email address** as `username`, and the
-   password.
-3. Open [`POST /api/posts`](#/posts/create_post), press *Try it out*, write something
-   and press *Execute*. The post is on the site's home page now.
+1. Open `POST /api/users`, choose a name, an email address and a password, and press
+   *Execute*.
+2. Press *Authorize*. Enter the **email address** as `username`, and the password.
+3. Open `POST /api/posts`, write something and press *Execute*.
+   The post is on the site's home page now.
 
 **For programs**
 

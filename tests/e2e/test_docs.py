@@ -1,0 +1,106 @@
+"""The API in Swagger UI, for somebody who reads nothing else."""
+
+import json
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from tests.conftest import PASSWORD
+from tests.e2e.conftest import Blog, Person, button
+
+ACCOUNT = {"username": "grace", "email": "grace@example.com", "password": PASSWORD}
+
+
+def photo() -> bytes:
+    """A picture as it comes from a camera."""
+    file = BytesIO()
+    Image.new("RGB", (400, 300), "teal").save(file, "JPEG")
+    return file.getvalue()
+
+
+def operation(page: Page, name: str) -> Locator:
+    """An operation by its id, opened."""
+    block = page.locator(f"[id$='-{name}']")
+    if not block.locator(".opblock-body").is_visible():
+        block.locator(".opblock-summary-control").click()
+    expect(block.locator(".opblock-body")).to_be_visible()
+    return block
+
+
+def execute(block: Locator, status: int) -> Locator:
+    """Send the request as it is filled in; gives the server's answer."""
+    button(block, "Execute").click()
+    answer = block.locator(".live-responses-table .response")
+    expect(answer.locator(".response-col_status")).to_have_text(str(status))
+    return answer
+
+
+def authorize(page: Page, email: str) -> None:
+    """Log in through the dialog."""
+    button(page, "Authorize").first.click()
+    form = page.locator(".auth-container")
+    expect(form).to_contain_text("the username is the email address")
+    form.get_by_label("username:").fill(email)
+    form.get_by_label("password:").fill(PASSWORD)
+    form.get_by_role("button", name="Apply given OAuth2 credentials").click()
+    expect(form.get_by_text("Logout")).to_be_visible()
+    button(form, "Close").click()
+
+
+def test_newcomer_gets_to_a_first_post_and_stays_authorized(
+    page: Page, blog: Blog
+) -> None:
+    page.goto("/docs")
+    sign_up = operation(page, "create_user")
+    sign_up.locator("textarea.body-param__text").fill(json.dumps(ACCOUNT))
+    execute(sign_up, 201)
+    authorize(page, ACCOUNT["email"])
+
+    execute(operation(page, "create_post"), 201)
+    page.reload()
+    expect(page.locator("[id$='-create_post'] .opblock-body")).to_be_visible()
+    me = execute(operation(page, "read_current_user"), 200)
+
+    expect(me).to_contain_text(ACCOUNT["email"])
+    [post_id] = blog.post_ids()
+    page.goto(f"/posts/{post_id}")
+    expect(page.get_by_role("article")).to_contain_text("It works.")
+
+
+def test_picture_is_uploaded_from_the_documentation(
+    page: Page, blog: Blog, ada: Person
+) -> None:
+    page.goto("/docs")
+    authorize(page, ada.email)
+    upload = operation(page, "upload_picture")
+    upload.locator("[data-param-name=user_id] input").fill(str(ada.id))
+    file = {"name": "me.jpg", "mimeType": "image/jpeg", "buffer": photo()}
+    upload.locator("input[type=file]").set_input_files([file])
+
+    execute(upload, 200)
+
+    assert blog.call("GET", f"/api/users/{ada.id}")["image_file"]
+
+
+@pytest.mark.parametrize("example", ["blank", "long_title"])
+def test_bad_example_is_refused_as_it_says(
+    page: Page, ada: Person, example: str
+) -> None:
+    page.goto("/docs")
+    authorize(page, ada.email)
+    create = operation(page, "create_post")
+    create.locator(
+        ".opblock-section-request-body select.examples-select-element"
+    ).select_option(example)
+
+    execute(create, 422)
+
+
+def test_link_to_an_operation_opens_it(page: Page) -> None:
+    page.goto("/docs#/posts/create_post")
+
+    block = page.locator("[id$='-create_post']")
+    expect(block.locator(".opblock-body")).to_be_visible()
+    expect(block).to_be_in_viewport()

@@ -1,0 +1,471 @@
+"""Requests to publish that are repeated, and publish once."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from database import AsyncSessionLocal, DatabaseUnavailable
+from models import IdempotencyKey, Post, User, now
+from routers import idempotency
+from tests.conftest import create_post, own_id, sign_up
+
+CROWD = 20
+DAY = timedelta(hours=24)
+KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
+POST = {"title": "Tea", "content": "Is ready."}
+
+
+async def publish(
+    client: AsyncClient,
+    headers: dict[str, str],
+    key: str | bytes | None = KEY,
+    **fields: Any,
+) -> Response:
+    """Ask for a new post; with a key, so that it can be asked again."""
+    headers_of_key: dict[str, Any] = {} if key is None else {"Idempotency-Key": key}
+    return await client.post(
+        "/api/posts", json={**POST, **fields}, headers={**headers, **headers_of_key}
+    )
+
+
+async def count(db: AsyncSession, model: type[Any]) -> int:
+    """How many rows a table has."""
+    return await db.scalar(select(func.count(model.id))) or 0
+
+
+def what_is_repeated(response: Response) -> tuple[Any, ...]:
+    """What of an answer has to be the same again."""
+    headers = [response.headers.get(name) for name in ("etag", "location")]
+    return response.status_code, response.content, *headers
+
+
+# The same request again
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "edited", "deleted", "renamed"])
+async def test_repeated_request_gets_the_first_answer_and_publishes_nothing(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession, meanwhile: str
+) -> None:
+    first = await publish(client, ada)
+    path = first.headers["location"]
+    if meanwhile == "edited":
+        await client.patch(path, json={"title": "Coffee"}, headers=ada)
+    elif meanwhile == "deleted":
+        await client.delete(path, headers=ada)
+    elif meanwhile == "renamed":
+        user_path = f"/api/users/{first.json()['user_id']}"
+        await client.patch(user_path, json={"username": "lady"}, headers=ada)
+
+    second = await publish(client, ada)
+
+    assert first.status_code == 201
+    assert path == f"/api/posts/{first.json()['id']}"
+    assert what_is_repeated(second) == what_is_repeated(first)
+    assert await count(db, Post) == (meanwhile != "deleted")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"title": "Tea", "content": "Is ready."}',
+        '{"content":"Is ready.","title":"Tea"}',
+        '{"title": "\\u0054ea", "content": "Is ready."}',
+        '{"title": "  Tea ", "content": "Is ready.", "likes": 7}',
+    ],
+)
+async def test_same_post_written_in_another_way_is_the_same_request(
+    client: AsyncClient, ada: dict[str, str], body: str
+) -> None:
+    first = await publish(client, ada)
+    headers = {**ada, "Idempotency-Key": KEY, "Content-Type": "application/json"}
+
+    second = await client.post("/api/posts", content=body, headers=headers)
+
+    assert what_is_repeated(second) == what_is_repeated(first)
+
+
+@pytest.mark.parametrize("fields", [{"title": "Coffee"}, {"content": "Was ready."}])
+async def test_key_of_another_request_is_refused(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    fields: dict[str, str],
+) -> None:
+    first = await publish(client, ada)
+
+    response = await publish(client, ada, **fields)
+
+    assert response.status_code == 422
+    assert response.json() == {"detail": "Idempotency-Key was used for another request"}
+    assert await count(db, Post) == 1
+    # What was stored for it is still there.
+    assert what_is_repeated(await publish(client, ada)) == what_is_repeated(first)
+
+
+async def test_keys_of_two_users_do_not_meet(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
+) -> None:
+    answers = [
+        await publish(client, ada),
+        await publish(client, bob, title="Coffee"),
+        await publish(client, ada),
+    ]
+
+    assert [answer.status_code for answer in answers] == [201, 201, 201]
+    assert [answer.json()["author"]["username"] for answer in answers] == [
+        "ada",
+        "bob",
+        "ada",
+    ]
+    assert await count(db, Post) == 2
+
+
+async def test_other_key_publishes_again(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    # Keys are texts of the client: nothing is trimmed, nothing folded.
+    keys = ["a", "A", "a b", "a  b", '"a"']
+
+    ids = [(await publish(client, ada, key)).json()["id"] for key in keys]
+
+    assert len(set(ids)) == await count(db, Post) == len(keys)
+
+
+async def test_without_a_key_nothing_is_stored(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    first = await publish(client, ada, None)
+    second = await publish(client, ada, None)
+
+    assert first.json()["id"] != second.json()["id"]
+    assert await count(db, IdempotencyKey) == 0
+
+
+async def test_key_belongs_to_publishing_alone(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    path = f"/api/posts/{(await create_post(client, ada))['id']}"
+    headers = {**ada, "Idempotency-Key": KEY}
+
+    titles = [
+        (await client.patch(path, json={"title": title}, headers=headers)).json()
+        for title in ("one", "two")
+    ]
+
+    assert [post["title"] for post in titles] == ["one", "two"]
+    assert await count(db, IdempotencyKey) == 0
+
+
+async def test_answer_that_an_older_version_stored_is_given_as_it_is(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    # Posts gain keys from version to version, and a new one may start within the day.
+    first = await publish(client, ada)
+    old = {name: value for name, value in first.json().items() if name != "excerpt"}
+    await db.execute(update(IdempotencyKey).values(answer=json.dumps(old)))
+    await db.commit()
+    # Nor does the document of this version declare what that one sent.
+    client.event_hooks = {}
+
+    second = await publish(client, ada)
+
+    assert (second.status_code, second.json()) == (201, old)
+    assert second.headers["location"] == first.headers["location"]
+
+
+# For how long
+
+
+async def make_older(db: AsyncSession, age: timedelta) -> None:
+    """Let all keys that there are have been used so long ago."""
+    await db.execute(update(IdempotencyKey).values(created_at=now() - age))
+    await db.commit()
+
+
+@pytest.mark.parametrize(
+    ("age", "posts"),
+    [(DAY - timedelta(minutes=1), 1), (DAY + timedelta(seconds=1), 2)],
+)
+async def test_key_is_kept_for_24_hours(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    age: timedelta,
+    posts: int,
+) -> None:
+    first = await publish(client, ada)
+    await make_older(db, age)
+
+    second = await publish(client, ada)
+    third = await publish(client, ada)
+
+    assert await count(db, Post) == posts
+    assert (second.json()["id"] == first.json()["id"]) == (posts == 1)
+    assert what_is_repeated(third) == what_is_repeated(second)
+    assert await count(db, IdempotencyKey) == 1
+
+
+async def test_key_that_was_kept_long_enough_can_be_of_another_request(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    await publish(client, ada)
+    await make_older(db, DAY + timedelta(seconds=1))
+
+    response = await publish(client, ada, title="Coffee")
+
+    assert (response.status_code, response.json()["title"]) == (201, "Coffee")
+
+
+async def test_keys_that_were_kept_long_enough_go(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
+) -> None:
+    for author in (ada, bob):
+        await publish(client, author, "old")
+    await make_older(db, DAY + timedelta(seconds=1))
+
+    await publish(client, ada, "new")
+    await publish(client, bob, "newer")
+
+    assert set(await db.scalars(select(IdempotencyKey.key))) == {"new", "newer"}
+    # The posts stay.
+    assert await count(db, Post) == 4
+
+
+async def test_one_request_clears_away_only_so_many(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(idempotency, "PRUNED_AT_ONCE", 2)
+    for number in range(5):
+        await publish(client, ada, str(number))
+    await make_older(db, DAY + timedelta(seconds=1))
+
+    await publish(client, ada, "new")
+
+    assert await count(db, IdempotencyKey) == 5 - 2 + 1
+
+
+async def test_keys_go_with_their_user(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
+) -> None:
+    await publish(client, ada)
+    await publish(client, bob)
+    user_id = await own_id(client, ada)
+
+    await client.delete(f"/api/users/{user_id}", headers=ada)
+
+    assert user_id not in set(await db.scalars(select(IdempotencyKey.user_id)))
+    assert await count(db, IdempotencyKey) == 1
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "key", ["a", " ~", "~" * 255, '"8e03978e"', "'; DROP TABLE posts; --", "%00"]
+)
+async def test_any_printable_ascii_will_do(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession, key: str
+) -> None:
+    answers = [await publish(client, ada, key) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert await count(db, Post) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x" * 256, "x" * 5000, "é".encode(), b"\xff", "a\tb", "a\x7f", b"a\0b"]
+)
+async def test_bad_key_is_refused(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession, key: str | bytes
+) -> None:
+    response = await publish(client, ada, key)
+
+    assert response.status_code == 422
+    places = [fault["loc"] for fault in response.json()["detail"]]
+    assert places == [["header", "Idempotency-Key"]]
+    assert await count(db, Post) == await count(db, IdempotencyKey) == 0
+
+
+async def test_login_comes_before_the_key(client: AsyncClient) -> None:
+    assert (await publish(client, {}, "")).status_code == 401
+
+
+# Requests that fail use up no key
+
+
+async def test_refused_body_leaves_its_key_unused(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    refused = await publish(client, ada, content=" ")
+
+    assert refused.status_code == 422
+    assert await count(db, IdempotencyKey) == 0
+    assert (await publish(client, ada)).status_code == 201
+
+
+async def test_request_that_breaks_off_leaves_its_key_unused(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    def fail(_post: Post) -> bytes:
+        raise DatabaseUnavailable("between the post and the commit")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("routers.posts.represent", fail)
+        broken = await publish(client, ada)
+
+    assert broken.status_code == 503
+    assert await count(db, Post) == await count(db, IdempotencyKey) == 0
+    assert (await publish(client, ada, title="Coffee")).status_code == 201
+
+
+async def test_author_who_is_deleted_meanwhile_leaves_nothing(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    insert = idempotency._insert
+
+    async def delete_first(session: AsyncSession, user: User, *rest: str) -> Any:
+        await session.execute(delete(User).where(User.id == user.id))
+        return await insert(session, user, *rest)
+
+    monkeypatch.setattr(idempotency, "_insert", delete_first)
+
+    response = await publish(client, ada)
+
+    assert response.status_code == 401
+    assert response.json() == {"detail": "Invalid or expired token"}
+    assert await count(db, Post) == await count(db, IdempotencyKey) == 0
+
+
+# At the same instant
+
+
+@asynccontextmanager
+async def running_request(user_id: int, key: str = KEY) -> AsyncIterator[AsyncSession]:
+    """A request with this key that has not ended yet."""
+    async with AsyncSessionLocal() as session:
+        row = IdempotencyKey(user_id=user_id, key=key, fingerprint="", answer="")
+        session.add(row)
+        await session.flush()
+        yield session
+
+
+async def test_repeated_request_does_not_wait_long_for_the_first(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+    async with running_request(await own_id(concurrent_client, ada)):
+        start = time.monotonic()
+        response = await publish(concurrent_client, ada)
+        seconds = time.monotonic() - start
+
+    assert response.status_code == 409
+    assert response.json() == {
+        "detail": "A request with this Idempotency-Key is still running"
+    }
+    assert response.headers["retry-after"] == "1"
+    assert 0.9 < seconds < 1.9
+    # The first one never came to its end, so this is the first.
+    assert (await publish(concurrent_client, ada)).status_code == 201
+
+
+async def test_request_waits_for_nobody_elses_key(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
+    async with running_request(await own_id(concurrent_client, ada)):
+        answers = [
+            await publish(concurrent_client, bob),
+            await publish(concurrent_client, ada, "another key"),
+            await publish(concurrent_client, ada, None),
+        ]
+
+    assert [answer.status_code for answer in answers] == [201] * 3
+
+
+async def test_short_patience_ends_with_the_request(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+    await publish(concurrent_client, ada)
+
+    # Most likely over the connection that the request had.
+    async with AsyncSessionLocal() as session:
+        assert await session.scalar(text("SHOW lock_timeout")) == "0"
+
+
+async def test_equal_requests_at_once_publish_one_post(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+
+    answers = await asyncio.gather(
+        *(publish(concurrent_client, ada) for _ in range(CROWD))
+    )
+
+    assert len(set(map(what_is_repeated, answers))) == 1
+    assert answers[0].status_code == 201
+    async with AsyncSessionLocal() as session:
+        assert await count(session, Post) == 1
+        assert await count(session, IdempotencyKey) == 1
+
+
+async def test_different_requests_with_one_key_publish_one_post(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+
+    answers = await asyncio.gather(
+        *(publish(concurrent_client, ada, title=str(n)) for n in range(CROWD))
+    )
+
+    statuses = [answer.status_code for answer in answers]
+    assert Counter(statuses) == {201: 1, 422: CROWD - 1}
+    async with AsyncSessionLocal() as session:
+        titles = list(await session.scalars(select(Post.title)))
+    assert titles == [str(statuses.index(201))]
+
+
+async def test_different_keys_at_once_publish_all_posts(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+
+    answers = await asyncio.gather(
+        *(publish(concurrent_client, ada, f"key {n}") for n in range(CROWD))
+    )
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == CROWD
+
+
+async def test_keyed_posts_while_their_author_is_deleted_are_made_or_rejected(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+    path = f"/api/users/{await own_id(concurrent_client, ada)}"
+
+    *answers, deletion = await asyncio.gather(
+        *(publish(concurrent_client, ada, f"key {n % 3}") for n in range(10)),
+        concurrent_client.delete(path, headers=ada),
+    )
+
+    assert deletion.status_code == 204
+    assert {answer.status_code for answer in answers} <= {201, 401, 409}
+    async with AsyncSessionLocal() as session:
+        assert await count(session, Post) == await count(session, IdempotencyKey) == 0

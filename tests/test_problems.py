@@ -1,0 +1,446 @@
+"""Errors of the API: plain, or as RFC 9457 has them; what is allowed; absurd ids."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+
+from database import DatabaseUnavailable, get_db
+from main import app
+from rate_limits import LimitReached
+from tests.conftest import create_post, make_client
+
+PROBLEM = "application/problem+json"
+MIB = 1024 * 1024
+# More digits than Python agrees to read (`sys.get_int_max_str_digits`).
+ENDLESS = "1" * 5000
+
+# Method, path, what goes with it, whether ada asks, and the words of the status.
+ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
+    400: (
+        "PATCH",
+        "/api/users/me/password",
+        {"json": {"current_password": "wrong", "new_password": "12345678"}},
+        True,
+        "Bad Request",
+    ),
+    401: ("GET", "/api/users/me", {}, False, "Unauthorized"),
+    403: ("DELETE", "/api/users/0", {}, True, "Forbidden"),
+    404: ("GET", "/api/posts/0", {}, False, "Not Found"),
+    405: ("PUT", "/api/posts", {}, False, "Method Not Allowed"),
+    412: (
+        "PATCH",
+        "/api/posts/{post}",
+        {"json": {}, "headers": {"If-Match": '"other"'}},
+        True,
+        "Precondition Failed",
+    ),
+    413: (
+        "POST",
+        "/api/users",
+        {
+            "content": b" " * (MIB + 1),
+            "headers": {"Content-Type": "application/json"},
+        },
+        False,
+        "Content Too Large",
+    ),
+    422: ("GET", "/api/posts?skip=-1&limit=x", {}, False, "Unprocessable Content"),
+}
+# What the database or the counting of attempts makes of any request.
+FAILURES: dict[int, tuple[Exception, str]] = {
+    429: (LimitReached(7), "Too Many Requests"),
+    500: (RuntimeError("a secret detail"), "Internal Server Error"),
+    503: (DatabaseUnavailable("a secret address"), "Service Unavailable"),
+}
+
+
+async def ask(
+    client: AsyncClient,
+    author: dict[str, str],
+    accept: str,
+    status: int,
+    places: dict[str, int],
+) -> Response:
+    """Make the request that is answered with this error."""
+    method, path, options, has_login, _ = ERRORS[status]
+    headers = {
+        **options.get("headers", {}),
+        **(author if has_login else {}),
+        "Accept": accept,
+    }
+    return await client.request(
+        method, path.format(**places), **{**options, "headers": headers}
+    )
+
+
+@pytest.fixture
+async def places(client: AsyncClient, ada: dict[str, str]) -> dict[str, int]:
+    """Id of a post, to fill into paths."""
+    return {"post": (await create_post(client, ada))["id"]}
+
+
+@pytest.fixture
+async def failing_client(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[AsyncClient]:
+    """A client of an application that fails with one of `FAILURES`."""
+
+    async def failing() -> AsyncIterator[None]:
+        raise FAILURES[request.param][0]
+        yield
+
+    monkeypatch.setitem(app.dependency_overrides, get_db, failing)
+    async with make_client() as client:
+        # The document declares no bugs, nor limits where there are none.
+        client.event_hooks = {}
+        yield client
+
+
+def other_headers(response: Response) -> dict[str, str]:
+    """The headers that do not depend on the form of the body."""
+    form = {"content-type", "content-length", "x-error-id"}
+    return {name: value for name, value in response.headers.items() if name not in form}
+
+
+def vary(response: Response) -> set[str]:
+    return {name.strip() for name in response.headers.get("vary", "").split(",")}
+
+
+# Both forms
+
+
+@pytest.mark.parametrize("status", ERRORS)
+async def test_error_comes_as_problem_details_to_those_who_accept_them(
+    client: AsyncClient, ada: dict[str, str], places: dict[str, int], status: int
+) -> None:
+    plain = await ask(client, ada, "*/*", status, places)
+    problem = await ask(client, ada, PROBLEM, status, places)
+
+    *_, title = ERRORS[status]
+    detail = plain.json()["detail"]
+    assert (plain.status_code, problem.status_code) == (status, status)
+    assert plain.headers["content-type"] == "application/json"
+    assert plain.json().keys() == {"detail"}
+    assert problem.headers["content-type"] == PROBLEM
+    assert problem.json() == {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        **(
+            {"detail": detail}
+            if isinstance(detail, str)
+            else {"detail": "The request is not as it should be", "errors": detail}
+        ),
+    }
+
+
+@pytest.mark.parametrize("status", ERRORS)
+async def test_both_forms_of_an_error_have_the_same_headers(
+    client: AsyncClient, ada: dict[str, str], places: dict[str, int], status: int
+) -> None:
+    plain = await ask(client, ada, "*/*", status, places)
+    problem = await ask(client, ada, PROBLEM, status, places)
+
+    needed = {401: "www-authenticate", 405: "allow", 412: "etag", 413: "connection"}
+    assert other_headers(problem) == other_headers(plain)
+    assert needed.get(status, "cache-control") in problem.headers
+    assert "Accept" in vary(problem)
+
+
+@pytest.mark.parametrize("path", ["/api/posts", "/api/users/1", "/health"])
+@pytest.mark.parametrize(
+    ("failing_client", "status"),
+    [(status, status) for status in FAILURES],
+    indirect=["failing_client"],
+)
+async def test_failure_comes_in_both_forms(
+    failing_client: AsyncClient, path: str, status: int
+) -> None:
+    plain = await failing_client.get(path)
+    problem = await failing_client.get(path, headers={"Accept": PROBLEM})
+
+    assert (plain.status_code, problem.status_code) == (status, status)
+    assert problem.headers["content-type"] == PROBLEM
+    assert problem.json() == {
+        "type": "about:blank",
+        "title": FAILURES[status][1],
+        "status": status,
+        **plain.json(),
+    }
+    assert plain.json().keys() == {"detail"}
+    assert "secret" not in problem.text
+    assert other_headers(problem) == other_headers(plain)
+    assert ("retry-after" in problem.headers) == (status != 500)
+    assert "Accept" in vary(problem)
+
+
+async def test_every_fault_is_among_the_errors(client: AsyncClient) -> None:
+    response = await client.post(
+        "/api/users",
+        json={"username": "", "email": "x", "password": "hunt3r"},
+        headers={"Accept": PROBLEM},
+    )
+
+    faults = response.json()["errors"]
+    assert [fault["loc"] for fault in faults] == [
+        ["body", "username"],
+        ["body", "email"],
+        ["body", "password"],
+    ]
+    assert all(fault.keys() == {"type", "loc", "msg"} for fault in faults)
+    assert "hunt3r" not in response.text
+
+
+async def test_reused_key_has_a_sentence_and_no_list(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    headers = {**ada, "Idempotency-Key": "k", "Accept": PROBLEM}
+    for content in ("one", "two"):
+        response = await client.post(
+            "/api/posts", json={"content": content}, headers=headers
+        )
+
+    assert response.status_code == 422
+    assert response.json()["detail"] == "Idempotency-Key was used for another request"
+    assert "errors" not in response.json()
+
+
+# Who accepts what
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        PROBLEM,
+        "Application/PROBLEM+json",
+        f"application/json, {PROBLEM}",
+        f"{PROBLEM},application/json",
+        f"text/html;q=0.9 , {PROBLEM};q=0.001",
+        f"{PROBLEM} ; Q=1",
+        f"{PROBLEM};profile=x;q=0.5, */*;q=0.1",
+        f"{PROBLEM};q=1.0",
+        f"*/*;q=0, {PROBLEM}",
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/posts/0", "/api"])
+async def test_accepted_problem_details_are_sent(
+    client: AsyncClient, path: str, accept: str
+) -> None:
+    response = await client.get(path, headers={"Accept": accept})
+
+    assert response.headers["content-type"] == PROBLEM
+
+
+async def test_problem_details_can_be_accepted_in_another_line(
+    client: AsyncClient,
+) -> None:
+    lines = [("Accept", "application/json"), ("Accept", PROBLEM)]
+
+    response = await client.get("/api/posts/0", headers=lines)
+
+    assert response.headers["content-type"] == PROBLEM
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/*",
+        "application/json",
+        "application/json, text/plain, */*",
+        "text/html",
+        "application/problem+xml",
+        "application/problem",
+        "x-application/problem+json",
+        f"{PROBLEM};q=0",
+        f"{PROBLEM}; q=0.000",
+        f"{PROBLEM};Q=0.",
+        f"application/json, {PROBLEM};q=0",
+        f"{PROBLEM}x",
+        ",;,;=",
+    ],
+)
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/posts/0"])
+async def test_everybody_else_gets_the_plain_form(
+    client: AsyncClient, path: str, accept: str
+) -> None:
+    response = await client.get(path, headers={"Accept": accept})
+
+    assert response.headers["content-type"] == "application/json"
+    assert response.json().keys() == {"detail"}
+    assert "Accept" in vary(response)
+
+
+async def test_client_that_accepts_nothing_in_particular_gets_the_plain_form(
+    client: AsyncClient,
+) -> None:
+    del client.headers["Accept"]
+
+    response = await client.get("/api/posts/0")
+
+    assert response.headers["content-type"] == "application/json"
+
+
+async def test_good_answer_is_the_same_for_those_who_accept_problems(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    answers = [
+        await client.get("/api/posts", headers={"Accept": accept})
+        for accept in ("*/*", PROBLEM)
+    ]
+
+    assert answers[0].headers == answers[1].headers
+    assert answers[0].content == answers[1].content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/posts/0", 404),
+        ("GET", "/posts/x", 422),
+        ("POST", "/login", 405),
+        ("GET", "/static/nothing.css", 404),
+        ("GET", "/apis", 404),
+        ("GET", "/healthy", 404),
+    ],
+)
+async def test_error_outside_the_api_stays_a_page(
+    client: AsyncClient, method: str, path: str, status: int
+) -> None:
+    response = await client.request(method, path, headers={"Accept": PROBLEM})
+
+    assert response.status_code == status
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "Accept" not in vary(response)
+
+
+async def test_head_of_a_problem_answers_like_get(client: AsyncClient) -> None:
+    headers = {"Accept": PROBLEM}
+    got = await client.get("/api/posts/0", headers=headers)
+
+    response = await client.head("/api/posts/0", headers=headers)
+
+    assert (response.status_code, response.content) == (404, b"")
+    assert response.headers == got.headers
+
+
+# What can be done at an address
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/posts", "GET, HEAD, POST"),
+        ("/api/posts/1", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("/api/posts/x", "DELETE, GET, HEAD, PATCH, PUT"),
+        (f"/api/posts/{ENDLESS}", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("/api/users", "GET, HEAD, POST"),
+        ("/api/users/1", "DELETE, GET, HEAD, PATCH"),
+        ("/api/users/1/posts", "GET, HEAD"),
+        ("/api/users/1/picture", "DELETE, PATCH"),
+        # Not what can be done with a user whose id is "me".
+        ("/api/users/me", "GET, HEAD"),
+        ("/api/users/me/password", "PATCH"),
+        ("/api/users/token", "POST"),
+        ("/health", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/posts/1", "GET, HEAD"),
+        ("/feed.atom", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/static/css/main.css", "GET, HEAD"),
+        ("/static/nothing.css", "GET, HEAD"),
+    ],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "BREW"])
+async def test_refused_method_is_told_what_is_allowed(
+    client: AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    response = await client.request(method, path)
+
+    assert response.status_code == 405
+    assert response.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("path", ["/api/nothing", "/nothing", "/api/posts/1/nothing"])
+async def test_nothing_is_allowed_where_nothing_is(
+    client: AsyncClient, path: str
+) -> None:
+    response = await client.request("BREW", path)
+
+    assert response.status_code == 404
+    assert "allow" not in response.headers
+
+
+# Ids that no row can have
+
+
+@pytest.mark.parametrize("post_or_user_id", [ENDLESS, f"-{ENDLESS}", f"%2B{ENDLESS}"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *((method, "/api/posts/{}") for method in ("GET", "PUT", "PATCH", "DELETE")),
+        ("GET", "/api/users/{}"),
+        ("GET", "/api/users/{}/posts"),
+        ("GET", "/posts/{}"),
+        ("GET", "/users/{}/posts"),
+        ("GET", "/users/{}/feed.atom"),
+    ],
+)
+async def test_endless_id_is_not_found(
+    client: AsyncClient,
+    ada: dict[str, str],
+    method: str,
+    path: str,
+    post_or_user_id: str,
+) -> None:
+    response = await client.request(
+        method,
+        path.format(post_or_user_id),
+        json={"title": "T", "content": "C"},
+        headers=ada,
+    )
+
+    assert response.status_code == 404
+
+
+@pytest.mark.parametrize("user_id", [ENDLESS, f"-{ENDLESS}"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PATCH", "/api/users/{}"),
+        ("DELETE", "/api/users/{}"),
+        ("PATCH", "/api/users/{}/picture"),
+        ("DELETE", "/api/users/{}/picture"),
+    ],
+)
+async def test_endless_id_is_not_ones_own(
+    client: AsyncClient, ada: dict[str, str], method: str, path: str, user_id: str
+) -> None:
+    response = await client.request(method, path.format(user_id), json={}, headers=ada)
+
+    assert response.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/api/posts?skip={}", "/api/posts?limit={}"])
+async def test_endless_number_in_a_query_is_refused(
+    client: AsyncClient, path: str
+) -> None:
+    response = await client.get(path.format(ENDLESS))
+
+    assert response.status_code == 422
+    assert ENDLESS not in response.text
+
+
+@pytest.mark.parametrize("path", ["/?page={}", "/sitemaps/posts-{}.xml"])
+async def test_endless_number_makes_a_page_of_an_error(
+    client: AsyncClient, path: str
+) -> None:
+    response = await client.get(path.format(ENDLESS))
+
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
