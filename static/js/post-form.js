@@ -133,7 +133,7 @@ function send(form, session) {
   });
 }
 
-async function sendChange(form, session, { url, method, json }) {
+async function sendChange(form, session, { url, method, json }, tries = 2) {
   try {
     return await request(url, { method, json, headers: { "If-Match": session.saved.tag } });
   } catch (error) {
@@ -143,7 +143,7 @@ async function sendChange(form, session, { url, method, json }) {
   // It can be the author's name or picture that changed, and no text at all.
   const isSameText = !differs(current, session.saved);
   session.saved = current;
-  if (isSameText) return sendChange(form, session, { url, method, json });
+  if (isSameText && tries > 1) return sendChange(form, session, { url, method, json }, tries - 1);
   showConflict(form, current, {
     keep: () => form.requestSubmit(),
     take: () => begin(form, session, current),

@@ -147,6 +147,21 @@ def edited_post(page: Page, post_id: int) -> None:
     start_edit(page, {"id": post_id})
 
 
+def post_changed_elsewhere(page: Page, post_id: int) -> None:
+    form = start_edit(page, {"id": post_id})
+    fill(form, content="Two hours of thought")
+    page.route(
+        "**/api/posts/*",
+        lambda route: (
+            route.fulfill(status=412, json={"detail": "changed"})
+            if route.request.method == "PUT"
+            else route.continue_()
+        ),
+    )
+    button(form, "Save").click()
+    expect(button(form, "Save my text instead")).to_be_visible()
+
+
 def post_that_cannot_be_opened(page: Page, post_id: int) -> None:
     page.route("**/api/posts/*", lambda route: route.abort())
     page.goto(f"/posts/{post_id}")
@@ -183,6 +198,7 @@ STATES = [
     failed_network,
     published_post,
     edited_post,
+    post_changed_elsewhere,
     post_that_cannot_be_opened,
     post_to_delete,
     account_to_delete,
@@ -228,3 +244,80 @@ def test_open_menu_on_a_phone_has_no_barrier(
     expect(page.locator("#menu.collapsing")).to_have_count(0)
 
     assert barriers(page) == NONE
+
+
+# Other ways to see a page
+
+# At a zoom of 200 and 400 %, a window of 1280 x 1024 has so many pixels of CSS.
+ZOOMS = {"200": {"width": 640, "height": 512}, "400": {"width": 320, "height": 256}}
+
+
+@pytest.mark.parametrize("zoom", ZOOMS)
+@pytest.mark.parametrize("path", ["/", "/posts/{1}", "/users/{0}/posts", "/account"])
+def test_page_reflows_when_it_is_zoomed(
+    new_context: NewContext, blog: Blog, ada: Person, path: str, zoom: str
+) -> None:
+    post = blog.write(ada, "word " * 200, "A title of quite a few words")
+    page = new_context(ada, viewport=ZOOMS[zoom]).new_page()
+
+    page.goto(path.format(ada.id, post["id"]))
+    expect(page.locator(".navbar-write")).to_be_visible()
+
+    bar = page.locator(".site-header").bounding_box()
+    assert bar is not None
+    assert bar["height"] < 80
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+@pytest.mark.parametrize("zoom", ZOOMS)
+def test_dialog_is_usable_when_it_is_zoomed(
+    new_context: NewContext, blog: Blog, ada: Person, zoom: str
+) -> None:
+    page = new_context(ada, viewport=ZOOMS[zoom]).new_page()
+    form = start_post(page)
+    fill(form, content="word " * 200)
+
+    button(form, "Publish").click()
+
+    expect(dialog(page, "Done")).to_contain_text("Your post is published.")
+
+
+FADED_BUTTONS = """
+() => [...document.querySelectorAll(".btn")]
+  .filter((button) => button.checkVisibility())
+  .filter((button) => {
+    const style = getComputedStyle(button);
+    return style.borderTopWidth === "0px"
+      || style.borderTopColor === style.backgroundColor;
+  }).map((button) => button.outerHTML)
+"""
+
+
+@pytest.mark.parametrize("path", ["/", "/posts/{1}", "/account"])
+def test_buttons_have_an_edge_in_forced_colours(
+    new_context: NewContext, blog: Blog, ada: Person, path: str
+) -> None:
+    post = blog.write(ada)
+    page = new_context(ada, forced_colors="active").new_page()
+
+    page.goto(path.format(ada.id, post["id"]))
+    expect(button(page, "New post")).to_be_visible()
+
+    assert page.evaluate(FADED_BUTTONS) == []
+
+
+def test_chosen_theme_is_told_apart_in_forced_colours(
+    new_context: NewContext, ada: Person
+) -> None:
+    page = new_context(ada, forced_colors="active").new_page()
+    page.goto("/")
+    looks = {
+        name: button(page, name).evaluate(
+            "(button) => getComputedStyle(button).outline + "
+            "getComputedStyle(button).border + getComputedStyle(button).boxShadow"
+        )
+        for name in ("Light", "Dark", "Auto")
+    }
+
+    assert looks["Light"] == looks["Dark"]
+    assert looks["Auto"] != looks["Dark"]
