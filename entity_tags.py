@@ -2,12 +2,10 @@
 
 import hashlib
 import re
-from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CONDITIONS = ("if-match", "if-none-match")
 # RFC 9110, section 8.8.3.
 TAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
 CODING = re.compile('-(?:br|gzip)(?=")')
@@ -31,7 +29,7 @@ def lists_tag(condition: str, tag: str, *, weakly: bool = False) -> bool:
 
 
 class EntityTags:
-    """Tag what may be kept, and answer 304 to whoever has it already (section 13.1.2).
+    """Tag what caches may keep, and say how they may keep it (RFC 9111).
 
     An answer to GET that brings no tag gets one, unless nobody may store it; one that
     says nothing about caches is to be revalidated, or not to be stored at all when it
@@ -46,57 +44,42 @@ class EntityTags:
             await self.app(scope, receive, send)
             return
         is_get = scope["method"] == "GET"
-        condition = Headers(scope=scope).get("if-none-match", "")
         held: Message = {}
         body = b""
 
         async def hold(message: Message) -> None:
             nonlocal held, body
             if message["type"] == "http.response.start":
-                held = message if _prepare(message, is_get=is_get) else {}
-                if not held:
+                if _wants_tag(message, is_get=is_get):
+                    held = message
+                else:
                     await send(message)
-                return
-            if not held:
+            elif not held:
                 await send(message)
-                return
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                await _send_tagged(held, body, condition, send)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    MutableHeaders(scope=held)["ETag"] = entity_tag(body)
+                    await send(held)
+                    await send({"type": "http.response.body", "body": body})
 
         await self.app(scope, receive, hold)
 
 
-def _prepare(start: Message, *, is_get: bool) -> bool:
-    """Say what caches may do with an answer; whether it is one to be tagged."""
+def _wants_tag(start: Message, *, is_get: bool) -> bool:
+    """Say what caches may do with an answer; whether it still lacks a tag for that."""
     headers = MutableHeaders(scope=start)
     is_plain = is_get and start["status"] in {200, 304}
     headers.setdefault("Cache-Control", "no-cache" if is_plain else "no-store")
-    # Files are tagged, compared and sent piece by piece by what serves them.
-    is_file = "last-modified" in headers
-    return start["status"] == 200 and is_get and not is_file and _may_store(headers)
+    may_store = "no-store" not in headers["cache-control"]
+    return is_get and start["status"] == 200 and may_store and "etag" not in headers
 
 
-def _may_store(headers: Headers) -> bool:
-    return "no-store" not in headers["cache-control"]
+class ConditionalRequests:
+    """Answer 304 to whoever has the representation already (section 13.1.2).
 
-
-async def _send_tagged(start: Message, body: bytes, condition: str, send: Send) -> None:
-    headers = MutableHeaders(scope=start)
-    tag = headers.setdefault("ETag", entity_tag(body))
-    if lists_tag(condition, tag, weakly=True):
-        start, body = {**start, "status": 304}, b""
-        for name in OF_A_BODY:
-            del headers[name]
-        start["headers"] = headers.raw
-    await send(start)
-    await send({"type": "http.response.body", "body": body})
-
-
-class CodedTags:
-    """Give the compressed forms of an answer tags of their own (section 8.8.3.3).
-
-    Stands outside the compression, so that what is inside knows one tag only.
+    Stands outside the compression: its forms of a representation need tags of their own
+    (section 8.8.3.3), while what is inside knows one tag only.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -106,33 +89,50 @@ class CodedTags:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        known = TAG.findall(Headers(scope=scope).get("if-none-match", ""))
+        request = Headers(scope=scope).mutablecopy()
+        known = ", ".join(request.getlist("if-none-match"))
+        _leave_plain_conditions(request, is_revalidation=bool(known))
+        is_known = False
 
-        async def send_with_coding(message: Message) -> None:
+        async def send_unless_known(message: Message) -> None:
+            nonlocal is_known
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                tag, coding = headers.get("etag"), headers.get("content-encoding")
-                if tag and message["status"] == 304:
-                    # What the client has keeps the tag that it came with.
-                    headers["ETag"] = next(filter(_is_form_of(tag), known), tag)
-                elif tag and coding:
-                    headers["ETag"] = f'{tag[:-1]}-{coding}"'
-            await send(message)
+                _add_coding(headers)
+                is_known = (
+                    scope["method"] == "GET"
+                    and message["status"] == 200
+                    and "etag" in headers
+                    and lists_tag(known, headers["etag"], weakly=True)
+                )
+                if is_known:
+                    await _send_not_modified(message, send)
+            if not is_known:
+                await send(message)
 
-        await self.app(_with_plain_tags(scope), receive, send_with_coding)
-
-
-def _without_coding(tags: str) -> str:
-    return CODING.sub("", tags)
-
-
-def _is_form_of(tag: str) -> Callable[[str], bool]:
-    return lambda listed: lists_tag(_without_coding(listed), tag, weakly=True)
+        scope = {**scope, "headers": request.raw}
+        await self.app(scope, receive, send_unless_known)
 
 
-def _with_plain_tags(scope: Scope) -> Scope:
-    request = Headers(scope=scope).mutablecopy()
-    for name in CONDITIONS:
-        if name in request:
-            request[name] = _without_coding(", ".join(request.getlist(name)))
-    return {**scope, "headers": request.raw}
+def _leave_plain_conditions(request: MutableHeaders, *, is_revalidation: bool) -> None:
+    """Leave of the conditions what is decided inside, with the tags known there."""
+    if is_revalidation:
+        # A date says less than a tag and has no say beside it (section 13.1.3).
+        del request["if-none-match"]
+        del request["if-modified-since"]
+    if "if-match" in request:
+        request["if-match"] = CODING.sub("", ", ".join(request.getlist("if-match")))
+
+
+def _add_coding(headers: MutableHeaders) -> None:
+    tag, coding = headers.get("etag"), headers.get("content-encoding")
+    if tag and coding:
+        headers["ETag"] = f'{tag[:-1]}-{coding}"'
+
+
+async def _send_not_modified(start: Message, send: Send) -> None:
+    headers = MutableHeaders(scope=start)
+    for name in OF_A_BODY:
+        del headers[name]
+    await send({**start, "status": 304, "headers": headers.raw})
+    await send({"type": "http.response.body", "body": b""})

@@ -64,7 +64,7 @@ def render(
 
 
 async def render_feed(
-    request: Request, db: AsyncSession, author: User | None, page: str
+    request: Request, db: AsyncSession, author: User | None, *, feed: str, page: str
 ) -> Response:
     """The newest posts, of everybody or of one author (RFC 4287)."""
     statement = Post.newest_first_of(author) if author else Post.newest_first()
@@ -72,7 +72,7 @@ async def render_feed(
     context = {
         "author": author,
         "page": page,
-        "feed": request.url.path,
+        "feed": feed,
         "posts": posts,
         "updated": max((post.last_changed for post in posts), default=NEVER),
     }
@@ -81,13 +81,15 @@ async def render_feed(
 
 @router.get("/feed.atom")
 async def site_feed(request: Request, db: DbSession) -> Response:
-    return await render_feed(request, db, None, path_of(request, "home_page"))
+    feed, page = path_of(request, "site_feed"), path_of(request, "home_page")
+    return await render_feed(request, db, None, feed=feed, page=page)
 
 
 @router.get("/users/{user_id}/feed.atom")
 async def user_feed(request: Request, user: FoundUser, db: DbSession) -> Response:
     page = path_of(request, "user_posts_page", user_id=user.id)
-    return await render_feed(request, db, user, page)
+    feed = path_of(request, "user_feed", user_id=user.id)
+    return await render_feed(request, db, user, feed=feed, page=page)
 
 
 @router.get("/robots.txt")

@@ -31,7 +31,7 @@ from database import (
     shut_down,
     start_embedded_server,
 )
-from entity_tags import CodedTags, EntityTags
+from entity_tags import ConditionalRequests, EntityTags
 from middleware import (
     CatchErrors,
     DropTrailingSlash,
@@ -221,7 +221,7 @@ app.add_middleware(DropTrailingSlash)
 app.add_middleware(EntityTags)
 # Of the three codings this one makes the smallest files at a speed that pages allow.
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
-app.add_middleware(CodedTags)
+app.add_middleware(ConditionalRequests)
 app.add_middleware(HeadAsGet)
 app.add_middleware(CatchErrors, answer=answer_bug)
 app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)

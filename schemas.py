@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     StringConstraints,
 )
+from pydantic_core import PydanticCustomError
 
 from database import MAX_ID
 from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
@@ -23,7 +24,7 @@ PASSWORD_MIN_LENGTH = 8
 PASSWORD_MAX_LENGTH = 128
 
 ID_DIGITS = 100
-INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
+INTEGER = re.compile("[+-]?[0-9]+")
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Without these two some languages, and emoji of more than one part, cannot be written.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
@@ -76,20 +77,22 @@ def normalize_email(value: str) -> str:
     return address
 
 
-def cap(value: Any) -> Any:
-    """An id as it came, or the first that no row can have instead of a far larger one.
+def read_id(text: str) -> int:
+    """An id from a path; Pydantic would also take `1.0`, `1_0` and white space.
 
-    Python refuses to read thousands of digits.
+    Raises:
+        PydanticCustomError: It is no integer.
     """
-    if isinstance(value, str) and len(value) > ID_DIGITS and INTEGER.fullmatch(value):
-        return MAX_ID + 1
-    return value
+    if not INTEGER.fullmatch(text):
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
+    # Python refuses to read thousands of digits, which no row's id has.
+    return int(text) if len(text) <= ID_DIGITS else MAX_ID + 1
 
 
 # Bounds are for the document only: what is outside them is not found.
 RowId = Annotated[
     int,
-    BeforeValidator(cap),
+    BeforeValidator(read_id),
     Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
 ]
 

@@ -232,6 +232,8 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         responses = operation["responses"]
         if is_made_up(responses.get("422")):
             del responses["422"]
+        for parameter in operation.get("parameters", []):
+            parameter["schema"] = without_null(parameter["schema"])
         for problem in common_problems(operation):
             declare(responses, problem)
         if method == "get" and "ETag" in responses["200"].get("headers", {}):
@@ -248,6 +250,15 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     """The operations of a document, each with its method."""
     for path in document["paths"].values():
         yield from path.items()
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that can be left out: no text stands for null."""
+    choices = [part for part in schema.get("anyOf", []) if part != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    choice: dict[str, Any] = choices[0]
+    return choice | {key: schema[key] for key in schema if key != "anyOf"}
 
 
 def is_made_up(response: dict[str, Any] | None) -> bool:

@@ -9,8 +9,6 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Header
-from pydantic import StringConstraints
-from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -30,16 +28,13 @@ STILL_RUNNING = Problem(
     409, "A request with this Idempotency-Key is still running", {"Retry-After": "1"}
 )
 
-KeyText = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=IDEMPOTENCY_KEY_LENGTH, pattern="^[ -~]+$"
-    ),
-]
 Key = Annotated[
-    KeyText | SkipJsonSchema[None],
+    str | None,
     Header(
         alias="Idempotency-Key",
+        min_length=1,
+        max_length=IDEMPOTENCY_KEY_LENGTH,
+        pattern="^[ -~]+$",
         description="A random text of your own, 1 to 255 printable ASCII characters. "
         "Repeat it with the same body when you do not know whether a request arrived: "
         "for 24 hours the answer is the first one, and nothing is published twice.",

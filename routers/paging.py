@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic.json_schema import SkipJsonSchema
 
 from config import settings
 from database import MAX_ID
@@ -82,7 +81,7 @@ Limit = Annotated[
     int, Query(ge=1, le=MAX_PAGE_LENGTH, description="How many entries at the most.")
 ]
 CursorText = Annotated[
-    str | SkipJsonSchema[None],
+    str | None,
     Query(
         max_length=64,
         description="Where to go on: the `next_cursor` of the part before. Unlike "
@@ -121,4 +120,4 @@ QueriedWindow = Annotated[Window, Depends(get_window)]
 
 def link_to_next(request: Request, query: Mapping[str, object]) -> str:
     """The value of `Link` that leads to the next part of a list (RFC 8288)."""
-    return f'<{request.url.path}?{urlencode(query)}>; rel="next"'
+    return f'<{quote(request.scope["path"])}?{urlencode(query)}>; rel="next"'

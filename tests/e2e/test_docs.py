@@ -5,7 +5,7 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.conftest import PASSWORD
 from tests.e2e.conftest import Blog, Person, button
@@ -76,8 +76,8 @@ def test_picture_is_uploaded_from_the_documentation(
     authorize(page, ada.email)
     upload = operation(page, "upload_picture")
     upload.locator("[data-param-name=user_id] input").fill(str(ada.id))
-    file = {"name": "me.jpg", "mimeType": "image/jpeg", "buffer": photo()}
-    upload.locator("input[type=file]").set_input_files([file])
+    file = FilePayload(name="me.jpg", mimeType="image/jpeg", buffer=photo())
+    upload.locator("input[type=file]").set_input_files(file)
 
     execute(upload, 200)
 
