@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from config import BASE_DIR
 from tests.recorder import Breach, Contract
 
 pytest_plugins = ["pytester"]
@@ -239,6 +240,10 @@ def project(
     """A folder of tests that, all together, see everything."""
     # Of the plugins that are installed some take seconds to import.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(BASE_DIR))
+    # What runs there is not what the coverage of this run is about.
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
     pytester.makeini("[pytest]")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_found=TEST_FOUND, test_conflict=TEST_CONFLICT)
@@ -249,7 +254,7 @@ def project(
 def test_run_that_has_seen_everything_succeeds(
     project: pytest.Pytester, options: list[str]
 ) -> None:
-    result = project.runpytest_inprocess(*options)
+    result = project.runpytest_subprocess(*options)
 
     assert result.ret == 0
     assert NEVER_SEEN not in result.stdout.str()
@@ -261,7 +266,7 @@ def test_run_fails_when_something_declared_was_not_seen(
 ) -> None:
     project.makepyfile(test_conflict="def test_nothing(): pass")
 
-    result = project.runpytest_inprocess(*options)
+    result = project.runpytest_subprocess(*options)
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert NEVER_SEEN in result.stdout.str()
@@ -273,7 +278,7 @@ def test_test_that_was_skipped_has_seen_nothing(project: pytest.Pytester) -> Non
     skip = "import pytest\npytestmark = pytest.mark.skip\n"
     project.makepyfile(test_conflict=skip + TEST_CONFLICT)
 
-    result = project.runpytest_inprocess()
+    result = project.runpytest_subprocess()
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "\nGET / 409\n" in result.stdout.str()
@@ -293,7 +298,7 @@ def test_test_that_was_skipped_has_seen_nothing(project: pytest.Pytester) -> Non
 def test_selection_does_not_fail_for_what_it_leaves_out(
     project: pytest.Pytester, selection: list[str]
 ) -> None:
-    result = project.runpytest_inprocess(*selection)
+    result = project.runpytest_subprocess(*selection)
 
     assert result.ret == 0
     assert NEVER_SEEN not in result.stdout.str()
@@ -303,10 +308,10 @@ def test_repeated_failure_does_not_fail_for_what_it_leaves_out(
     project: pytest.Pytester,
 ) -> None:
     project.makepyfile(test_found="def test_found(get): get(418)")
-    assert project.runpytest_inprocess().ret == pytest.ExitCode.TESTS_FAILED
+    assert project.runpytest_subprocess().ret == pytest.ExitCode.TESTS_FAILED
     project.makepyfile(test_found=TEST_FOUND)
 
-    result = project.runpytest_inprocess("--last-failed")
+    result = project.runpytest_subprocess("--last-failed")
 
     assert result.ret == 0
     assert NEVER_SEEN not in result.stdout.str()
@@ -326,7 +331,7 @@ def test_run_that_ended_early_is_not_asked_for_the_rest(
     test = f"def test_first(): {failure}\n"
     project.makepyfile(test_conflict=test + TEST_CONFLICT)
 
-    result = project.runpytest_inprocess(*options)
+    result = project.runpytest_subprocess(*options)
 
     assert result.ret != 0
     assert NEVER_SEEN not in result.stdout.str()
