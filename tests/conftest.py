@@ -41,6 +41,7 @@ import httpx  # noqa: E402
 import pytest  # noqa: E402
 from httpx import ASGITransport, AsyncClient  # noqa: E402
 from moto import mock_aws  # noqa: E402
+from moto.backends import get_backend  # noqa: E402
 from sqlalchemy import event  # noqa: E402
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: E402
 
@@ -74,17 +75,30 @@ async def schema() -> AsyncIterator[None]:
     await engine.dispose()
 
 
-@pytest.fixture(autouse=True)
-def bucket() -> Iterator[Any]:
-    """A bucket that exists in memory only, and the client that the application uses."""
+@pytest.fixture(scope="module")
+def memory_s3() -> Iterator[None]:
+    """A stand-in for S3; to set it up takes longer than most tests."""
     with mock_aws():
         image_utils.s3_client.cache_clear()
-        client = image_utils.s3_client()
-        client.create_bucket(
-            Bucket="test-bucket",
-            CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
-        )
-        yield client
+        yield
+        image_utils.s3_client.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def bucket(memory_s3: None) -> Iterator[Any]:
+    """An empty bucket in memory, and the client that the application uses."""
+    client = image_utils.s3_client()
+    client.create_bucket(
+        Bucket="test-bucket",
+        CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
+    )
+    yield client
+    for backend in get_backend("s3").values():
+        for region in backend.values():
+            region.reset()
+    # A test with settings of its own may have left a client made for these.
+    if image_utils.s3_client() is not client:
+        image_utils.s3_client.cache_clear()
 
 
 @pytest.fixture

@@ -82,6 +82,20 @@ def test_username_of_wrong_length_or_with_unseen_characters_is_refused(
     assert refused(UserUpdate, username=name) == [("username",)]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (" \t", "String should have at least 1 character"),
+        ("n" * 51, "String should have at most 50 characters"),
+    ],
+)
+def test_length_of_a_username_is_spoken_of_as_one_of_text(
+    name: str, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        UserCreate(**sign_up_body(username=name))
+
+
 @pytest.mark.parametrize("name", [7, True, None, ["ada"], {"a": 1}])
 def test_username_is_a_text(name: Any) -> None:
     assert refused(UserCreate, **sign_up_body(username=name)) == [("username",)]

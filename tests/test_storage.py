@@ -83,6 +83,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def bucket(bucket: Any) -> Iterator[Any]:
+    """The bucket; its client ends with the test, which may have made it fail."""
+    yield bucket
+    image_utils.s3_client.cache_clear()
+
+
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Send the application to an S3-compatible service."""
     monkeypatch.setattr(settings, "s3_endpoint_url", url)
