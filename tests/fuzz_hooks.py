@@ -14,7 +14,10 @@ import httpx
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import (
+    negative_data_rejection,
+    positive_data_acceptance,
+)
 
 URL = os.environ["FUZZ_URL"]
 PASSWORD = os.environ["FUZZ_PASSWORD"]
@@ -35,6 +38,9 @@ RULES_IN_WORDS = (
     "The cursor cannot go together with skip",
     "Idempotency-Key was used for another request",
 )
+
+# Their limits count what is left without the white space around it.
+TRIMMED = ("username", "email", "title")
 
 answers: Counter[tuple[str, int]] = Counter()
 sign_ups = itertools.count(1)
@@ -70,6 +76,23 @@ def valid_data_acceptance(
     ):
         return None
     return positive_data_acceptance(context, response, case)
+
+
+@schemathesis.check
+def invalid_data_rejection(
+    context: schemathesis.CheckContext,
+    response: schemathesis.Response,
+    case: schemathesis.Case[Any],
+) -> bool | None:
+    """`negative_data_rejection`, but for what is too long only before it is trimmed."""
+    fields = case.body if isinstance(case.body, dict) else {}
+    is_padded = any(
+        isinstance(value, str) and value != value.strip()
+        for value in map(fields.get, TRIMMED)
+    )
+    if is_padded and response.status_code < 300:
+        return None
+    return negative_data_rejection(context, response, case)
 
 
 class Bearer:
