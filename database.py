@@ -71,6 +71,7 @@ class Base(DeclarativeBase):
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """A connection that does not wait long for the farewell of a server that hangs."""
 
+    # The parameter is asyncpg's own.
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Say goodbye; after `CLOSE_SECONDS` at the latest just hang up."""
         await super().close(timeout=min(timeout or CLOSE_SECONDS, CLOSE_SECONDS))

@@ -206,6 +206,7 @@ IF_NONE_MATCH = {
 
 def set_up(app: FastAPI) -> None:
     """Make the application give the complete document at `/openapi.json`."""
+    # The way that FastAPI's documentation gives; to mypy a method is no attribute.
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
 
 

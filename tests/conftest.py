@@ -37,19 +37,19 @@ os.environ |= {
     "ARGON2_PARALLELISM": "1",
 }
 
-import httpx  # noqa: E402
-import pytest  # noqa: E402
-from httpx import ASGITransport, AsyncClient  # noqa: E402
-from moto import mock_aws  # noqa: E402
-from moto.backends import get_backend  # noqa: E402
-from sqlalchemy import event  # noqa: E402
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession  # noqa: E402
+import httpx
+import pytest
+from httpx import ASGITransport, AsyncClient
+from moto import mock_aws
+from moto.backends import get_backend
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-import image_utils  # noqa: E402
-from config import settings  # noqa: E402
-from database import AsyncSessionLocal, Base, engine, get_db  # noqa: E402
-from main import app  # noqa: E402
-from tests.recorder import Contract, Recording  # noqa: E402
+import image_utils
+from config import settings
+from database import AsyncSessionLocal, Base, engine, get_db
+from main import app
+from tests.recorder import Contract, Recording
 
 # Whatever imported the settings too early would have the tests write to, and empty, the
 # development database.
