@@ -13,6 +13,18 @@ RUN pip install -r /tmp/requirements.txt
 # Production: the environment and the code, nothing else, and not as root.
 FROM python:3.14-slim-bookworm
 ENV PATH="/opt/venv/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT=8080
+# Settings of uvicorn, by the names of its flags; they hold for every command in here.
+# --timeout-keep-alive: longer than the load balancer keeps idle connections (60 s), so
+# that it never sends a request into one that is just being closed, which is a 502.
+# --limit-concurrency: connections beyond it get a 503 at once instead of memory; it is
+# far above what one task serves, and below the 1,024 files that a process may open.
+# --timeout-graceful-shutdown: who reads slowly does not hold up a deployment; ECS kills
+# 30 s after SIGTERM.
+# --no-server-header: what runs here is nobody's business.
+ENV UVICORN_TIMEOUT_KEEP_ALIVE=75 \
+    UVICORN_LIMIT_CONCURRENCY=900 \
+    UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=10 \
+    UVICORN_SERVER_HEADER=false
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin appuser
 WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv

@@ -8,7 +8,8 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=
 .PHONY: run migrate demo test coverage test-e2e lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
-	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT)
+	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT) \
+		--no-server-header --timeout-graceful-shutdown 5
 
 migrate: .venv/installed ## Bring the database to the newest revision
 	$(BIN)/python -m alembic upgrade head

@@ -1,25 +1,22 @@
 """Passwords, access tokens, reset tokens, and who is asking."""
 
-import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import jwt
 from fastapi import Depends, Response
 from fastapi.security import OAuth2PasswordBearer
 from pwdlib import PasswordHash
+from pwdlib.exceptions import UnknownHashError
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 import models
 from config import settings
 from database import MAX_ID, DbSession
 from problems import Problem
-
-Result = TypeVar("Result")
+from workers import Workers
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 CLOCK_LEEWAY = timedelta(seconds=10)
@@ -38,9 +35,9 @@ password_hash = PasswordHash(
 )
 DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
 
-# Threads of their own: hashing is slow on purpose, and must take neither the event loop
-# nor the threads of other work.
-_hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="hashing")
+# Hashing is slow on purpose. What waits here is answered within the time that people
+# and programs are ready to wait; more would only wait longer.
+_hashing = Workers("hashing", threads=2, waiting=62, niceness=10)
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
@@ -57,13 +54,23 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Whether the password is the one that was hashed. Slow: see `verified`."""
-    return password_hash.verify(plain_password, hashed_password)
+    """Whether the password is the one that was hashed. Slow: see `verified`.
+
+    No password is that of a hash of another kind, such as one that closes an account.
+    """
+    try:
+        return password_hash.verify(plain_password, hashed_password)
+    except UnknownHashError:
+        return False
 
 
 async def hashed(password: str) -> str:
-    """`hash_password`, off the event loop."""
-    return await _in_hashing_thread(hash_password, password)
+    """`hash_password`, off the event loop.
+
+    Raises:
+        Busy: Very many passwords are waiting to be hashed.
+    """
+    return await _hashing.run(hash_password, password)
 
 
 async def verified(password: str, user: models.User | None) -> bool:
@@ -71,17 +78,18 @@ async def verified(password: str, user: models.User | None) -> bool:
 
     Nobody's password is verified too: otherwise the time of the answer tells a stranger
     which addresses have an account.
+
+    Raises:
+        Busy: Very many passwords are waiting to be hashed.
     """
     stored = user.password_hash if user else DUMMY_HASH
-    matches = await _in_hashing_thread(verify_password, password, stored)
+    matches = await _hashing.run(verify_password, password, stored)
     return matches and user is not None
 
 
-async def _in_hashing_thread(
-    function: Callable[..., Result], *arguments: object
-) -> Result:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_hashing, function, *arguments)
+def is_outdated(stored: str) -> bool:
+    """Whether a hash was made with other parameters than the settings have now."""
+    return password_hash.current_hasher.check_needs_rehash(stored)
 
 
 def create_access_token(

@@ -29,6 +29,7 @@ ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 # A key as long as the digest, as RFC 7518 (section 3.2) asks of HMAC signatures.
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(64))"'
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 
 
@@ -68,6 +69,18 @@ def check_rate(value: str) -> str:
     return value
 
 
+def check_redis_url(value: SecretStr) -> SecretStr:
+    """Refuse what is no address of a Redis server."""
+    try:
+        parts = urlsplit(value.get_secret_value())
+        is_redis = parts.scheme in {"redis", "rediss"} and parts.port != 0
+    except ValueError:
+        is_redis = False
+    if not is_redis or not parts.hostname:
+        raise ValueError("must look like redis://:password@host:6379/0")
+    return value
+
+
 def check_origin(value: str) -> str:
     """Refuse what is no origin (RFC 6454): an address without a path, or `*`."""
     if value == "*":
@@ -75,6 +88,14 @@ def check_origin(value: str) -> str:
     if urlsplit(check_web_url(value)).path:
         raise ValueError("must be origins such as https://app.example.com, or *")
     return value.rstrip("/").lower()
+
+
+def check_host(value: str) -> str:
+    """Refuse what is no host name, with or without a `*.` before it."""
+    name = value.lower().removesuffix(".")
+    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]+", name):
+        raise ValueError("must be host names such as blog.example.com, *.example.com")
+    return name
 
 
 def split_list(value: object) -> object:
@@ -86,6 +107,7 @@ def split_list(value: object) -> object:
 
 WebUrl = Annotated[str, AfterValidator(check_web_url)]
 Rate = Annotated[str, AfterValidator(check_rate)]
+AllowedHost = Annotated[str, AfterValidator(check_host)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 
 
@@ -173,6 +195,9 @@ class Settings(BaseSettings):
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     """Largest picture accepted, in bytes."""
 
+    picture_decoders: int = Field(default=1, ge=1, le=16)
+    """Pictures decoded at once; each may take 250 MB."""
+
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """How long the link for a new password works, in minutes."""
 
@@ -186,14 +211,43 @@ class Settings(BaseSettings):
     """Origins of other sites whose scripts may use the API, with commas between them;
     `*` for all. Unset: none."""
 
+    allowed_hosts: Annotated[
+        tuple[AllowedHost, ...], NoDecode, BeforeValidator(split_list)
+    ] = ()
+    """Names under which the site is served, with commas between them; `*.example.com`
+    for all under it, `*` for any. Unset: that of `FRONTEND_URL` and those of this
+    machine, or any while that is unset too."""
+
     rate_limit_enabled: bool = True
     """False turns every rate limit off."""
+
+    redis_url: Annotated[SecretStr, AfterValidator(check_redis_url)] | None = None
+    """Redis, as `redis://:password@host:6379/0`, where several processes count
+    together. Unset, or while it is away: each counts in its own memory."""
+
+    general_rate: Rate = "30000/5 minutes"
+    """Requests of all kinds from one network address."""
 
     login_rate_account: Rate = "10/5 minutes"
     """Failed logins with one e-mail address from one network address."""
 
+    login_rate_account_anywhere: Rate = "100/hour"
+    """Failed logins with one e-mail address from all network addresses together."""
+
     login_rate_address: Rate = "25/5 minutes"
     """Failed logins from one network address."""
+
+    sign_up_rate: Rate = "5/30 minutes"
+    """New accounts from one network address."""
+
+    password_rate: Rate = "10/10 minutes"  # noqa: S105 -- a rate, and no password
+    """Wrong current passwords of one user who changes it."""
+
+    upload_rate: Rate = "30/30 minutes"
+    """Pictures sent by one user."""
+
+    post_rate: Rate = "30/5 minutes"
+    """New posts of one user."""
 
     reset_rate_address: Rate = "6/hour"
     """Requests for a reset link from one network address."""
@@ -249,6 +303,15 @@ class Settings(BaseSettings):
     def site_url(self) -> str:
         """Start of every absolute URL, without a slash at the end."""
         return self.frontend_url or "http://127.0.0.1:8000"
+
+    @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names under which the site is served; `*` stands for any."""
+        if self.allowed_hosts:
+            return self.allowed_hosts
+        if self.frontend_url is None:
+            return ("*",)
+        return (urlsplit(self.frontend_url).hostname or "", *LOCAL_HOSTS)
 
     def check_ready_to_serve(self) -> None:
         """Refuse to serve in production without what only serving needs.

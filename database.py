@@ -47,6 +47,7 @@ CLOSE_SECONDS = 0.2
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNAVAILABLE_CLASSES = {"08", "40", "53", "57", "58"}
 LOCK_NOT_AVAILABLE = "55P03"
+DEADLOCK_DETECTED = "40P01"
 UNAVAILABLE_STATES = {LOCK_NOT_AVAILABLE, "25P03"}
 
 
@@ -102,7 +103,9 @@ async def connect(statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
             server_settings={
                 "application_name": "fastapi-blog",
                 "statement_timeout": f"{statement_seconds or 0:g}s",
-                "idle_in_transaction_session_timeout": "30s",
+                "lock_timeout": f"{statement_seconds or 0:g}s",
+                # Whoever holds locks is at work, not waiting for a client or a store.
+                "idle_in_transaction_session_timeout": "10s",
                 # Compiling costs more than these short queries ever take.
                 "jit": "off",
             },

@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import aiosmtplib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from config import BASE_DIR, settings
+from config import BASE_DIR, LOCAL_HOSTS, settings
 
 logger = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-SMTP_SECONDS = 10
+# For each exchange with the server, and for all of them together.
+SMTP_SECONDS = 5
+DELIVERY_SECONDS = 12
 # Pauses before the second, third and fourth attempt.
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 
@@ -66,21 +69,35 @@ async def send_email(
 
 
 async def _deliver(message: EmailMessage) -> None:
-    implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
     password = settings.mail_password
-    await aiosmtplib.send(
-        message,
-        hostname=settings.mail_server,
-        port=settings.mail_port,
-        username=settings.mail_username,
-        password=password.get_secret_value() if password else None,
-        use_tls=implicit_tls,
-        # None takes STARTTLS where the server offers it, True fails where it does not.
-        start_tls=True if settings.mail_use_tls and not implicit_tls else None,
-        # Encryption that is taken only where it is offered keeps out who listens, not
-        # who interferes (RFC 7435): a certificate proves nothing then.
-        validate_certs=settings.mail_use_tls,
-        timeout=SMTP_SECONDS,
+    needs_tls = settings.mail_use_tls or _would_leak_login()
+    implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
+    try:
+        async with asyncio.timeout(DELIVERY_SECONDS):
+            await aiosmtplib.send(
+                message,
+                hostname=settings.mail_server,
+                port=settings.mail_port,
+                username=settings.mail_username,
+                password=password.get_secret_value() if password else None,
+                use_tls=implicit_tls,
+                # None takes STARTTLS where the server offers it, True fails where it
+                # does not.
+                start_tls=True if needs_tls and not implicit_tls else None,
+                # Encryption that is taken only where it is offered keeps out who
+                # listens, not who interferes (RFC 7435): a certificate proves nothing
+                # then.
+                validate_certs=needs_tls,
+                timeout=SMTP_SECONDS,
+            )
+    except TimeoutError as error:
+        raise aiosmtplib.SMTPTimeoutError("The server is too slow") from error
+
+
+def _would_leak_login() -> bool:
+    """Whether name and password would cross a network that others may listen to."""
+    return settings.mail_username is not None and (
+        settings.mail_server not in LOCAL_HOSTS
     )
 
 
@@ -120,18 +137,46 @@ async def send_password_reset_email(
     The link is built from `FRONTEND_URL` alone: a `Host` header is the client's to
     write.
     """
-    url = f"{settings.site_url}/reset-password?token={quote(token)}"
-    context = {
-        "username": username,
-        "reset_url": url,
-        "expire_minutes": settings.reset_token_expire_minutes,
-    }
+    await _send(
+        "password_reset",
+        to_email=to_email,
+        subject="Reset your password",
+        username=username,
+        url=f"{settings.site_url}/reset-password?token={quote(token)}",
+        expire_minutes=settings.reset_token_expire_minutes,
+    )
+
+
+async def send_password_changed_email(*, to_email: str, username: str) -> None:
+    """Tell an owner that the password is new; a failure is logged, not raised."""
+    await _send(
+        "password_changed",
+        to_email=to_email,
+        subject="Your password was changed",
+        username=username,
+        url=f"{settings.site_url}/forgot-password",
+    )
+
+
+async def send_address_changed_email(*, to_email: str, username: str) -> None:
+    """Tell the old address that it is no longer used; a failure is only logged."""
+    await _send(
+        "address_changed",
+        to_email=to_email,
+        subject="Your email address was changed",
+        username=username,
+        url=f"{settings.site_url}/account",
+    )
+
+
+async def _send(template: str, *, to_email: str, subject: str, **context: Any) -> None:
+    """Send what two templates make, after the answer, which it must not touch."""
     try:
         await send_email(
             to_email=to_email,
-            subject="Reset your password",
-            plain_text=templates.get_template("password_reset.txt").render(context),
-            html_content=templates.get_template("password_reset.html").render(context),
+            subject=subject,
+            plain_text=templates.get_template(f"{template}.txt").render(context),
+            html_content=templates.get_template(f"{template}.html").render(context),
         )
     except (aiosmtplib.SMTPException, OSError) as error:
-        logger.error("Password reset mail not sent: %s", reason(error))
+        logger.error("Mail %s not sent: %s", template, reason(error))

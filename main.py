@@ -37,19 +37,23 @@ from middleware import (
     DropTrailingSlash,
     HeadAsGet,
     LimitBodies,
+    LimitRequests,
     PlainStartupErrors,
+    RefuseHosts,
     SecurityHeaders,
     content_security_policy,
     cross_origin_options,
 )
-from problems import DATABASE_UNAVAILABLE, TOO_MANY_ATTEMPTS, answer_error
-from rate_limits import LimitReached
-from routers import documentation, posts, users
+from problems import DATABASE_UNAVAILABLE, TOO_BUSY, TOO_MANY_ATTEMPTS, answer_error
+from rate_limits import LimitReached, client_address, count_request
+from routers import documentation, pictures, posts, users
 from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
+from workers import Busy
 
 BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
 UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
+HEALTH_PATH = "/health"
 HEALTH_SECONDS = 1.5
 ROUTERS = (users.router, posts.router, pages.router, feeds.router)
 SECURITY_HEADERS = {
@@ -62,6 +66,20 @@ SECURITY_HEADERS = {
 }
 
 
+def without_query(record: logging.LogRecord) -> bool:
+    """Take the query, which may hold a reset token, out of a line of the access log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            value.partition("?")[0] if isinstance(value, str) else value
+            for value in record.args
+        )
+    return True
+
+
+# The server writes a line for each request: client, method, path with query, status.
+logging.getLogger("uvicorn.access").addFilter(without_query)
+
+
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Check and start what serving needs; leave nothing running at the end."""
@@ -69,7 +87,10 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     settings.check_ready_to_serve()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
+    healing = asyncio.create_task(pictures.keep_healing())
     yield
+    healing.cancel()
+    await asyncio.wait({healing})
     await shut_down()
 
 
@@ -112,7 +133,7 @@ pages.environment.globals.update(path_for=path_for, static_path=static_path)
 def wants_json(request: Request) -> bool:
     """Whether an error at this address is for a program and not for a person."""
     path = request.url.path
-    return path.startswith("/api/") or path in {"/api", "/health"}
+    return path.startswith("/api/") or path in {"/api", HEALTH_PATH}
 
 
 @app.exception_handler(HTTPException)
@@ -124,9 +145,7 @@ async def answer_http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
         allowed = ", ".join(sorted(methods_at(request)))
         error.headers = {**(error.headers or {}), "Allow": allowed}
-    if wants_json(request):
-        return answer_error(request, error.status_code, error.detail, error.headers)
-    return pages.error_page(request, error)
+    return answer_plainly(request, error)
 
 
 def methods_at(request: Request) -> set[str]:
@@ -187,6 +206,21 @@ async def answer_limit_reached(request: Request, error: LimitReached) -> Respons
     )
 
 
+async def check_request_rate(request: Request) -> Response | None:
+    """The refusal of a request from where very many come."""
+    try:
+        await count_request(client_address(request))
+    except LimitReached as error:
+        return await answer_limit_reached(request, error)
+    return None
+
+
+@app.exception_handler(Busy)
+async def answer_busy(request: Request, _error: Busy) -> Response:
+    """A 503 while more is waiting than can be done soon."""
+    return await answer_http_error(request, TOO_BUSY.error())
+
+
 @app.exception_handler(DatabaseUnavailable)
 @app.exception_handler(SQLAlchemyError)
 @app.exception_handler(TimeoutError)
@@ -200,9 +234,20 @@ async def answer_database_error(request: Request, error: Exception) -> Response:
 
 def answer_bug(request: Request) -> Response:
     """A 500 that tells nothing but that."""
-    error = HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR)
+    return answer_plainly(request, HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR))
+
+
+def answer_other_host(request: Request) -> Response:
+    """A 400 for a request that was meant for another site, or for none."""
+    return answer_plainly(
+        request, HTTPException(status.HTTP_400_BAD_REQUEST, "Invalid host header")
+    )
+
+
+def answer_plainly(request: Request, error: HTTPException) -> Response:
+    """An error as JSON or as a page, with nothing added."""
     if wants_json(request):
-        return answer_error(request, error.status_code, error.detail)
+        return answer_error(request, error.status_code, error.detail, error.headers)
     return pages.error_page(request, error)
 
 
@@ -223,6 +268,15 @@ app.add_middleware(EntityTags)
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
 app.add_middleware(ConditionalRequests)
 app.add_middleware(HeadAsGet)
+app.add_middleware(LimitRequests, check=check_request_rate, exempt=(HEALTH_PATH,))
+if "*" not in settings.served_hosts:
+    app.add_middleware(
+        RefuseHosts,
+        allowed=settings.served_hosts,
+        answer=answer_other_host,
+        # Load balancers ask a task after its health, and have no name for it.
+        exempt=(HEALTH_PATH,),
+    )
 app.add_middleware(CatchErrors, answer=answer_bug)
 app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
 app.add_middleware(
@@ -251,7 +305,7 @@ if settings.s3_bucket_name is None:
 
 
 @app.get(
-    "/health",
+    HEALTH_PATH,
     summary="Ask whether it works",
     response_model=schemas.HealthResponse,
     tags=["health"],

@@ -1,8 +1,9 @@
 """What happens to every request before the routes, and to every answer after them."""
 
 import logging
+import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -11,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config import LOCAL_HOSTS
 from problems import BODY_TOO_LARGE
 
 logger = logging.getLogger(__name__)
 
-LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII)
 HSTS = "max-age=63072000; includeSubDomains"
 
 
@@ -122,18 +124,93 @@ class SecurityHeaders:
                 response_headers = MutableHeaders(scope=message)
                 for name, value in self.headers.items():
                     response_headers.setdefault(name, value)
-                if not _is_local(Headers(scope=scope).get("host", "")):
+                if host_name(Headers(scope=scope).get("host", "")) not in LOCAL_HOSTS:
                     response_headers["Strict-Transport-Security"] = HSTS
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return urlsplit(f"//{host}").hostname in LOCAL_HOSTS
-    except ValueError:
-        return False
+def host_name(host: str) -> str:
+    """The name in a `Host` header (RFC 9110, section 7.2), without port and brackets.
+
+    Empty when there is none, or anything else that no host can have.
+    """
+    match = HOST.fullmatch(host)
+    return match[1].strip("[]").lower().removesuffix(".") if match else ""
+
+
+class RefuseHosts:
+    """Refuse requests for other sites than this one.
+
+    Not `TrustedHostMiddleware`: it answers bare text, without the security headers.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        allowed: Sequence[str],
+        answer: Callable[[Request], Response],
+        exempt: Sequence[str] = (),
+    ) -> None:
+        """Name the hosts.
+
+        Args:
+            app: What comes after.
+            allowed: Host names; `*.example.com` stands for all under it, `*` for all.
+            answer: Makes the refusal.
+            exempt: Paths that are served under any name.
+        """
+        self.app = app
+        self.allowed = tuple(host for host in allowed if not host.startswith("*"))
+        self.suffixes = tuple(host[1:] for host in allowed if host.startswith("*"))
+        self.answer = answer
+        self.exempt = exempt
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self.serves(scope):
+            await self.answer(Request(scope))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def serves(self, scope: Scope) -> bool:
+        """Whether the one host that a request names is one of ours."""
+        if scope["path"] in self.exempt:
+            return True
+        hosts = [host_name(host) for host in Headers(scope=scope).getlist("host")]
+        return len(hosts) == 1 and (
+            hosts[0] in self.allowed
+            or any(hosts[0].endswith(suffix) for suffix in self.suffixes)
+        )
+
+
+class LimitRequests:
+    """Ask about every request, before anything is done for it, whether it may be."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        check: Callable[[Request], Awaitable[Response | None]],
+        exempt: Sequence[str] = (),
+    ) -> None:
+        """Name the question.
+
+        Args:
+            app: What comes after.
+            check: Gives the answer to a request that may not be.
+            exempt: Paths about which nobody is asked.
+        """
+        self.app = app
+        self.check = check
+        self.exempt = exempt
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self.exempt:
+            refusal = await self.check(Request(scope))
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class CatchErrors:
@@ -150,11 +227,13 @@ class CatchErrors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        started = complete = False
 
         async def watch(message: Message) -> None:
-            nonlocal started
+            nonlocal started, complete
             started = True
+            is_body = message["type"] == "http.response.body"
+            complete = is_body and not message.get("more_body", False)
             await send(message)
 
         try:
@@ -165,6 +244,9 @@ class CatchErrors:
             logger.exception(
                 "Error %s on %s %s", error_id, scope["method"], quote(scope["path"])
             )
+            if complete:
+                # It failed in the background: the answer and the connection are good.
+                return
             if started:
                 raise
             response = self.answer(Request(scope))

@@ -225,6 +225,16 @@ class IdempotencyKey(Base):
     )
 
 
+class DiscardedPicture(Base):
+    """A note that a stored picture is to be deleted, or never got a row to name it."""
+
+    __tablename__ = "discarded_pictures"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    filename: Mapped[str] = mapped_column(String(255), unique=True)
+    delete_after: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+
 class PasswordResetToken(Base):
     """Leave to set a new password once; the token itself is only in the mail."""
 

@@ -92,6 +92,9 @@ class Problem:
 
 
 DATABASE_UNAVAILABLE = Problem(503, "Database unavailable", {"Retry-After": "5"})
+TOO_BUSY = Problem(
+    503, "The server is busy. Please try again in a moment.", {"Retry-After": "5"}
+)
 BODY_TOO_LARGE = Problem(413, "Request body too large", {"Connection": "close"})
 TOO_MANY_ATTEMPTS = Problem(
     429, "Too many attempts. Please try again later.", varying=["Retry-After"]

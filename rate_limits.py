@@ -1,14 +1,42 @@
 """How often somebody may do something before being told to wait."""
 
+import asyncio
+import hashlib
+import ipaddress
+import json
+import logging
 import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
 
-from limits import parse
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
+from fastapi import Depends, Request
+from limits import RateLimitItem, parse
+from limits.aio.storage import MovingWindowSupport, RedisStorage, Storage
+from limits.aio.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+from limits.errors import StorageError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from config import settings
 
-_limiter = MovingWindowRateLimiter(MemoryStorage())
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+# Some 25 MB.
+MOST_KEYS = 50_000
+# Redis is to answer within this time, and is left alone for a while when it does not.
+REDIS_SECONDS = 0.25
+REDIS_PAUSE_SECONDS = 5.0
+# From where an account was used before: a month, as sessions elsewhere last.
+REMEMBERED = "1/30 days"
+# Smallest network that is given to one customer (RFC 6177): within it addresses are
+# free to choose.
+IPV6_PREFIX = 64
 
 
 class LimitReached(Exception):
@@ -19,34 +47,308 @@ class LimitReached(Exception):
         self.retry_after = retry_after
 
 
-async def check(rate: str, *who: str) -> None:
-    """Raise when `who` has used a rate up; counts nothing.
+@dataclass(frozen=True)
+class RateLimit:
+    """A rate, and whom it is counted for."""
 
-    Args:
-        rate: As a setting has it, `10/5 minutes`.
-        who: What the rate is counted by, its purpose first.
+    rate: str
+    """As a setting has it, `10/5 minutes`."""
+    who: tuple[str, ...]
+    """What for, and then by what it is counted."""
+
+    @property
+    def item(self) -> RateLimitItem:
+        """The rate, as the library has it."""
+        return parsed(self.rate)
+
+    @property
+    def key(self) -> str:
+        """What it is counted under: of one length, and telling nobody's address."""
+        return hashlib.sha256(json.dumps(self.who).encode()).hexdigest()[:32]
+
+
+@cache
+def parsed(rate: str) -> RateLimitItem:
+    """A rate, read once."""
+    return parse(rate)
+
+
+# Addresses
+
+
+def client_address(request: Request) -> str:
+    """Where the request came from, as the outermost trusted proxy tells.
+
+    Each proxy appends to `X-Forwarded-For` whom it was asked by, so what counts is as
+    far from the end as there are proxies; before that is only what the client wrote.
+    """
+    if settings.proxy_hops:
+        forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+        if len(forwarded) >= settings.proxy_hops:
+            address = forwarded[-settings.proxy_hops].strip()
+            if address:
+                return network_of(address)
+    return network_of(request.client.host) if request.client else "unknown"
+
+
+def network_of(address: str) -> str:
+    """What one client can be told by: its IPv4 address, the first half of an IPv6 one.
+
+    What is no address stays as it is.
+    """
+    try:
+        ip = ipaddress.ip_address(without_port(address).partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((ip, IPV6_PREFIX), strict=False))
+
+
+def without_port(address: str) -> str:
+    """`192.0.2.1` of `192.0.2.1:4711`, `2001:db8::1` of `[2001:db8::1]:4711`."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
+
+
+ClientAddress = Annotated[str, Depends(client_address)]
+
+
+# Where it is counted
+
+
+class BoundedMemory(Storage, MovingWindowSupport):
+    """Counts in the memory of this process, of so many keys and no more.
+
+    The library's own storage keeps as many as come, and looks through all of them with
+    every hit. Here the key that was used longest ago makes room for a new one.
+    """
+
+    def __init__(self, most_keys: int = MOST_KEYS) -> None:
+        super().__init__()
+        self.most_keys = most_keys
+        self.events: OrderedDict[str, list[float]] = OrderedDict()
+        self.counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """What it raises when it is away; a memory never is."""
+        return StorageError
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        """Count in a window that begins with its first event."""
+        number, expires_at = self.counts.pop(key, (0, 0.0))
+        now = time.time()
+        if expires_at <= now:
+            number, expires_at = 0, now + expiry
+        self.counts[key] = (number + amount, expires_at)
+        self._make_room(self.counts)
+        return number + amount
+
+    async def get(self, key: str) -> int:
+        """How often something was counted in the present window."""
+        number, expires_at = self.counts.get(key, (0, 0.0))
+        return number if expires_at > time.time() else 0
+
+    async def get_expiry(self, key: str) -> float:
+        """When the present window ends, in seconds since the epoch."""
+        return self.counts.get(key, (0, time.time()))[1]
+
+    async def acquire_entry(
+        self, key: str, limit: int, expiry: int, amount: int = 1
+    ) -> bool:
+        """Note an event, unless there were `limit` within `expiry` seconds."""
+        events = self._recent(key, expiry)
+        if len(events) + amount > limit:
+            return False
+        self.events[key] = events + [time.time()] * amount
+        self.events.move_to_end(key)
+        self._make_room(self.events)
+        return True
+
+    async def get_moving_window(
+        self,
+        key: str,
+        limit: int,  # noqa: ARG002 -- the interface has it
+        expiry: int,
+    ) -> tuple[float, int]:
+        """When the oldest event that counts was, and how many count."""
+        events = self._recent(key, expiry)
+        return (events[0] if events else time.time()), len(events)
+
+    def _recent(self, key: str, expiry: int) -> list[float]:
+        start = time.time() - expiry
+        return [event for event in self.events.get(key, []) if event >= start]
+
+    def _make_room(self, entries: OrderedDict[str, Result]) -> None:
+        while len(entries) > self.most_keys:
+            entries.popitem(last=False)
+
+    async def check(self) -> bool:
+        """Whether it can be used."""
+        return True
+
+    async def reset(self) -> int:
+        """Forget everything; gives the number of keys there were."""
+        number = len(self.events) + len(self.counts)
+        self.events.clear()
+        self.counts.clear()
+        return number
+
+    async def clear(self, key: str) -> None:
+        """Forget one key."""
+        self.events.pop(key, None)
+        self.counts.pop(key, None)
+
+
+@cache
+def redis_storage(url: str) -> RedisStorage:
+    """The store that several processes share; it is connected to when it is used."""
+    return RedisStorage(
+        url,
+        wrap_exceptions=True,
+        implementation="redispy",
+        socket_timeout=REDIS_SECONDS,
+        socket_connect_timeout=REDIS_SECONDS,
+        # Not again: what takes its place is better than waiting. The library's types
+        # do not know that its options are those of the client.
+        retry=cast("Any", Retry(NoBackoff(), 0)),
+    )
+
+
+@dataclass
+class Store:
+    """Redis when there is one and it answers, otherwise memory."""
+
+    memory: BoundedMemory = field(default_factory=BoundedMemory)
+    away_until: float = 0.0
+
+    async def ask(self, question: Callable[[Storage], Awaitable[Result]]) -> Result:
+        """Put a question to whichever is there."""
+        url = settings.redis_url
+        if url is not None and time.monotonic() >= self.away_until:
+            try:
+                # Of several exchanges each may take its time; together they may not.
+                async with asyncio.timeout(2 * REDIS_SECONDS):
+                    return await question(redis_storage(url.get_secret_value()))
+            except (StorageError, OSError, TimeoutError) as error:
+                self.away_until = time.monotonic() + REDIS_PAUSE_SECONDS
+                cause = type(error.__cause__ or error).__name__
+                logger.warning("Redis is away (%s): limits are counted here", cause)
+        return await question(self.memory)
+
+
+_attempts = Store()
+# Apart from these, so that no flood of attempts pushes it out.
+_acquaintances = Store()
+
+# Who is trying at this moment, by key, in this process.
+_trying: Counter[str] = Counter()
+
+
+# What is asked
+
+
+async def count(limit: RateLimit) -> None:
+    """Count one event.
 
     Raises:
-        LimitReached: Until the oldest counted event is out of the window.
+        LimitReached: The rate was used up already; the event is not counted.
     """
+    if settings.rate_limit_enabled and not await _hit(_attempts, limit):
+        raise await _reached(limit)
+
+
+@asynccontextmanager
+async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Let somebody try something of which only some outcomes count.
+
+    Whoever is still trying counts until it is known, so that many at once get no
+    further than one after the other.
+
+    Yields:
+        What to call when this attempt counts.
+
+    Raises:
+        LimitReached: One of the rates is used up.
+    """
+
+    async def count_all() -> None:
+        for limit in limits:
+            await _hit(_attempts, limit)
+
+    keys = [limit.key for limit in limits]
+    _trying.update(keys)
+    try:
+        for limit in limits:
+            if not await _has_room(_attempts, limit, cost=_trying[limit.key]):
+                raise await _reached(limit)
+        yield count_all
+    finally:
+        _trying.subtract(keys)
+        for key in keys:
+            if not _trying[key]:
+                del _trying[key]
+
+
+async def remember(*who: str) -> None:
+    """Note that somebody has succeeded."""
+    await _hit(_acquaintances, RateLimit(REMEMBERED, who))
+
+
+async def is_known(*who: str) -> bool:
+    """Whether somebody has succeeded within the last month."""
+    return not await _has_room(_acquaintances, RateLimit(REMEMBERED, who), cost=1)
+
+
+async def count_request(address: str) -> None:
+    """Count one request of any kind.
+
+    Raises:
+        LimitReached: There were very many from this address.
+    """
+    limit = RateLimit(settings.general_rate, ("request", address))
     if not settings.rate_limit_enabled:
         return
-    limit = parse(rate)
-    if not await _limiter.test(limit, *who):
-        stats = await _limiter.get_window_stats(limit, *who)
-        raise LimitReached(max(1, round(stats.reset_time - time.time())))
-
-
-async def count(rate: str, *who: str) -> None:
-    """Count one event against a rate.
-
-    Raises:
-        LimitReached: It was used up already; the event is not counted.
-    """
-    if settings.rate_limit_enabled and not await _limiter.hit(parse(rate), *who):
-        await check(rate, *who)
+    # Two numbers for each address, where a moving window would keep every event.
+    window = FixedWindowRateLimiter
+    if not await _attempts.ask(lambda s: window(s).hit(limit.item, limit.key)):
+        ends_at = await _attempts.ask(
+            lambda s: window(s).get_window_stats(limit.item, limit.key)
+        )
+        raise _wait_until(ends_at.reset_time)
 
 
 async def reset() -> None:
-    """Forget all counts."""
-    await _limiter.storage.reset()
+    """Forget all that this process has counted, and that Redis was away."""
+    for store in (_attempts, _acquaintances):
+        await store.memory.reset()
+        store.away_until = 0.0
+
+
+async def _hit(store: Store, limit: RateLimit) -> bool:
+    return await store.ask(
+        lambda s: MovingWindowRateLimiter(s).hit(limit.item, limit.key)
+    )
+
+
+async def _has_room(store: Store, limit: RateLimit, *, cost: int) -> bool:
+    if not settings.rate_limit_enabled:
+        return True
+    return await store.ask(
+        lambda s: MovingWindowRateLimiter(s).test(limit.item, limit.key, cost=cost)
+    )
+
+
+async def _reached(limit: RateLimit) -> LimitReached:
+    stats = await _attempts.ask(
+        lambda s: MovingWindowRateLimiter(s).get_window_stats(limit.item, limit.key)
+    )
+    return _wait_until(stats.reset_time)
+
+
+def _wait_until(moment: float) -> LimitReached:
+    return LimitReached(max(1, round(moment - time.time())))

@@ -14,6 +14,7 @@ from models import TITLE_LENGTH
 from problems import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
+    TOO_MANY_ATTEMPTS,
     ErrorResponse,
     Fault,
     Problem,
@@ -275,6 +276,9 @@ def common_problems(operation: dict[str, Any]) -> Iterator[Problem]:
         yield BODY_TOO_LARGE
     if "requestBody" in operation or "parameters" in operation:
         yield INVALID_REQUEST
+    # How well the site is, it says as often as it is asked.
+    if "health" not in operation["tags"]:
+        yield TOO_MANY_ATTEMPTS
     yield DATABASE_UNAVAILABLE
 
 

@@ -9,11 +9,14 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response, status
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import rate_limits
 from auth import INVALID_TOKEN, CurrentUser
+from config import settings
 from database import MAX_ID, DbSession, fetch_page
 from entity_tags import entity_tag, lists_tag
 from models import Post, User
 from problems import Problem, errors
+from rate_limits import RateLimit
 from routers import idempotency
 from routers.documentation import (
     LINK_HEADER,
@@ -280,6 +283,7 @@ async def publish_once(
         claimed = await idempotency.claim(db, user, key, request)
         if claimed.answer:
             return claimed.answer.encode()
+    await rate_limits.count(RateLimit(settings.post_rate, ("post", str(user.id))))
     post = Post(title=new.title or "", content=new.content, author=user)
     db.add(post)
     await db.flush()

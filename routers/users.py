@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, cast
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import (
     APIRouter,
     BackgroundTasks,
@@ -16,15 +15,15 @@ from fastapi import (
     Response,
     status,
 )
-from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from python_multipart.exceptions import FormParserError
-from sqlalchemy import CursorResult, delete, exists, select
-from sqlalchemy.exc import IntegrityError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy import CursorResult, delete, exists, select, true, update
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InvalidRequestError,
+    SQLAlchemyError,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 import rate_limits
 from auth import (
@@ -34,21 +33,28 @@ from auth import (
     generate_reset_token,
     hash_reset_token,
     hashed,
+    is_outdated,
     unauthorized,
     verified,
 )
 from config import settings
-from database import MAX_ID, BackgroundDbSession, DatabaseUnavailable, DbSession
-from email_utils import send_password_reset_email
-from image_utils import (
-    InvalidImage,
-    StorageError,
-    delete_profile_image,
-    process_profile_image,
-    upload_profile_image,
+from database import (
+    DEADLOCK_DETECTED,
+    MAX_ID,
+    BackgroundDbSession,
+    DatabaseUnavailable,
+    DbSession,
+    sqlstate,
+)
+from email_utils import (
+    send_address_changed_email,
+    send_password_changed_email,
+    send_password_reset_email,
 )
 from models import PasswordResetToken, Post, User, now
-from problems import TOO_MANY_ATTEMPTS, Problem, errors
+from problems import TOO_BUSY, Problem, errors
+from rate_limits import ClientAddress, RateLimit
+from routers import pictures
 from routers.documentation import (
     CHANGED_PASSWORD,
     CHANGED_USER,
@@ -79,17 +85,13 @@ from schemas import (
     UserUpdate,
     normalize_email,
 )
+from workers import Busy
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
 DELETED_AT_ONCE = 5_000
-
-
-# One picture at a time: the largest that are accepted take some 400 MB while they are
-# decoded.
-decoders = CapacityLimiter(1)
 
 USER_NOT_FOUND = Problem(404, "User not found")
 NO_USERS = Problem(404, "Users not found")
@@ -102,40 +104,12 @@ NOT_TO_UPDATE = Problem(403, "Not authorized to update this user")
 NOT_TO_DELETE = Problem(403, "Not authorized to delete this user")
 NOT_TO_DEPICT = Problem(403, "Not authorized to update this user's picture")
 NOT_TO_STRIP = Problem(403, "Not authorized to delete this user's picture")
-INVALID_IMAGE = Problem(
-    400, "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
-)
-UPLOAD_FAILED = Problem(503, "Failed to upload image. Please try again.")
 NO_PICTURE = Problem(400, "No profile picture to delete")
 
 RESET_REQUESTED = (
     "If an account exists for this email address, a message with a reset link is on "
     "its way."
 )
-
-
-def file_too_large() -> Problem:
-    """What is said about a file above the limit, which is a setting."""
-    megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
-    return Problem(400, f"File too large. Maximum size is {megabytes:g}MB")
-
-
-def client_address(request: Request) -> str:
-    """Where the request came from, as the outermost trusted proxy tells.
-
-    Each proxy appends to `X-Forwarded-For` whom it was asked by, so what counts is as
-    far from the end as there are proxies; before that is only what the client wrote.
-    """
-    if settings.proxy_hops:
-        forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-        if len(forwarded) >= settings.proxy_hops:
-            address = forwarded[-settings.proxy_hops].strip()
-            if address:
-                return address
-    return request.client.host if request.client else "unknown"
-
-
-ClientAddress = Annotated[str, Depends(client_address)]
 
 
 UserId = Annotated[RowId, Path(description="The `id` of a user.")]
@@ -177,12 +151,13 @@ UserToStrip = Annotated[User, Depends(own_account(NOT_TO_STRIP))]
     response_model=UserPrivateResponse,
     status_code=status.HTTP_201_CREATED,
     responses=answers(LOCATION_HEADER, status=201)
-    | errors(USERNAME_TAKEN, EMAIL_TAKEN),
+    | errors(USERNAME_TAKEN, EMAIL_TAKEN, TOO_BUSY),
 )
 async def create_user(
     request: Request,
     response: Response,
     new: Annotated[UserCreate, NEW_USER],
+    address: ClientAddress,
     db: DbSession,
 ) -> User:
     """A new account. No mail is sent; log in with the address and the password.
@@ -190,13 +165,20 @@ async def create_user(
     Names and addresses are unique without regard to case. When both are taken, the name
     is reported.
     """
-    user = User(
-        username=new.username,
-        email=new.email,
-        password_hash=await hashed(new.password),
-    )
-    db.add(user)
-    await save_account(db, user)
+    # Before the password is hashed, which costs far more. The index decides all the
+    # same: others sign up meanwhile.
+    await check_not_taken(db, new.username, new.email)
+    await db.commit()
+    limit = RateLimit(settings.sign_up_rate, ("sign-up", address))
+    async with rate_limits.attempt(limit) as count_this:
+        user = User(
+            username=new.username,
+            email=new.email,
+            password_hash=await hashed(new.password),
+        )
+        db.add(user)
+        await save_account(db, user)
+        await count_this()
     response.headers["Location"] = str(
         request.app.url_path_for("read_user", user_id=user.id)
     )
@@ -213,21 +195,47 @@ async def save_account(
             the account has been deleted meanwhile.
     """
     # Read before a rollback makes them unreadable.
-    user_id, username = user.id, user.username
+    user_id, username, address = user.id, user.username, user.email
     try:
         await db.flush()
         if ends_reset_tokens:
             await delete_reset_tokens(db, user)
         await db.commit()
-    except IntegrityError as error:
-        await db.rollback()
-        others = User.with_username(username).where(User.id != user_id)
-        taken = await db.scalar(select(others.exists()))
-        problem = USERNAME_TAKEN if taken else EMAIL_TAKEN
-        raise problem.error() from error
     except StaleDataError as error:
         await db.rollback()
         raise INVALID_TOKEN.error() from error
+    except DBAPIError as error:
+        # Two who want each other's name at once wait for each other until one is told.
+        is_deadlock = sqlstate(error) == DEADLOCK_DETECTED
+        if not (is_deadlock or isinstance(error, IntegrityError)):
+            raise
+        await db.rollback()
+        await check_not_taken(db, username, address, but=user_id)
+        # Whoever had it has gone in between.
+        raise EMAIL_TAKEN.error() from error
+
+
+async def check_not_taken(
+    db: AsyncSession, username: str, email: str, *, but: int | None = None
+) -> None:
+    """See to it that no account has a name or an address, but for one's own.
+
+    Raises:
+        HTTPException: 400, when one has.
+    """
+    others = User.id != but if but is not None else true()
+    name_taken, address_taken = (
+        await db.execute(
+            select(
+                User.with_username(username).where(others).exists(),
+                User.with_email(email).where(others).exists(),
+            )
+        )
+    ).one()
+    if name_taken:
+        raise USERNAME_TAKEN.error()
+    if address_taken:
+        raise EMAIL_TAKEN.error()
 
 
 async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
@@ -241,7 +249,7 @@ async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
     "/token",
     summary="Log in",
     response_model=Token,
-    responses=errors(WRONG_LOGIN, TOO_MANY_ATTEMPTS),
+    responses=errors(WRONG_LOGIN, TOO_BUSY),
 )
 async def create_token(
     form: Annotated[LoginForm, LOGIN], address: ClientAddress, db: DbSession
@@ -252,20 +260,47 @@ async def create_token(
     password changes.
     """
     email = email_of(form)
-    counted = (
-        (settings.login_rate_account, "login", email, address),
-        (settings.login_rate_address, "login", address),
-    )
-    for rate in counted:
-        await rate_limits.check(*rate)
-    user = await db.scalar(User.with_email(email))
-    # The connection goes back while the password is hashed.
-    await db.commit()
-    if not await verified(form.password, user) or user is None:
-        for rate in counted:
-            await rate_limits.count(*rate)
-        raise WRONG_LOGIN.error()
+    async with rate_limits.attempt(*await login_limits(email, address)) as count_this:
+        user = await db.scalar(User.with_email(email))
+        # The connection goes back while the password is hashed.
+        await db.commit()
+        if not await verified(form.password, user) or user is None:
+            await count_this()
+            raise WRONG_LOGIN.error()
+    await rate_limits.remember("login", email, address)
+    if is_outdated(user.password_hash):
+        await rehash(db, user, form.password)
     return Token(access_token=access_token_for(user))
+
+
+async def login_limits(email: str, address: str) -> list[RateLimit]:
+    """What counts failed logins with an account from an address.
+
+    Where its owner has logged in before, only what fails with this account from there:
+    strangers who try the account, or other accounts from there, keep nobody out.
+    """
+    own = RateLimit(settings.login_rate_account, ("login", email, address))
+    if await rate_limits.is_known("login", email, address):
+        return [own]
+    return [
+        own,
+        RateLimit(settings.login_rate_account_anywhere, ("login", email)),
+        RateLimit(settings.login_rate_address, ("login from", address)),
+    ]
+
+
+async def rehash(db: AsyncSession, user: User, password: str) -> None:
+    """Hash a password anew; its tokens stay, as it is the same."""
+    try:
+        password_hash = await hashed(password)
+    except Busy:
+        # The next login will do as well.
+        return
+    statement = update(User).where(
+        User.id == user.id, User.password_hash == user.password_hash
+    )
+    await db.execute(statement.values(password_hash=password_hash))
+    await db.commit()
 
 
 def email_of(form: LoginForm) -> str:
@@ -324,17 +359,25 @@ async def read_user(user: FoundUser) -> User:
     responses=errors(USERNAME_TAKEN, EMAIL_TAKEN, NOT_TO_UPDATE),
 )
 async def update_user(
-    changes: Annotated[UserUpdate, CHANGED_USER], user: UserToUpdate, db: DbSession
+    changes: Annotated[UserUpdate, CHANGED_USER],
+    user: UserToUpdate,
+    db: DbSession,
+    background: BackgroundTasks,
 ) -> User:
     """Another name, another address or both.
 
     A new address makes the links in all mails that were sent to reset the password
-    useless.
+    useless; a note about it goes to the old one.
     """
-    address = user.email
+    username, address = user.username, user.email
     for name, value in changes.model_dump(exclude_none=True).items():
         setattr(user, name, value)
-    await save_account(db, user, ends_reset_tokens=user.email != address)
+    is_moved = user.email != address
+    await save_account(db, user, ends_reset_tokens=is_moved)
+    if is_moved:
+        background.add_task(
+            send_address_changed_email, to_email=address, username=username
+        )
     return user
 
 
@@ -349,10 +392,12 @@ async def delete_user(user: UserToDelete, db: DbSession) -> None:
     await delete_posts_of(db, user)
     statement = delete(User).where(User.id == user.id).returning(User.image_file)
     deleted = (await db.execute(statement)).first()
-    await db.commit()
     if deleted is None:
         raise INVALID_TOKEN.error()
-    await discard_picture(deleted.image_file)
+    if deleted.image_file is not None:
+        pictures.discard(db, deleted.image_file)
+    await db.commit()
+    await pictures.delete_stored(deleted.image_file)
 
 
 async def delete_posts_of(db: AsyncSession, user: User) -> None:
@@ -394,7 +439,13 @@ async def list_user_posts(
     "/{user_id}/picture",
     summary="Set one's own picture",
     response_model=UserPrivateResponse,
-    responses=errors(NOT_TO_DEPICT, file_too_large(), INVALID_IMAGE, UPLOAD_FAILED),
+    responses=errors(
+        NOT_TO_DEPICT,
+        pictures.file_too_large(),
+        pictures.INVALID_IMAGE,
+        pictures.UPLOAD_FAILED,
+        TOO_BUSY,
+    ),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -426,68 +477,32 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
     """
     # The connection goes back while the body arrives and the picture is made.
     await db.commit()
-    content = await read_upload(request)
+    await rate_limits.count(RateLimit(settings.upload_rate, ("upload", str(user.id))))
+    picture, filename = await pictures.picture_from(request)
+    await pictures.store(db, picture, filename)
     try:
-        picture, filename = await to_thread.run_sync(
-            process_profile_image, content, limiter=decoders
-        )
-    except InvalidImage as error:
-        raise INVALID_IMAGE.error() from error
-    try:
-        await run_in_threadpool(upload_profile_image, picture, filename)
-    except StorageError as error:
-        logger.error("Picture not stored: %s", error)
-        # Nobody knows whether it was stored all the same.
-        await discard_picture(filename)
-        raise UPLOAD_FAILED.error() from error
-    try:
-        replaced = await replace_picture(db, user, filename)
+        replaced = await enter_picture(db, user, filename)
     except Exception:
-        await discard_picture(filename)
+        await pictures.delete_stored(filename)
         raise
-    await discard_picture(replaced)
+    # When this fails, nobody knows whether it was done.
+    await db.commit()
+    await pictures.delete_stored(replaced)
     return user
 
 
-async def read_upload(request: Request) -> bytes:
-    """The file in a multipart form (RFC 7578).
-
-    It is read here and not by a parameter of the route: those are read before the
-    caller is known.
+async def enter_picture(
+    db: AsyncSession, user: User, filename: str | None
+) -> str | None:
+    """Name a stored picture, or none, in the user's row; gives the one before it.
 
     Raises:
-        HTTPException: 400, when the file is too large; 413, when the body is.
-        RequestValidationError: It is no such form, or has no file.
+        HTTPException: 401, when the account has been deleted meanwhile.
     """
-    limit = settings.max_upload_size_bytes
-    media_type = request.headers.get("content-type", "").partition(";")[0]
-    if media_type.strip().lower() != "multipart/form-data":
-        raise missing_file("must be sent as multipart/form-data")
-    parser = MultiPartParser(
-        request.headers, request.stream(), max_files=1, max_fields=10
-    )
-    # In memory: what is within the limit needs no file on the disk.
-    parser.spool_max_size = limit + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError, UnicodeDecodeError) as error:
-        raise missing_file("cannot be found: the form is malformed") from error
-    try:
-        file = form.get("file")
-        if not isinstance(file, UploadFile):
-            raise missing_file("is missing")
-        if (file.size or 0) > limit:
-            raise file_too_large().error()
-        return await file.read()
-    finally:
-        await form.close()
-
-
-def missing_file(message: str) -> RequestValidationError:
-    """The 422 of an upload that has no readable file."""
-    return RequestValidationError(
-        [{"type": "missing", "loc": ("body", "file"), "msg": f"The file {message}"}]
-    )
+    await lock_user(db, user)
+    replaced = user.image_file
+    await pictures.replace_picture(db, user, filename)
+    return replaced
 
 
 async def lock_user(db: AsyncSession, user: User) -> None:
@@ -502,26 +517,6 @@ async def lock_user(db: AsyncSession, user: User) -> None:
         raise INVALID_TOKEN.error() from error
 
 
-async def replace_picture(
-    db: AsyncSession, user: User, filename: str | None
-) -> str | None:
-    """Enter the name of a stored picture, or none, and return the one before it."""
-    await lock_user(db, user)
-    replaced, user.image_file = user.image_file, filename
-    await db.commit()
-    return replaced
-
-
-async def discard_picture(filename: str | None) -> None:
-    """Delete a stored picture that no row names any more; failing is only logged."""
-    if filename is None:
-        return
-    try:
-        await run_in_threadpool(delete_profile_image, filename)
-    except StorageError as error:
-        logger.warning("Picture %s is left over: %s", filename, error)
-
-
 @router.delete(
     "/{user_id}/picture",
     summary="Delete one's own picture",
@@ -530,10 +525,11 @@ async def discard_picture(filename: str | None) -> None:
 )
 async def delete_picture(user: UserToStrip, db: DbSession) -> User:
     """The picture goes; the default one takes its place."""
-    replaced = await replace_picture(db, user, None)
+    replaced = await enter_picture(db, user, None)
+    await db.commit()
     if replaced is None:
         raise NO_PICTURE.error()
-    await discard_picture(replaced)
+    await pictures.delete_stored(replaced)
     return user
 
 
@@ -542,7 +538,6 @@ async def delete_picture(user: UserToStrip, db: DbSession) -> User:
     summary="Ask for a link that allows a new password",
     response_model=MessageResponse,
     status_code=status.HTTP_202_ACCEPTED,
-    responses=errors(TOO_MANY_ATTEMPTS),
 )
 async def forgot_password(
     forgotten: Annotated[ForgotPasswordRequest, FORGOTTEN],
@@ -554,7 +549,9 @@ async def forgot_password(
 
     The answer does not tell whether it is. A new link makes the ones before it useless.
     """
-    await rate_limits.count(settings.reset_rate_address, "reset", address)
+    await rate_limits.count(
+        RateLimit(settings.reset_rate_address, ("reset from", address))
+    )
     user = await db.scalar(User.with_email(forgotten.email))
     await db.commit()
     if user is not None:
@@ -566,7 +563,9 @@ async def forgot_password(
 async def send_reset_link(db: AsyncSession, user: User) -> None:
     """Mail a new reset token to a user; the ones before it end."""
     try:
-        await rate_limits.count(settings.reset_rate_account, "reset", str(user.id))
+        await rate_limits.count(
+            RateLimit(settings.reset_rate_account, ("reset", str(user.id)))
+        )
         token = await replace_reset_token(db, user)
     except (rate_limits.LimitReached, HTTPException):
         return
@@ -599,14 +598,17 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
     "/reset-password",
     summary="Set a new password with a token from the mail",
     response_model=MessageResponse,
-    responses=errors(WRONG_RESET_TOKEN),
+    responses=errors(WRONG_RESET_TOKEN, TOO_BUSY),
 )
 async def reset_password(
-    reset: Annotated[ResetPasswordRequest, RESET], db: DbSession
+    reset: Annotated[ResetPasswordRequest, RESET],
+    db: DbSession,
+    background: BackgroundTasks,
 ) -> MessageResponse:
     """A new password for an account whose owner has forgotten the old one.
 
-    The token works once; all sessions of the account end.
+    The token works once; all sessions of the account end, and a note about it goes to
+    the owner.
     """
     token_hash = hash_reset_token(reset.token)
     user = await db.scalar(User.with_reset_token(token_hash))
@@ -625,6 +627,7 @@ async def reset_password(
     if used is None:
         raise WRONG_RESET_TOKEN.error()
     await set_password(db, user, password_hash)
+    note_new_password(background, user)
     return MessageResponse(
         message="Password reset successfully. "
         "You can now log in with your new password."
@@ -644,25 +647,40 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
     "/me/password",
     summary="Change one's own password",
     response_model=PasswordChangedResponse,
-    responses=errors(WRONG_PASSWORD),
+    responses=errors(WRONG_PASSWORD, TOO_BUSY),
 )
 async def change_password(
     change: Annotated[ChangePasswordRequest, CHANGED_PASSWORD],
     user: CurrentUser,
     db: DbSession,
+    background: BackgroundTasks,
 ) -> PasswordChangedResponse:
-    """A new password. All sessions end, and this one gets a new token in the answer."""
+    """A new password. All sessions end, and this one gets a new token in the answer.
+
+    A note about it goes to the owner.
+    """
     # The connection goes back while the passwords are hashed.
     await db.commit()
     verified_hash = user.password_hash
-    if not await verified(change.current_password, user):
-        raise WRONG_PASSWORD.error()
+    limit = RateLimit(settings.password_rate, ("password", str(user.id)))
+    async with rate_limits.attempt(limit) as count_this:
+        if not await verified(change.current_password, user):
+            await count_this()
+            raise WRONG_PASSWORD.error()
     password_hash = await hashed(change.new_password)
     await lock_user(db, user)
     # Another change came first: what was verified is no longer the password.
     if user.password_hash != verified_hash:
         raise WRONG_PASSWORD.error()
     await set_password(db, user, password_hash)
+    note_new_password(background, user)
     return PasswordChangedResponse(
         message="Password changed successfully", access_token=access_token_for(user)
+    )
+
+
+def note_new_password(background: BackgroundTasks, user: User) -> None:
+    """Tell the owner of an account, after the answer, that its password is new."""
+    background.add_task(
+        send_password_changed_email, to_email=user.email, username=user.username
     )

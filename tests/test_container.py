@@ -10,6 +10,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from config import BASE_DIR
@@ -44,7 +45,14 @@ def environment(image: Path) -> Iterator[dict[str, str]]:
             "SECRET_KEY": "a key that is only used in this test",
             "FRONTEND_URL": "https://blog.example.com",
             "PORT": str(free_port()),
+            **server_settings(),
         }
+
+
+def server_settings() -> dict[str, str]:
+    """What the Dockerfile sets for uvicorn."""
+    dockerfile = (BASE_DIR / "Dockerfile").read_text()
+    return dict(re.findall(r"(UVICORN_\w+)=(\S+)", dockerfile))
 
 
 def image_command() -> list[str]:
@@ -64,13 +72,26 @@ def test_image_command_serves_with_requirements_alone(
     )
     server = subprocess.Popen(image_command(), cwd=image, env=environment)
 
+    url = f"http://127.0.0.1:{environment['PORT']}"
     try:
-        wait_until_healthy(f"http://127.0.0.1:{environment['PORT']}", server)
+        wait_until_healthy(url, server)
+        response = httpx.get(f"{url}/login")
     finally:
         server.terminate()
 
     # SIGTERM reaches the server itself: the shell has been replaced by it.
     assert server.wait(timeout=10) in {0, -15}
+    assert response.status_code == 200
+    assert "server" not in response.headers
+
+
+def test_server_keeps_idle_connections_for_longer_than_the_load_balancer() -> None:
+    assert server_settings() == {
+        "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
+        "UVICORN_LIMIT_CONCURRENCY": "900",
+        "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "10",
+        "UVICORN_SERVER_HEADER": "false",
+    }
 
 
 def test_image_has_neither_embedded_database_nor_test_tools(image: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
+import rate_limits
 from auth import create_access_token
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import auth_header, create_post, make_client, own_id
+from tests.conftest import auth_header, create_post, make_client, own_id, settings
 from tests.recorder import Json, operations
 
 DOCUMENT = app.openapi()
@@ -86,7 +87,7 @@ async def lost_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncCli
 
 def test_document_declares_every_kind_of_shared_error() -> None:
     # So that no test below is without a case.
-    for status in ("401", "413", "422", "503", "304"):
+    for status in ("401", "413", "422", "429", "503", "304"):
         assert declaring(status)
 
 
@@ -107,6 +108,47 @@ async def test_database_that_is_away_makes_an_operation_unavailable(
 
     assert error_of(response, 503, accept) == "Database unavailable"
     assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.fixture
+async def busy_address(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[None]:
+    """As many requests as there may be have come from the client's address."""
+    monkeypatch.setattr(settings, "rate_limit_enabled", True)
+    monkeypatch.setattr(settings, "general_rate", "1/hour")
+    await rate_limits.reset()
+    await client.get("/")
+    yield
+    await rate_limits.reset()
+
+
+@pytest.mark.parametrize("accept", ACCEPTS)
+@pytest.mark.parametrize("name", declaring("429"))
+async def test_address_that_asks_very_often_has_to_wait(
+    client: AsyncClient, busy_address: None, name: str, accept: str
+) -> None:
+    method, template, operation = OPERATIONS[name]
+
+    response = await client.request(
+        method,
+        path_of(template),
+        headers={"Accept": accept},
+        **example_of(operation),
+    )
+
+    detail = "Too many attempts. Please try again later."
+    assert error_of(response, 429, accept) == detail
+    assert 0 < int(response.headers["retry-after"]) <= 3600
+
+
+async def test_health_may_be_asked_after_as_often_as_it_takes(
+    client: AsyncClient, busy_address: None
+) -> None:
+    response = await client.get("/health")
+
+    assert response.status_code == 200
+    assert set(OPERATIONS) - set(declaring("429")) == {"GET /health"}
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)

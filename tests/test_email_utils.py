@@ -3,6 +3,7 @@
 import asyncio
 import email
 import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from pydantic import SecretStr
 import email_utils
 from config import settings
 from email_utils import send_email, send_password_reset_email
-from tests.conftest import create_test_user
+from tests.conftest import PASSWORD, create_test_user, own_id, sign_up
 
 ADDRESS = "ada@example.com"
 TOKEN = "a-token-that-nobody-may-see"
@@ -95,7 +96,8 @@ async def listening(
 ) -> AsyncIterator[int]:
     """A server for as long as the context lasts; gives its port."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=tls)
+    # All of this machine's addresses, some of which stand in for other machines.
+    server = await loop.create_server(protocol, "0.0.0.0", 0, ssl=tls)
     yield server.sockets[0].getsockname()[1]
     server.close()
     await server.wait_closed()
@@ -374,11 +376,75 @@ async def login_server(
         yield port
 
 
+def use_login(monkeypatch: pytest.MonkeyPatch, port: int, *, host: str) -> None:
+    """Let the application log in where it is not told to demand encryption."""
+    use_server(monkeypatch, port)
+    monkeypatch.setattr(settings, "mail_server", host)
+    monkeypatch.setattr(settings, "mail_username", "blog")
+    monkeypatch.setattr(settings, "mail_password", SecretStr("mail-password"))
+
+
 async def test_login_is_sent(login_server: int, mailbox: Mailbox) -> None:
     await send()
 
     assert mailbox.logins == [("blog", "mail-password")]
     assert mailbox.encrypted == [True]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_login_may_cross_this_machine_as_it_is(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    async with listening(
+        lambda: SMTP(
+            mailbox,
+            hostname="mail",
+            auth_require_tls=False,
+            authenticator=mailbox.authenticate,
+        )
+    ) as port:
+        use_login(monkeypatch, port, host=host)
+        await send()
+
+    assert mailbox.logins == [("blog", "mail-password")]
+
+
+async def test_login_crosses_no_network_as_it_is(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(
+        lambda: SMTP(
+            mailbox,
+            hostname="mail",
+            auth_require_tls=False,
+            authenticator=mailbox.authenticate,
+        )
+    ) as port:
+        # To the application this is another machine.
+        use_login(monkeypatch, port, host="127.0.0.2")
+        with pytest.raises(aiosmtplib.SMTPException):
+            await send()
+
+    assert (mailbox.logins, mailbox.messages) == ([], [])
+
+
+async def test_login_goes_to_no_server_that_cannot_prove_who_it_is(
+    mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = certified(authority, "other.example")
+    async with listening(
+        lambda: SMTP(
+            mailbox,
+            hostname="mail",
+            tls_context=tls,
+            authenticator=mailbox.authenticate,
+        )
+    ) as port:
+        use_login(monkeypatch, port, host="127.0.0.2")
+        with pytest.raises((aiosmtplib.SMTPException, ssl.SSLError)):
+            await send()
+
+    assert mailbox.logins == []
 
 
 async def test_refused_login_is_not_tried_again(
@@ -523,7 +589,7 @@ async def test_failure_is_logged_without_address_and_token(
         await send_reset()
 
     ours = [r.getMessage() for r in caplog.records if r.name == "email_utils"]
-    assert "Password reset mail not sent: SMTPRecipientsRefused" in ours[-1]
+    assert "Mail password_reset not sent: SMTPRecipientsRefused" in ours[-1]
     assert ADDRESS not in " ".join(ours)
     assert TOKEN not in " ".join(ours)
 
@@ -598,4 +664,88 @@ async def test_outbox_that_cannot_be_written_never_fails_a_request(
 
     await send_reset()
 
-    assert "Password reset mail not sent: FileExistsError" in caplog.text
+    assert "Mail password_reset not sent: FileExistsError" in caplog.text
+
+
+# Notes to owners
+
+
+async def test_new_password_is_told_to_the_owner(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox
+) -> None:
+    ada = await sign_up(client, "ada")
+
+    await client.patch(
+        "/api/users/me/password",
+        json={"current_password": PASSWORD, "new_password": "another horse"},
+        headers=ada,
+    )
+
+    (mail,) = mailbox.messages
+    assert (mail["To"], mail["Subject"]) == (ADDRESS, "Your password was changed")
+    assert f"{settings.site_url}/forgot-password" in part(mail, "plain")
+    assert "another horse" not in mail.as_string()
+
+
+async def test_reset_password_is_told_to_the_owner(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox
+) -> None:
+    await create_test_user(client)
+    await client.post("/api/users/forgot-password", json={"email": ADDRESS})
+    link = re.search(r"token=(\S+)", part(mailbox.messages[0], "plain"))
+    assert link
+
+    await client.post(
+        "/api/users/reset-password",
+        json={"token": link[1], "new_password": "another horse"},
+    )
+
+    _, note = mailbox.messages
+    assert (note["To"], note["Subject"]) == (ADDRESS, "Your password was changed")
+
+
+async def test_new_address_is_told_to_the_old_one(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox
+) -> None:
+    ada = await sign_up(client, "ada")
+
+    await client.patch(
+        f"/api/users/{await own_id(client, ada)}",
+        json={"email": "new@example.com"},
+        headers=ada,
+    )
+
+    (mail,) = mailbox.messages
+    assert (mail["To"], mail["Subject"]) == (
+        ADDRESS,
+        "Your email address was changed",
+    )
+    assert "new@example.com" not in mail.as_string()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"username": "Ada L."}, {"email": "ADA@example.com"}, {}]
+)
+async def test_nobody_is_told_when_the_address_stays(
+    client: AsyncClient, plain_server: int, mailbox: Mailbox, changes: dict[str, str]
+) -> None:
+    ada = await sign_up(client, "ada")
+
+    await client.patch(
+        f"/api/users/{await own_id(client, ada)}", json=changes, headers=ada
+    )
+
+    assert mailbox.messages == []
+
+
+@pytest.mark.parametrize("kind", ["password_changed", "address_changed"])
+async def test_note_escapes_the_name_in_its_html(
+    plain_server: int, mailbox: Mailbox, kind: str
+) -> None:
+    send_note = getattr(email_utils, f"send_{kind}_email")
+
+    await send_note(to_email=ADDRESS, username="<b>ada")
+
+    (mail,) = mailbox.messages
+    assert "Hello &lt;b&gt;ada," in part(mail, "html")
+    assert "Hello <b>ada," in part(mail, "plain")

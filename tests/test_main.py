@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from pydantic import SecretStr
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
 from main import app
-from tests.conftest import Body, create_post, make_client, own_id
+from tests.conftest import Body, create_post, create_test_user, make_client, own_id
 
 MIB = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
@@ -373,6 +374,38 @@ async def test_bug_in_a_page_is_a_500_page_that_tells_nothing(
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert "500" in response.text
     assert "secret" not in response.text
+
+
+async def test_bug_after_the_answer_is_logged_and_leaves_the_answer_alone(
+    client: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(**_mail: str) -> None:
+        raise RuntimeError("a bug in the background")
+
+    await create_test_user(client)
+    monkeypatch.setattr("routers.users.send_password_reset_email", fail)
+
+    response = await client.post(
+        "/api/users/forgot-password", json={"email": "ada@example.com"}
+    )
+
+    assert response.status_code == 202
+    assert "a bug in the background" in caplog.text
+
+
+def test_access_log_has_no_queries(caplog: pytest.LogCaptureFixture) -> None:
+    line = '%s - "%s %s HTTP/%s" %d'
+    path = "/reset-password?token=a-secret&next=/?x"
+
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("uvicorn.access").info(
+            line, "192.0.2.1:1", "GET", path, "1.1", 200
+        )
+
+    expected = '192.0.2.1:1 - "GET /reset-password HTTP/1.1" 200'
+    assert caplog.messages == [expected]
 
 
 async def test_bug_is_logged_without_the_query_of_its_address(

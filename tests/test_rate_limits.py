@@ -1,16 +1,32 @@
 """How often somebody may try."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
+from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
+import redis
 from fastapi import Request
 from httpx import AsyncClient, Response
+from PIL import Image
+from pydantic import SecretStr
 
 import rate_limits
-from routers.users import client_address
-from tests.conftest import PASSWORD, create_test_user, settings
+from rate_limits import BoundedMemory, RateLimit, client_address, network_of
+from tests.conftest import (
+    PASSWORD,
+    create_post,
+    create_test_user,
+    own_id,
+    settings,
+)
+from tests.databases import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +34,12 @@ async def limited(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Low limits, that count from zero."""
     monkeypatch.setattr(settings, "rate_limit_enabled", True)
     monkeypatch.setattr(settings, "login_rate_account", "3/minute")
+    monkeypatch.setattr(settings, "login_rate_account_anywhere", "8/hour")
     monkeypatch.setattr(settings, "login_rate_address", "5/minute")
+    monkeypatch.setattr(settings, "sign_up_rate", "2/hour")
+    monkeypatch.setattr(settings, "password_rate", "3/hour")
+    monkeypatch.setattr(settings, "upload_rate", "2/hour")
+    monkeypatch.setattr(settings, "post_rate", "2/hour")
     monkeypatch.setattr(settings, "reset_rate_address", "3/hour")
     monkeypatch.setattr(settings, "reset_rate_account", "2/day")
     await rate_limits.reset()
@@ -97,6 +118,57 @@ async def test_limit_tells_nothing_about_the_account(client: AsyncClient) -> Non
     assert known == unknown == [401, 401, 401, 429]
 
 
+async def test_account_is_tried_only_so_often_from_everywhere(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    statuses = [
+        (await attempt(client, forwarded_for=f"192.0.2.{number}")).status_code
+        for number in range(9)
+    ]
+
+    response = await attempt(client, password=PASSWORD, forwarded_for="192.0.2.99")
+
+    assert statuses == [401] * 8 + [429]
+    assert response.status_code == 429
+
+
+async def test_who_has_logged_in_from_an_address_is_not_kept_out_by_strangers(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    before = await attempt(client, password=PASSWORD, forwarded_for="192.0.2.1")
+    for number in range(10, 20):
+        await attempt(client, forwarded_for=f"192.0.2.{number}")
+
+    response = await attempt(client, password=PASSWORD, forwarded_for="192.0.2.1")
+
+    assert (before.status_code, response.status_code) == (200, 200)
+
+
+async def test_who_has_logged_in_from_an_address_is_not_kept_out_by_its_others(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD)
+    others = [f"{name}@example.com" for name in "abcdef"]
+    statuses = [(await attempt(client, other)).status_code for other in others]
+
+    response = await attempt(client, password=PASSWORD)
+
+    assert statuses == [401] * 5 + [429]
+    assert response.status_code == 200
+
+
+async def test_who_has_logged_in_from_an_address_may_not_guess_without_end(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD)
+
+    assert await fail(client, 4) == [401, 401, 401, 429]
+
+
 async def test_owner_can_log_in_while_a_stranger_has_to_wait(
     client: AsyncClient,
 ) -> None:
@@ -146,6 +218,40 @@ async def test_network_address_is_not_the_clients_to_choose(
 
     statuses = [
         (await attempt(client, forwarded_for=chain)).status_code for chain in forged
+    ]
+
+    assert statuses == [401, 401, 401, 429]
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1:4711", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::9", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]:4711", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+        ("[", "["),
+        ("", ""),
+    ],
+)
+def test_client_is_told_by_the_network_that_it_was_given(
+    address: str, network: str
+) -> None:
+    assert network_of(address) == network
+
+
+async def test_failures_from_one_ipv6_network_are_counted_together(
+    client: AsyncClient,
+) -> None:
+    addresses = [f"2001:db8::{number}" for number in range(4)]
+
+    statuses = [
+        (await attempt(client, forwarded_for=address)).status_code
+        for address in addresses
     ]
 
     assert statuses == [401, 401, 401, 429]
@@ -243,3 +349,259 @@ async def test_last_mailed_token_still_works_when_no_more_are_sent(
     )
 
     assert response.status_code == 200
+
+
+# Other limits
+
+
+async def try_to_sign_up(client: AsyncClient, name: str) -> Response:
+    return await client.post(
+        "/api/users",
+        json={"username": name, "email": f"{name}@example.com", "password": PASSWORD},
+    )
+
+
+async def test_address_makes_only_so_many_accounts(client: AsyncClient) -> None:
+    statuses = [(await try_to_sign_up(client, name)).status_code for name in "abc"]
+
+    assert statuses == [201, 201, 429]
+
+
+async def test_name_that_is_taken_is_no_account_made(client: AsyncClient) -> None:
+    names = ["a", "a", "a", "a", "b"]
+
+    statuses = [(await try_to_sign_up(client, name)).status_code for name in names]
+
+    assert statuses == [201, 400, 400, 400, 201]
+
+
+async def test_accounts_made_at_the_same_instant_are_all_counted(
+    concurrent_client: AsyncClient,
+) -> None:
+    names = [f"ada{number}" for number in range(10)]
+
+    responses = await asyncio.gather(
+        *(try_to_sign_up(concurrent_client, name) for name in names)
+    )
+
+    statuses = sorted(response.status_code for response in responses)
+    assert statuses == [201] * 2 + [429] * 8
+
+
+async def change_password(
+    client: AsyncClient, headers: dict[str, str], current: str
+) -> Response:
+    return await client.patch(
+        "/api/users/me/password",
+        json={"current_password": current, "new_password": "another horse"},
+        headers=headers,
+    )
+
+
+async def test_current_password_is_guessed_only_so_often(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    guesses = ["wrong 1", "wrong 2", "wrong 3", PASSWORD]
+
+    statuses = [
+        (await change_password(client, ada, guess)).status_code for guess in guesses
+    ]
+
+    assert statuses == [400, 400, 400, 429]
+
+
+async def test_guesses_of_one_user_keep_no_other_from_a_change(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    for _ in range(4):
+        await change_password(client, ada, "wrong")
+
+    response = await change_password(client, bob, PASSWORD)
+
+    assert response.status_code == 200
+
+
+async def test_user_publishes_only_so_often(
+    client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
+) -> None:
+    await create_post(client, ada)
+    await create_post(client, ada)
+
+    refused = await client.post("/api/posts", json={"content": "-"}, headers=ada)
+
+    assert refused.status_code == 429
+    assert (await client.get("/api/posts")).json()["total"] == 2
+    assert await create_post(client, bob)
+
+
+async def test_repeated_request_to_publish_is_answered_beyond_the_limit(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    headers = {**ada, "Idempotency-Key": "a-key"}
+
+    answers = [
+        await client.post("/api/posts", json={"content": "-"}, headers=headers)
+        for _ in range(4)
+    ]
+
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.content for answer in answers}) == 1
+
+
+async def test_user_sends_only_so_many_pictures(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    output = BytesIO()
+    Image.new("RGB", (9, 9)).save(output, "PNG")
+    path = f"/api/users/{await own_id(client, ada)}/picture"
+    files = [b"no picture", output.getvalue(), output.getvalue()]
+
+    statuses = [
+        (await client.patch(path, files={"file": file}, headers=ada)).status_code
+        for file in files
+    ]
+
+    assert statuses == [400, 200, 429]
+
+
+# Where it is counted
+
+
+async def test_memory_forgets_the_key_that_was_used_longest_ago() -> None:
+    memory = BoundedMemory(most_keys=2)
+    for key in ("a", "b", "a", "c"):
+        await memory.acquire_entry(key, 10, 60)
+
+    windows = [await memory.get_moving_window(key, 10, 60) for key in ("a", "b", "c")]
+
+    assert [number for _, number in windows] == [2, 0, 1]
+
+
+async def test_memory_counts_within_its_window_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = BoundedMemory()
+    clock = iter([100.0, 100.0, 130.0, 130.0, 161.0, 161.0])
+    monkeypatch.setattr("rate_limits.time.time", lambda: next(clock))
+
+    entered = [await memory.acquire_entry("key", 2, 60) for _ in range(3)]
+
+    # At the third the first is 61 seconds old.
+    assert entered == [True, True, True]
+
+
+async def test_keys_tell_nobody_who_it_is() -> None:
+    limit = RateLimit("1/minute", ("login", "ada@example.com", "192.0.2.1"))
+
+    assert limit.key.isalnum()
+    assert len(limit.key) == 32
+
+
+def test_parts_of_a_key_cannot_be_confused() -> None:
+    one = RateLimit("1/minute", ("login", "a/b", "c"))
+    other = RateLimit("1/minute", ("login", "a", "b/c"))
+
+    assert one.key != other.key
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A Redis of the test's own, in which the limits are counted."""
+    program = shutil.which("redis-server")
+    if program is None:
+        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        stop("redis-server is missing: apt-get install redis-server")
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen(
+        [program, *options, "--dir", tmp_path, "--requirepass", "a-secret"],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"redis://:a-secret@127.0.0.1:{port}/0"
+    with redis.Redis.from_url(url) as client:
+        wait_until_ready(client)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "redis_url", SecretStr(url))
+        yield server
+    server.send_signal(signal.SIGCONT)
+    server.kill()
+    server.wait()
+
+
+def wait_until_ready(client: "redis.Redis") -> None:
+    """Return when a Redis that was just started answers."""
+    retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 100)
+    retry.call_with_retry(client.ping, lambda _error: None)
+
+
+async def forget_own_memory() -> None:
+    """Stand in for another process, which has a memory of its own."""
+    await rate_limits.reset()
+
+
+async def test_processes_count_together_in_redis(
+    client: AsyncClient, redis_server: "subprocess.Popen[bytes]"
+) -> None:
+    await create_test_user(client)
+    await fail(client, 3)
+    await forget_own_memory()
+
+    response = await attempt(client)
+
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+
+
+async def test_process_learns_from_redis_who_has_logged_in_before(
+    client: AsyncClient, redis_server: "subprocess.Popen[bytes]"
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD)
+    await forget_own_memory()
+
+    assert await rate_limits.is_known("login", "ada@example.com", "192.0.2.1")
+
+
+async def test_requests_of_all_kinds_are_counted_in_redis(
+    client: AsyncClient,
+    redis_server: "subprocess.Popen[bytes]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "general_rate", "2/hour")
+
+    statuses = [(await client.get("/login")).status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP])
+async def test_memory_counts_while_redis_is_away(
+    client: AsyncClient,
+    redis_server: "subprocess.Popen[bytes]",
+    caplog: pytest.LogCaptureFixture,
+    way: signal.Signals,
+) -> None:
+    await create_test_user(client)
+    redis_server.send_signal(way)
+
+    statuses = await fail(client, 4)
+
+    assert statuses == [401, 401, 401, 429]
+    assert "Redis is away" in caplog.text
+    assert "a-secret" not in caplog.text
+
+
+async def test_redis_counts_again_when_it_is_back(
+    client: AsyncClient,
+    redis_server: "subprocess.Popen[bytes]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rate_limits, "REDIS_PAUSE_SECONDS", 0.0)
+    redis_server.send_signal(signal.SIGSTOP)
+    await attempt(client)
+    redis_server.send_signal(signal.SIGCONT)
+
+    await fail(client, 3)
+    await forget_own_memory()
+
+    assert await fail(client, 1) == [429]

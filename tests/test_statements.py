@@ -128,7 +128,7 @@ async def test_number_of_statements_to_write(
 @pytest.mark.parametrize(
     ("path", "body", "status", "number"),
     [
-        ("/api/users", {"json": {**LOGIN, "email": "new@example.com"}}, 201, 1),
+        ("/api/users", {"json": {**LOGIN, "email": "new@example.com"}}, 201, 2),
         ("/api/users/token", {"data": LOGIN}, 200, 1),
         ("/api/users/token", {"data": {**LOGIN, "password": "wrong"}}, 401, 1),
         (
@@ -200,5 +200,5 @@ async def test_number_of_statements_to_set_a_picture(
         )
 
     assert response.status_code == 200
-    # Who asks, lock, change.
-    assert len(statements) == 3, statements
+    # Who asks, note that the picture is to go, lock, take the note back, change.
+    assert len(statements) == 5, statements

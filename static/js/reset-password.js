@@ -11,15 +11,17 @@ export function init(root = document) {
   page.querySelector("[data-reset-missing]").hidden = Boolean(token);
   onSubmit(form, async () => {
     const answer = await reset(form, token);
+    history.replaceState(null, "");
     form.hidden = true;
     page.querySelector("[data-form-status]").textContent = answer.message;
   });
 }
 
 // Out of the address bar at once: it must not stay in the history or on a photo of the screen.
+// The state of this one entry keeps it, so that the page can be loaded again.
 function takeToken() {
-  const token = new URLSearchParams(window.location.search).get("token");
-  history.replaceState(history.state, "", window.location.pathname);
+  const token = new URLSearchParams(window.location.search).get("token") ?? history.state?.resetToken;
+  history.replaceState({ resetToken: token }, "", window.location.pathname);
   return token;
 }
 
