@@ -556,16 +556,19 @@ async def forgot_password(
     await db.commit()
     if user is not None:
         # After the answer, which therefore takes as long as for an unknown address.
-        background.add_task(send_reset_link, db, user)
+        background.add_task(send_reset_link, db, user, address)
     return MessageResponse(message=RESET_REQUESTED)
 
 
-async def send_reset_link(db: AsyncSession, user: User) -> None:
-    """Mail a new reset token to a user; the ones before it end."""
+async def send_reset_link(db: AsyncSession, user: User, address: str) -> None:
+    """Mail a new reset token to a user; the ones before it end.
+
+    Where the owner has logged in before, strangers cannot use up the mails of a day.
+    """
+    limit = RateLimit(settings.reset_rate_account, ("reset", str(user.id)))
     try:
-        await rate_limits.count(
-            RateLimit(settings.reset_rate_account, ("reset", str(user.id)))
-        )
+        if not await rate_limits.is_known("login", user.email, address):
+            await rate_limits.count(limit)
         token = await replace_reset_token(db, user)
     except (rate_limits.LimitReached, HTTPException):
         return

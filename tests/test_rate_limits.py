@@ -333,6 +333,20 @@ async def test_account_gets_only_so_many_mails_and_nobody_learns_of_it(
     assert mail.await_count == 2
 
 
+async def test_owner_gets_a_mail_after_strangers_have_used_them_up(
+    client: AsyncClient, mail: AsyncMock
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD, forwarded_for="192.0.2.1")
+    for number in range(10, 14):
+        await forget(client, forwarded_for=f"192.0.2.{number}")
+
+    await forget(client, forwarded_for="192.0.2.1")
+
+    # Two for strangers, one for who has logged in from there before.
+    assert mail.await_count == 3
+
+
 async def test_last_mailed_token_still_works_when_no_more_are_sent(
     client: AsyncClient, mail: AsyncMock
 ) -> None:

@@ -214,6 +214,8 @@ def test_reset_link_leaves_the_address_bar_and_works_once(
 
     page.goto(link)
     expect(page).to_have_url(f"{blog.url}/reset-password")
+    # The page can still be loaded again.
+    page.reload()
     fill(page, new_password=NEW_PASSWORD)
     button(page, "Save the new password").click()
     expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
