@@ -5,7 +5,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile
 
-.PHONY: run migrate demo test coverage test-e2e lighthouse screenshots openapi fuzz-api check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e torture lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT) \
@@ -25,6 +25,9 @@ coverage: .venv/installed ## The same, and refuse code that no test runs
 
 test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e
+
+torture: .venv/installed ## Attack it, load it, break its neighbours, for an hour
+	TORTURE=full $(BIN)/python -m pytest tests/torture tests/e2e/test_hostile_strings.py
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Measure the pages (Chromium, Node)
 	$(BIN)/python -m benchmarks.lighthouse

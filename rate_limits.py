@@ -310,9 +310,9 @@ async def count_request(address: str) -> None:
     Raises:
         LimitReached: There were very many from this address.
     """
-    limit = RateLimit(settings.general_rate, ("request", address))
     if not settings.rate_limit_enabled:
         return
+    limit = RateLimit(settings.general_rate, ("request", address))
     # Two numbers for each address, where a moving window would keep every event.
     window = FixedWindowRateLimiter
     if not await _attempts.ask(lambda s: window(s).hit(limit.item, limit.key)):

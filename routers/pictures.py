@@ -56,8 +56,9 @@ GRACE = timedelta(seconds=60)
 HEALING_SECONDS = 15.0
 DELETED_AT_ONCE = 100
 
+# Most pictures take some hundredths of a second, the worst one a second.
 decoders = Workers(
-    "pictures", threads=settings.picture_decoders, waiting=30, niceness=10
+    "pictures", threads=settings.picture_decoders, waiting=63, niceness=10
 )
 storage = Workers("storage", threads=16, waiting=48)
 
