@@ -196,7 +196,7 @@ class Settings(BaseSettings):
     """Largest picture accepted, in bytes."""
 
     picture_decoders: int = Field(default=1, ge=1, le=16)
-    """Pictures decoded at once; each may take 250 MB."""
+    """Pictures decoded at once; each may take 250 MB, a hostile WebP twice that."""
 
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """How long the link for a new password works, in minutes."""

@@ -1,7 +1,8 @@
 """How uploads become avatars. Every picture here is made in memory."""
 
 import random
-import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -12,20 +13,34 @@ from uuid import UUID
 import pytest
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, PngImagePlugin
 
+from config import BASE_DIR
 from image_utils import InvalidImage, process_profile_image
+from tests.torture.pictures import (
+    CMYK,
+    GREY,
+    SOF0,
+    SOS,
+    USUAL_SCANS,
+    YCC_420,
+    YCC_444,
+    Scan,
+    chunk,
+    costly_scans,
+    encoded,
+    gif,
+    jpeg,
+    noise,
+    packed_texts,
+    png,
+    segment,
+    sequential,
+    tiny_png,
+)
 
 PHOTO = Path(__file__).with_name("test_image.jpg")
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 180, 60), (30, 40, 220), (255, 255, 255)
 NAMES = {RED: "red", GREEN: "green", BLUE: "blue", WHITE: "white"}
-SOS = 0xDA
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file of this kind."""
-    output = BytesIO()
-    image.save(output, kind, **options)
-    return output.getvalue()
 
 
 def avatar(content: bytes) -> Image.Image:
@@ -36,12 +51,6 @@ def avatar(content: bytes) -> Image.Image:
 def plain(mode: str, colour: Any, size: tuple[int, int] = (64, 48)) -> Image.Image:
     """A picture of one colour."""
     return Image.new(mode, size, colour)
-
-
-def noise(size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A picture that compresses badly, the same each time."""
-    pixels = random.Random(1).randbytes(3 * size[0] * size[1])
-    return Image.frombytes("RGB", size, pixels)
 
 
 def palette(size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -81,44 +90,6 @@ def distance(image: Image.Image, colour: tuple[int, int, int]) -> int:
     return max(high for _low, high in difference.getextrema())  # type: ignore[misc]
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG (ISO 15948, section 5.3)."""
-    checksum = zlib.crc32(kind + data)
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-
-def png(
-    size: tuple[int, int],
-    *,
-    depth: int,
-    colour_type: int,
-    row: bytes,
-    extra: bytes = b"",
-) -> bytes:
-    """A PNG all of whose rows are `row`, also of kinds that Pillow cannot write."""
-    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
-    rows = zlib.compress((b"\0" + row) * size[1])
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + chunk(b"IDAT", rows)
-        + chunk(b"IEND", b"")
-    )
-
-
-def gif(screen: tuple[int, int]) -> bytes:
-    """A GIF of one pixel on a screen of any size."""
-    return (
-        b"GIF89a"
-        + struct.pack("<HHBBB", *screen, 0x80, 0, 0)
-        + bytes([*RED, *BLUE])
-        + b","
-        + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
-        + b"\x02\x02\x44\x01\x00;"
-    )
-
-
 def segments(jpeg: bytes) -> list[int]:
     """The markers of a JPEG up to its pixels (ITU-T T.81, annex B)."""
     markers, position = [], 2
@@ -126,28 +97,6 @@ def segments(jpeg: bytes) -> list[int]:
         markers.append(jpeg[position + 1])
         position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
     return markers
-
-
-def jpeg_of_many_scans(count: int) -> bytes:
-    """A progressive JPEG that makes the decoder go over all its blocks many times."""
-
-    def segment(marker: int, data: bytes) -> bytes:
-        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-    width = height = 512
-    run = 0xE0  # "end of band" for as many blocks as the 14 bits after it say
-    blocks = (width // 8) * (height // 8)
-    return (
-        b"\xff\xd8"
-        + segment(0xDB, bytes([0]) + bytes([1] * 64))
-        + segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\x01\x11\x00")
-        + segment(0xC4, bytes([0x00, 1, *[0] * 15, 0]))
-        + segment(0xC4, bytes([0x10, 1, *[0] * 15, run]))
-        + segment(SOS, b"\x01\x01\x00\x00\x00\x00")
-        + bytes(blocks // 8)
-        + (segment(SOS, b"\x01\x01\x00\x01\x3f\x00") + b"\x7f\xfe") * count
-        + b"\xff\xd9"
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +156,22 @@ def test_avatar_is_as_sharp_as_lanczos_makes_it() -> None:
     assert image.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_large_picture_is_reduced_as_evenly_as_a_small_one(mode: str) -> None:
+    slope = Image.linear_gradient("L").resize((4000, 3000), Image.Resampling.BICUBIC)
+    large = Image.merge(mode, [slope] * len(mode))
+    white = Image.new("RGBA", large.size, "white")
+    white.alpha_composite(large.convert("RGBA"))
+    expected = white.convert("RGB").resize(
+        (300, 300), Image.Resampling.LANCZOS, box=(500, 0, 3500, 3000)
+    )
+
+    image = avatar(encoded(large, "PNG", compress_level=1))
+
+    difference = ImageChops.difference(image, expected)
+    assert max(high for _low, high in difference.getextrema()) <= 3  # type: ignore[misc]
+
+
 # Which pictures are read
 
 
@@ -218,10 +183,7 @@ PICTURES = {
     "RGB PNG": (encoded(plain("RGB", BLUE), "PNG"), BLUE),
     "RGBA PNG": (encoded(plain("RGBA", (*BLUE, 255)), "PNG"), BLUE),
     "interlaced PNG": (
-        png((1, 1), depth=8, colour_type=2, row=bytes(BLUE)).replace(
-            chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)),
-            chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1)),
-        ),
+        png((9, 9), depth=8, colour_type=2, row=bytes(BLUE), interlaced=True),
         BLUE,
     ),
     "I;16 PNG": (encoded(plain("I;16", 90 * 257), "PNG"), (90, 90, 90)),
@@ -397,6 +359,91 @@ def test_picture_with_broken_exif_is_still_a_picture(exif: bytes) -> None:
     assert corners(image) == "red green blue white"
 
 
+def test_orientation_is_found_behind_other_notes() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(quarters(), "JPEG", exif=exif)
+
+    image = avatar(content[:2] + segment(0xE2, b"x") + segment(0xFE, b"") + content[2:])
+
+    assert corners(image) == "blue red white green"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_orientation_in_xmp_counts_where_exif_has_none(kind: str) -> None:
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+
+    image = avatar(encoded(quarters(), kind, xmp=xmp, pnginfo=info))
+
+    assert corners(image) == "blue red white green"
+
+
+def test_second_exif_of_a_jpeg_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(quarters(), "JPEG")
+    notes = [segment(0xE1, exif.tobytes()), segment(0xE1, b"Exif\0\0" + bytes(60_000))]
+
+    image = avatar(content[:2] + b"".join(notes) + content[2:])
+
+    assert corners(image) == "blue red white green"
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        pytest.param(100, "blue red white green", id="short"),
+        # More than a JPEG could hold, and of no use but to keep the server busy.
+        pytest.param(2**16, "red green blue white", id="long"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_counts_unless_it_is_very_long(kind: str, size: int, seen: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.MakerNote] = bytes(size)
+
+    image = avatar(encoded(quarters(), kind, exif=exif))
+
+    assert corners(image) == seen
+
+
+def test_exif_counts_behind_the_pixels_of_a_png_too() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = encoded(quarters(), "PNG")
+
+    image = avatar(
+        content[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + chunk(b"IEND", b"")
+    )
+
+    assert corners(image) == "blue red white green"
+
+
+def test_broken_exif_leaves_nothing_in_the_log_or_in_memory(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\xff\xff\0\0\0\x08"
+    file = tmp_path / "picture"
+    file.write_bytes(encoded(quarters(), "JPEG", exif=exif))
+    # In a process of its own: here every warning is an error.
+    program = (
+        "import pathlib, sys, image_utils, PIL.TiffImagePlugin as plugin\n"
+        "image_utils.process_profile_image(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "print({*getattr(plugin, '__warningregistry__', {})} - {'version'})"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)],
+        cwd=BASE_DIR,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 # What is left out
 
 
@@ -526,7 +573,7 @@ def test_jpeg_of_50_megapixels_is_accepted() -> None:
         pytest.param(encoded(plain("L", 90, (10_000, 5001)), "JPEG"), id="JPEG"),
         pytest.param(gif((65_535, 65_535)), id="GIF with the largest screen there is"),
         pytest.param(
-            png((2**31 - 1, 2**31 - 1), depth=1, colour_type=0, row=b""),
+            tiny_png(size=(2**31 - 1, 2**31 - 1)),
             id="PNG of the largest size there is",
         ),
     ],
@@ -564,6 +611,15 @@ def test_large_jpeg_is_decoded_at_a_reduced_scale(
             chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(10**6))) * 100,
             id="many zTXt",
         ),
+        pytest.param(
+            chunk(b"zTXt", b"\0\0" + zlib.compress(bytes(10**6))) * 100,
+            id="many zTXt without a keyword",
+        ),
+        pytest.param(
+            chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(10**6))) * 100,
+            id="many iCCP",
+        ),
+        pytest.param(packed_texts(3), id="iTXt of rare letters"),
     ],
 )
 def test_png_that_unpacks_to_far_more_than_its_pixels_is_refused(extra: bytes) -> None:
@@ -573,17 +629,149 @@ def test_png_that_unpacks_to_far_more_than_its_pixels_is_refused(extra: bytes) -
         process_profile_image(content)
 
 
-def test_jpeg_with_a_thousand_scans_is_refused() -> None:
+LARGE_JPEG = (8660, 5773)
+
+
+@pytest.mark.parametrize("count", [101, 1000])
+def test_jpeg_with_very_many_scans_is_refused(count: int) -> None:
     # Each scan costs 14 bytes and a pass over every block: on 50 megapixels 5 MB of
     # them would keep a worker busy for a quarter of an hour.
-    content = jpeg_of_many_scans(1000)
+    content = jpeg((512, 512), GREY, costly_scans(count))
+
+    with pytest.raises(InvalidImage):
+        process_profile_image(content)
+
+
+def test_scans_behind_a_marker_without_meaning_count_too() -> None:
+    restarts = segment(0xDD, b"\0\1")
+    content = jpeg((512, 512), GREY, costly_scans(1000)[:200], before=restarts)
+    start = content.index(b"\xff\xda", content.index(b"\xff\xda") + 1)
+
+    # Where libjpeg looks for a restart marker it passes over this one, but not over
+    # what would be its length.
+    content = content[:start] + b"\xff\x02\xff\xff" + content[start:]
 
     with pytest.raises(InvalidImage):
         process_profile_image(content)
 
 
 def test_jpeg_with_as_many_scans_as_encoders_make_is_accepted() -> None:
-    image = avatar(jpeg_of_many_scans(20))
+    image = avatar(jpeg((512, 512), GREY, costly_scans(20)))
+
+    assert image.size == (300, 300)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(
+            jpeg(LARGE_JPEG, YCC_420, USUAL_SCANS), id="50 megapixels, progressive"
+        ),
+        pytest.param(
+            jpeg((6000, 4000), YCC_444, USUAL_SCANS), id="24, progressive, 4:4:4"
+        ),
+        pytest.param(
+            jpeg(
+                (5000, 4000), YCC_420, map(sequential, ((0,), (1,), (2,))), coding=SOF0
+            ),
+            id="20, a scan for each component",
+        ),
+        pytest.param(
+            jpeg(LARGE_JPEG, CMYK, [sequential(range(4))], coding=SOF0),
+            id="50, baseline, CMYK",
+        ),
+    ],
+)
+def test_large_jpeg_as_encoders_make_it_is_accepted(content: bytes) -> None:
+    image = avatar(content)
+
+    assert image.size == (300, 300)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(jpeg(LARGE_JPEG, YCC_444, [Scan((0, 1, 2))]), id="4:4:4"),
+        pytest.param(
+            jpeg(LARGE_JPEG, YCC_444, map(sequential, ((0,), (1,), (2,))), coding=SOF0),
+            id="a scan for each component",
+        ),
+        pytest.param(
+            jpeg(LARGE_JPEG, YCC_444, [sequential((0,))], coding=SOF0),
+            id="a scan for the first component only",
+        ),
+        pytest.param(
+            jpeg((1199, 41_701), YCC_420, [Scan((0, 1, 2))]),
+            id="too thin for a reduced scale",
+        ),
+        pytest.param(jpeg(LARGE_JPEG, GREY, costly_scans(13)), id="13 scans"),
+    ],
+)
+def test_jpeg_that_takes_more_than_its_pixels_need_is_refused(
+    content: bytes, loads: list[tuple[int, int]]
+) -> None:
+    with pytest.raises(InvalidImage):
+        process_profile_image(content)
+
+    assert loads == []
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        pytest.param(0xC3, id="without loss"),
+        pytest.param(0xC9, id="arithmetic"),
+        pytest.param(0xCA, id="arithmetic, progressive"),
+    ],
+)
+def test_jpeg_that_no_browser_shows_is_refused(
+    coding: int, loads: list[tuple[int, int]]
+) -> None:
+    content = jpeg((64, 64), GREY, [sequential((0,))], coding=coding)
+
+    with pytest.raises(InvalidImage):
+        process_profile_image(content)
+
+    assert loads == []
+
+
+def test_jpeg_with_very_many_notes_is_refused() -> None:
+    content = encoded(quarters(), "JPEG")
+
+    with pytest.raises(InvalidImage):
+        process_profile_image(content[:2] + segment(0xFE, b"") * 1001 + content[2:])
+
+
+@pytest.mark.parametrize("between", [bytes(10**6), b"\xff" * 10**6, b"\xff\0\xff\1"])
+def test_what_stands_between_the_segments_of_a_jpeg_is_passed_over(
+    between: bytes,
+) -> None:
+    content = encoded(quarters(), "JPEG")
+
+    image = avatar(content[:20] + between + content[20:])
+
+    assert corners(image) == "red green blue white"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(
+            tiny_png(extra=chunk(b"IDAT", b"") * 30_000), id="PNG, empty data"
+        ),
+        pytest.param(tiny_png(extra=chunk(b"noTe", b"") * 30_000), id="PNG, notes"),
+        pytest.param(gif((9, 9), before=b"!\1\0\0" * 20_000), id="GIF, blocks"),
+        pytest.param(gif((9, 9), before=b"!\xfe" + b"\1a" * 60_000), id="GIF, comment"),
+        pytest.param(gif((9, 9), before=b"x" * 60_000), id="GIF, nonsense"),
+    ],
+)
+def test_picture_in_very_many_pieces_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidImage):
+        process_profile_image(content)
+
+
+def test_picture_in_as_many_pieces_as_encoders_make_is_accepted() -> None:
+    image = avatar(tiny_png(extra=chunk(b"IDAT", b"") * 5000))
 
     assert image.size == (300, 300)
 
@@ -618,12 +806,12 @@ def test_what_is_no_jpeg_png_gif_or_webp_is_refused(name: str) -> None:
 
 
 WHOLE = {
-    "JPEG": encoded(noise(), "JPEG"),
-    "progressive JPEG": encoded(noise(), "JPEG", progressive=True),
-    "PNG": encoded(noise(), "PNG"),
-    "GIF": encoded(noise(), "GIF"),
-    "WebP": encoded(noise(), "WEBP"),
-    "lossless WebP": encoded(noise(), "WEBP", lossless=True),
+    "JPEG": encoded(noise((160, 120)), "JPEG"),
+    "progressive JPEG": encoded(noise((160, 120)), "JPEG", progressive=True),
+    "PNG": encoded(noise((160, 120)), "PNG"),
+    "GIF": encoded(noise((160, 120)), "GIF"),
+    "WebP": encoded(noise((160, 120)), "WEBP"),
+    "lossless WebP": encoded(noise((160, 120)), "WEBP", lossless=True),
 }
 
 

@@ -1,0 +1,115 @@
+"""Pictures that are none, that are damaged, and that cost the most of those accepted.
+
+`pictures.py` makes them. One that failed comes again with the same count.
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from config import BASE_DIR, settings
+from tests.conftest import own_id
+from tests.torture.conftest import FULL, Figures
+from tests.torture.pictures import WORST, Cost, hostile
+
+ANSWERS = {200, 400, 413}
+MAX_SECONDS = 1.0
+MAX_MEGABYTES = 250
+
+# One for each way to come close to the limit; all of them take minutes.
+SHORT = (
+    "JPEG, 32 MP, progressive, 4:2:0, thin",
+    "PNG, 20 MP, RGB, a transparent colour",
+    "WebP, 20 MP, 5 MB of notes",
+)
+
+# What Pillow offers no means against.
+TOO_MUCH = {
+    "PNG, 20 MP, 16-bit RGBA": "160 MB of bytes, each guessed from three others",
+    "WebP, 17 MP, lossless, 65,536 sets of codes": "libwebp keeps each of them",
+}
+
+
+def known(name: str) -> Any:
+    """The name as a parameter; it may fail if it is known to be too much."""
+    reason = TOO_MUCH.get(name)
+    marks = [pytest.mark.xfail(reason=reason)] if reason else []
+    return pytest.param(name, marks=marks)
+
+
+async def answers(
+    client: AsyncClient, headers: dict[str, str], pictures: Iterable[tuple[str, bytes]]
+) -> list[tuple[int, str]]:
+    """The status that each picture gets, as a photo of its owner's, and its name."""
+    path = f"/api/users/{await own_id(client, headers)}/picture"
+    found = []
+    for name, content in pictures:
+        file = ("me.jpg", content, "image/jpeg")
+        response = await client.patch(path, files={"file": file}, headers=headers)
+        found.append((response.status_code, name))
+    return found
+
+
+def measured(folder: Path, content: bytes) -> Cost:
+    """What this picture costs in a process that has done nothing else."""
+    file = folder / "picture"
+    file.write_bytes(content)
+    command = [sys.executable, "-m", "tests.torture.pictures", str(file)]
+    output = subprocess.run(command, cwd=BASE_DIR, check=True, stdout=subprocess.PIPE)
+    return Cost(**json.loads(output.stdout))
+
+
+# Pillow warns of what it puts up with.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+async def test_hostile_picture_is_made_an_avatar_or_refused(
+    client: AsyncClient, ada: dict[str, str], full: bool, figures: Figures
+) -> None:
+    pictures = hostile(1000 if full else 60)
+
+    found = await answers(client, ada, pictures)
+
+    unexpected = [(status, name) for status, name in found if status not in ANSWERS]
+    counts = Counter(status for status, _name in found)
+    figures.add(
+        f"{len(found)} hostile pictures",
+        ", ".join(f"{status}: {count}" for status, count in sorted(counts.items())),
+        "only 200, 400, 413",
+        not unexpected,
+    )
+    assert unexpected == []
+    assert set(counts) >= {200, 400}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of one process")
+@pytest.mark.parametrize(
+    "name", [known(name) for name in WORST if FULL or name in SHORT]
+)
+def test_worst_picture_that_is_accepted_costs_little(
+    name: str, figures: Figures, tmp_path: Path
+) -> None:
+    content = WORST[name]()
+
+    cost = measured(tmp_path, content)
+
+    assert len(content) <= settings.max_upload_size_bytes
+    assert cost.refusal is None
+    figures.add(
+        f"{name}: memory",
+        f"{cost.megabytes:.0f} MB",
+        f"{MAX_MEGABYTES} MB",
+        cost.megabytes <= MAX_MEGABYTES,
+    )
+    figures.add(
+        f"{name}: time",
+        f"{cost.seconds:.2f} s",
+        f"{MAX_SECONDS} s",
+        cost.seconds <= MAX_SECONDS,
+    )
+    assert cost.megabytes <= MAX_MEGABYTES
