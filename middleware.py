@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -238,6 +238,9 @@ class CatchErrors:
 
         try:
             await self.app(scope, receive, watch)
+        except ClientDisconnect:
+            # In the midst of its request: nobody is there to be answered.
+            return
         except Exception:
             error_id = uuid.uuid4().hex
             # The path without its query, which may carry a reset token.
@@ -266,7 +269,9 @@ class LimitBodies:
         self.limit_for = limit_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        # A body means nothing here (RFC 9110, section 9.3.1): nobody keeps it, and what
+        # sends files looks into it only to learn whether the client has gone.
+        if scope["type"] != "http" or scope["method"] == "GET":
             await self.app(scope, receive, send)
             return
         limit = self.limit_for(scope)
