@@ -1,0 +1,784 @@
+"""Who may do what: every operation of the document, asked by everybody there could be.
+
+A refused request changes nothing at all; a granted one what it is meant to, and nothing
+else. An operation without a row in the matrix fails.
+"""
+
+import base64
+import hmac
+import json
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache, partial
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from httpx import AsyncClient, Response
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from database import MAX_ID, Base
+from main import app
+from models import User, now
+from tests.conftest import (
+    PASSWORD,
+    auth_header,
+    create_post,
+    create_test_user,
+    login_user,
+    own_id,
+    settings,
+    sign_up,
+)
+from tests.recorder import Json, operations, without_numbers
+from tests.test_races import upload
+from tests.torture.conftest import NewSite
+from tests.torture.site import PASSWORD as SITE_PASSWORD
+from tests.torture.site import Site
+
+NEW_PASSWORD = "battery staple"
+HOUR = 3600
+
+# Of one pixel; there is no smaller picture.
+GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+
+Headers = dict[str, str]
+Claims = dict[str, Any]
+# Headers as HTTPX takes them, so that a name can come twice.
+Bearer = list[tuple[str, str]]
+Forge = Callable[[Claims], str]
+
+
+# The world
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who signed up, and what is theirs."""
+
+    name: str
+    id: int
+    post_id: int
+    token: str
+
+
+@dataclass(frozen=True)
+class World:
+    """Two people with all that one can have, and tokens that were good once."""
+
+    ada: Person
+    bob: Person
+    ended: dict[str, str]
+    reset_token: str
+
+    def person(self, name: str) -> Person:
+        return self.ada if name == "ada" else self.bob
+
+    def name_of(self, user_id: int) -> str:
+        """Who it is; neither of the two is somebody new."""
+        return {self.ada.id: "ada", self.bob.id: "bob"}.get(user_id, "somebody new")
+
+
+async def settle(client: AsyncClient, name: str) -> Person:
+    """Give somebody an account with a picture, a post and an idempotency key."""
+    headers = await sign_up(client, name)
+    user_id = await own_id(client, headers)
+    await upload(client, headers, user_id)
+    post = await create_post(client, headers | {"Idempotency-Key": "a key of old"})
+    return Person(name, user_id, post["id"], token_of(headers))
+
+
+def token_of(headers: Headers) -> str:
+    """The access token in a header."""
+    return headers["Authorization"].removeprefix("Bearer ")
+
+
+async def forget_password(
+    client: AsyncClient, mails: list[dict[str, str]], name: str
+) -> str:
+    """Have a reset token made; gives it."""
+    address = {"email": f"{name}@example.com"}
+    await client.post("/api/users/forgot-password", json=address)
+    return mails[-1]["token"]
+
+
+async def end_sessions(
+    client: AsyncClient, mails: list[dict[str, str]]
+) -> dict[str, str]:
+    """Make ada's tokens end in all ways; gives them by what has ended them."""
+    ended = {"issued before a password change": await login_user(client)}
+    change = {"current_password": PASSWORD, "new_password": PASSWORD}
+    answer = await client.patch(
+        "/api/users/me/password",
+        json=change,
+        headers=auth_header(ended["issued before a password change"]),
+    )
+    ended["issued before a reset"] = answer.json()["access_token"]
+    reset = {
+        "token": await forget_password(client, mails, "ada"),
+        "new_password": PASSWORD,
+    }
+    await client.post("/api/users/reset-password", json=reset)
+    gone = await sign_up(client, "cleo")
+    await client.delete(f"/api/users/{await own_id(client, gone)}", headers=gone)
+    return ended | {"of a deleted user": token_of(gone)}
+
+
+@pytest.fixture
+def mails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The keywords of every mail that was to be sent."""
+    sent: list[dict[str, str]] = []
+
+    async def note(**mail: str) -> None:
+        sent.append(mail)
+
+    monkeypatch.setattr("routers.users.send_password_reset_email", note)
+    return sent
+
+
+@pytest.fixture
+async def world(client: AsyncClient, mails: list[dict[str, str]]) -> World:
+    """Ada, who owns what the requests are about, and bob, who does not."""
+    ada, bob = await settle(client, "ada"), await settle(client, "bob")
+    ended = await end_sessions(client, mails)
+    fresh = Person(ada.name, ada.id, ada.post_id, await login_user(client))
+    await forget_password(client, mails, "bob")
+    return World(fresh, bob, ended, await forget_password(client, mails, "ada"))
+
+
+# The matrix
+
+
+NOT_AUTHENTICATED = (401, "Not authenticated", "Bearer")
+INVALID_TOKEN = (401, "Invalid or expired token", "Bearer")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operation: how to ask for it, and what comes of it.
+
+    Args:
+        status: What the one gets whom it is for.
+        changes: What is another afterwards, as `snapshot` calls it; `$` is who asks.
+        forbidden: The `detail` of the 403 for others; None, when everybody acts on what
+            is their own, or on nothing in particular.
+    """
+
+    status: int = 200
+    changes: tuple[str, ...] = ()
+    forbidden: str | None = None
+    make: Callable[[World], Json] = field(default=lambda _world: {})
+
+
+PICTURE = "Not authorized to {} this user's picture"
+POST = "Not authorized to {} this post"
+TEXT = {"title": "Another title", "content": "Another text"}
+# A note about the picture that is to go stays for a while.
+PICTURES = ("pictures", "discarded_pictures")
+OWN_TABLES = ("posts of $", "password_reset_tokens of $", "idempotency_keys of $")
+ENDS_TOKENS = ("users of $", "password_reset_tokens of $")
+
+MATRIX: dict[str, Row] = {
+    "POST /api/users": Row(
+        201,
+        ("users of somebody new",),
+        make=lambda _: {
+            "json": {
+                "username": "dora",
+                "email": "dora@example.com",
+                "password": PASSWORD,
+            }
+        },
+    ),
+    "GET /api/users": Row(),
+    "POST /api/users/token": Row(
+        make=lambda _: {"data": {"username": "ada@example.com", "password": PASSWORD}}
+    ),
+    "GET /api/users/me": Row(),
+    "GET /api/users/{user_id}": Row(),
+    "PATCH /api/users/{user_id}": Row(
+        200,
+        ENDS_TOKENS,
+        "Not authorized to update this user",
+        lambda _: {"json": {"username": "lady", "email": "lady@example.com"}},
+    ),
+    "DELETE /api/users/{user_id}": Row(
+        204,
+        ("users of $", *PICTURES, *OWN_TABLES),
+        "Not authorized to delete this user",
+    ),
+    "GET /api/users/{user_id}/posts": Row(),
+    "PATCH /api/users/{user_id}/picture": Row(
+        200,
+        ("users of $", *PICTURES),
+        PICTURE.format("update"),
+        lambda _: {"files": {"file": GIF}},
+    ),
+    "DELETE /api/users/{user_id}/picture": Row(
+        200, ("users of $", *PICTURES), PICTURE.format("delete")
+    ),
+    "POST /api/users/forgot-password": Row(
+        202,
+        ("password_reset_tokens of ada",),
+        make=lambda _: {"json": {"email": "ada@example.com"}},
+    ),
+    "POST /api/users/reset-password": Row(
+        200,
+        ("users of ada", "password_reset_tokens of ada"),
+        make=lambda world: {
+            "json": {"token": world.reset_token, "new_password": NEW_PASSWORD}
+        },
+    ),
+    "PATCH /api/users/me/password": Row(
+        200,
+        ENDS_TOKENS,
+        make=lambda _: {
+            "json": {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+        },
+    ),
+    "GET /api/posts": Row(),
+    "POST /api/posts": Row(
+        201,
+        ("posts of $", "idempotency_keys of $"),
+        make=lambda _: {"json": TEXT, "headers": {"Idempotency-Key": "a new key"}},
+    ),
+    "GET /api/posts/{post_id}": Row(),
+    "PUT /api/posts/{post_id}": Row(
+        200, ("posts of $",), POST.format("update"), lambda _: {"json": TEXT}
+    ),
+    "PATCH /api/posts/{post_id}": Row(
+        200, ("posts of $",), POST.format("update"), lambda _: {"json": TEXT}
+    ),
+    "DELETE /api/posts/{post_id}": Row(204, ("posts of $",), POST.format("delete")),
+    "GET /health": Row(),
+}
+
+OPERATIONS = {
+    f"{method} {template}": operation
+    for method, template, operation in operations(app.openapi())
+}
+FOR_USERS = sorted(name for name in MATRIX if "security" in OPERATIONS.get(name, {}))
+PUBLIC = sorted(MATRIX.keys() - set(FOR_USERS))
+FOR_OWNERS = [name for name in FOR_USERS if MATRIX[name].forbidden]
+
+
+async def ask(
+    client: AsyncClient,
+    world: World,
+    name: str,
+    bearer: Bearer,
+    owner: Person | None = None,
+    **options: Any,
+) -> Response:
+    """Ask for an operation on what somebody owns; on ada's without further notice."""
+    method, template = name.split(" ")
+    owner = owner or world.ada
+    path = template.format(user_id=owner.id, post_id=owner.post_id)
+    options = options or MATRIX[name].make(world)
+    headers = as_latin([*options.pop("headers", {}).items(), *bearer])
+    return await client.request(method, path, headers=headers, **options)
+
+
+def bearing(token: str) -> Bearer:
+    """What one sends with a token."""
+    return list(auth_header(token).items())
+
+
+# What there is
+
+
+Snapshot = dict[str, Any]
+
+
+async def snapshot(world: World, connection: AsyncConnection, bucket: Any) -> Snapshot:
+    """Every row and every stored object, by table and by whose it is."""
+    content: Snapshot = defaultdict(list)
+    for table in Base.metadata.sorted_tables:
+        owner = "id" if table is User.__table__ else "user_id"
+        rows = await connection.execute(select(table).order_by(table.c.id))
+        for row in rows.mappings():
+            whose = f" of {world.name_of(row[owner])}" if owner in row else ""
+            content[f"{table.name}{whose}"].append(dict(row))
+    listing = bucket.list_objects_v2(Bucket="test-bucket").get("Contents", [])
+    content["pictures"] = {entry["Key"]: entry["ETag"] for entry in listing}
+    return dict(content)
+
+
+def changes(before: Snapshot, after: Snapshot) -> set[str]:
+    """Names of what is another, new or gone."""
+    return {
+        name
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    }
+
+
+@asynccontextmanager
+async def undone(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Whatever is written inside has never been afterwards."""
+    savepoint = await connection.begin_nested()
+    try:
+        yield
+    finally:
+        await savepoint.rollback()
+
+
+# Who asks
+
+
+def sign(claims: Claims, *, algorithm: str = "HS256", key: Any = None) -> str:
+    """A token as PyJWT makes it, but with claims that it would refuse to sign."""
+    payload = json.dumps(claims).encode()
+    return jwt.api_jws.encode(payload, key or settings.signing_key, algorithm=algorithm)
+
+
+def base64url(content: bytes) -> str:
+    """Bytes as they stand in a token, without padding (RFC 7515, section 2)."""
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def encoded(part: Any) -> str:
+    """A part of a token."""
+    return base64url(json.dumps(part).encode())
+
+
+def with_header(claims: Claims, **header: Any) -> str:
+    """A token that is signed as it should be, over a header that is another one."""
+    message = f"{encoded({'typ': 'JWT', 'alg': 'HS256'} | header)}.{encoded(claims)}"
+    key = settings.signing_key.encode()
+    return f"{message}.{base64url(hmac.digest(key, message.encode(), 'sha256'))}"
+
+
+def unsigned(claims: Claims, algorithm: str) -> str:
+    """A token that says that it needs no signature."""
+    return f"{encoded({'typ': 'JWT', 'alg': algorithm})}.{encoded(claims)}."
+
+
+def with_payload(claims: Claims, **changed: Any) -> str:
+    """A good token whose payload was changed afterwards."""
+    header, _, signature = sign(claims).split(".")
+    return f"{header}.{encoded(claims | changed)}.{signature}"
+
+
+def with_signature(claims: Claims, change: Callable[[str], str]) -> str:
+    """A good token whose signature was changed afterwards."""
+    header, payload, signature = sign(claims).split(".")
+    return f"{header}.{payload}.{change(signature)}"
+
+
+def with_claims(claims: Claims, **changed: Any) -> str:
+    """A token that this application signed, with other claims."""
+    return sign(claims | changed)
+
+
+def without_claim(claims: Claims, name: str) -> str:
+    """A token that this application signed, with a claim less."""
+    return sign({key: value for key, value in claims.items() if key != name})
+
+
+@cache
+def private_key(kind: str) -> Any:
+    """What a stranger signs with."""
+    if kind == "ES":
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def sign_with_key_pair(claims: Claims, algorithm: str) -> str:
+    """A token that a stranger signed."""
+    return sign(claims, algorithm=algorithm, key=private_key(algorithm[:2]))
+
+
+def moment(seconds: int) -> int:
+    """A time from now, as tokens have it."""
+    return int((now() + timedelta(seconds=seconds)).timestamp())
+
+
+ODD_SUBJECTS: dict[str, Any] = {
+    "negative": "-1",
+    "zero": "0",
+    "beyond the ids": str(MAX_ID + 1),
+    "huge": "9" * 300,
+    "a float": "1.0",
+    "a number": 1,
+    "a fraction": 1.5,
+    "with white space": "1 ",
+    "with a sign": "+1",
+    "with an underscore": "1_0",
+    "hexadecimal": "0x1",
+    "digits of another script": "\u0661",
+    "a superscript": "\u00b9",
+    "full-width digits": "\uff11",
+    "with NUL": "1\0",
+    "with a surrogate": "\ud800",
+    "a list": ["1"],
+    "an object": {"id": "1"},
+    "null": None,
+    "a boolean": True,
+    "empty": "",
+    "a name": "ada",
+    "an attack": "1 OR 1=1",
+}
+
+FLAWS: dict[str, Forge] = {
+    "expired": lambda claims: with_claims(
+        claims, iat=moment(-HOUR), exp=moment(-HOUR // 2)
+    ),
+    "expired for longer than the leeway": lambda claims: with_claims(
+        claims, exp=moment(-12)
+    ),
+    "issued in the future": lambda claims: with_claims(claims, iat=moment(60)),
+    "not valid yet": lambda claims: with_claims(claims, nbf=moment(60)),
+    **{
+        f"unsigned as {algorithm!r}": partial(unsigned, algorithm=algorithm)
+        for algorithm in ("none", "None", "NONE", "nOnE", "")
+    },
+    "unsigned, with a signature of HS256": lambda claims: with_header(
+        claims, alg="none"
+    ),
+    **{
+        f"of the algorithm {algorithm}": partial(
+            sign, algorithm=algorithm, key="a key that is long enough for all" * 2
+        )
+        for algorithm in ("HS384", "HS512")
+    },
+    "of the algorithm HS512, with the right key": lambda claims: with_header(
+        claims, alg="HS512"
+    ),
+    **{
+        f"of the algorithm {algorithm}": partial(
+            sign_with_key_pair, algorithm=algorithm
+        )
+        for algorithm in ("RS256", "PS256", "ES256")
+    },
+    "of RS256, signed with the right key as HS256": lambda claims: with_header(
+        claims, alg="RS256"
+    ),
+    "of an algorithm that is a list": lambda claims: with_header(claims, alg=["HS256"]),
+    "of an algorithm that is null": lambda claims: with_header(claims, alg=None),
+    "with an extension that is critical": lambda claims: with_header(
+        claims, crit=["exp"]
+    ),
+    "signed with another key": lambda claims: sign(
+        claims, key="another-key-of-thirty-two-bytes-!"
+    ),
+    "signed with a key that it brings": lambda claims: jwt.encode(
+        claims,
+        "another-key-of-thirty-two-bytes-!",
+        "HS256",
+        headers={"jwk": {"kty": "oct", "k": "YW5vdGhlcg"}, "kid": "../../dev/null"},
+    ),
+    "with another subject in it": lambda claims: with_payload(
+        claims, sub=str(int(claims["sub"]) + 1)
+    ),
+    "with a later end in it": lambda claims: with_payload(
+        claims, exp=claims["exp"] + HOUR
+    ),
+    "with another first letter in its signature": lambda claims: with_signature(
+        claims, lambda signature: ("B" if signature[0] == "A" else "A") + signature[1:]
+    ),
+    "with half of its signature": lambda claims: with_signature(
+        claims, lambda signature: signature[: len(signature) // 2]
+    ),
+    "with more after its signature": lambda claims: with_signature(
+        claims, lambda signature: signature + "AAAA"
+    ),
+    "with signs between its signature": lambda claims: with_signature(
+        claims, lambda signature: f"{signature[:9]}!${signature[9:]}"
+    ),
+    "with a fourth part": lambda claims: sign(claims) + ".AAAA",
+    **{
+        f"without {claim!r}": partial(without_claim, name=claim)
+        for claim in ("sub", "iat", "exp", "ver")
+    },
+    **{
+        f"with a subject that is {kind}": partial(with_claims, sub=subject)
+        for kind, subject in ODD_SUBJECTS.items()
+    },
+    "of the version before": lambda claims: with_claims(claims, ver=claims["ver"] - 1),
+    "of the version to come": lambda claims: with_claims(claims, ver=claims["ver"] + 1),
+    "with a version in words": lambda claims: with_claims(
+        claims, ver=str(claims["ver"])
+    ),
+    "with an end that never comes": lambda claims: with_claims(claims, exp=None),
+    "with an end beyond all numbers": lambda claims: with_claims(
+        claims, exp=float("inf")
+    ),
+    "no token": lambda _claims: "x",
+    "empty": lambda _claims: "",
+    "two dots": lambda _claims: "..",
+    "very long": lambda claims: sign(claims) + "A" * 10_000,
+    "a whole object": lambda claims: encoded(claims),
+}
+
+
+def claims_of(token: str) -> Claims:
+    """What a token says."""
+    claims: Claims = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+def flawed(world: World) -> Iterator[tuple[str, Bearer]]:
+    """What is answered as a token that is no good, by what is wrong with it."""
+    claims = claims_of(world.ada.token)
+    for name, forge in FLAWS.items():
+        yield name, bearing(forge(claims))
+    for name, token in world.ended.items():
+        yield name, bearing(token)
+    yield "behind a forged one", [*bearing("x"), *bearing(world.ada.token)]
+    yield "with letters that no header has", [("Authorization", "Bearer \x85.é.\xff")]
+
+
+def unauthenticated(world: World) -> Iterator[tuple[str, Bearer]]:
+    """What is answered as if there were no token at all."""
+    good = world.ada.token
+    yield "nothing", []
+    for value in ("Basic YWRhOmFkYQ==", f"Token {good}", good, "", f"Bearer,{good}"):
+        yield value[:10] or "an empty header", [("Authorization", value)]
+    for header in ("X-Authorization", "Proxy-Authorization", "Cookie"):
+        yield header, [(header, f"Bearer {good}")]
+    yield "behind another way", [("Authorization", "Basic YTpi"), *bearing(good)]
+
+
+def everybody(world: World) -> Iterator[tuple[str, Bearer]]:
+    """All of them."""
+    yield "ada", bearing(world.ada.token)
+    yield "bob", bearing(world.bob.token)
+    yield from unauthenticated(world)
+    yield from flawed(world)
+
+
+def as_latin(bearer: Bearer) -> Any:
+    """Headers in the one encoding that can carry any byte."""
+    return [(name.encode(), value.encode("latin-1")) for name, value in bearer]
+
+
+Ask = Callable[[Bearer], Awaitable[Response]]
+Refusal = tuple[int, str | None, str | None]
+
+
+def refusal_of(response: Response) -> Refusal:
+    """Status, text and challenge of an error."""
+    detail = response.json().get("detail") if response.content else None
+    return response.status_code, detail, response.headers.get("WWW-Authenticate")
+
+
+async def others(
+    ask: Ask, people: Iterable[tuple[str, Bearer]], expected: Refusal
+) -> dict[str, Refusal]:
+    """Who got another answer than the one that all of them should get."""
+    refusals = {who: refusal_of(await ask(bearer)) for who, bearer in people}
+    return {who: refusal for who, refusal in refusals.items() if refusal != expected}
+
+
+def test_every_operation_has_a_row() -> None:
+    assert MATRIX.keys() == OPERATIONS.keys()
+
+
+def test_who_may_is_declared() -> None:
+    # A row that speaks of owners is of no use where nobody is asked who they are.
+    assert {name for name, row in MATRIX.items() if row.forbidden} <= set(FOR_USERS)
+    assert len(FOR_USERS) >= 10
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+async def test_who_has_no_good_token_is_refused_and_changes_nothing(
+    client: AsyncClient,
+    world: World,
+    connection: AsyncConnection,
+    bucket: Any,
+    name: str,
+) -> None:
+    before = await snapshot(world, connection, bucket)
+    ask_ada = partial(ask, client, world, name)
+
+    strangers = await others(ask_ada, unauthenticated(world), NOT_AUTHENTICATED)
+    forgers = await others(ask_ada, flawed(world), INVALID_TOKEN)
+
+    assert (strangers, forgers) == ({}, {})
+    assert changes(before, await snapshot(world, connection, bucket)) == set()
+
+
+@pytest.mark.parametrize("name", FOR_OWNERS)
+async def test_who_is_no_owner_is_refused_and_changes_nothing(
+    client: AsyncClient,
+    world: World,
+    connection: AsyncConnection,
+    bucket: Any,
+    name: str,
+) -> None:
+    before = await snapshot(world, connection, bucket)
+
+    response = await ask(client, world, name, bearing(world.bob.token))
+
+    assert refusal_of(response) == (403, MATRIX[name].forbidden, None)
+    assert changes(before, await snapshot(world, connection, bucket)) == set()
+
+
+@pytest.mark.parametrize("who", ["ada", "bob"])
+@pytest.mark.parametrize("name", FOR_USERS)
+async def test_owner_changes_what_the_operation_is_for_and_nothing_else(
+    client: AsyncClient,
+    world: World,
+    connection: AsyncConnection,
+    bucket: Any,
+    name: str,
+    who: str,
+) -> None:
+    person = world.person(who)
+    before = await snapshot(world, connection, bucket)
+
+    response = await ask(client, world, name, bearing(person.token), person)
+
+    assert response.status_code == MATRIX[name].status
+    changed = changes(before, await snapshot(world, connection, bucket))
+    assert changed == {change.replace("$", who) for change in MATRIX[name].changes}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+async def test_public_operation_is_the_same_for_everybody(
+    client: AsyncClient,
+    world: World,
+    connection: AsyncConnection,
+    bucket: Any,
+    name: str,
+    full: bool,
+) -> None:
+    before = await snapshot(world, connection, bucket)
+    answers = {}
+    for who, bearer in list(everybody(world))[:: 1 if full else 4]:
+        async with undone(connection):
+            response = await ask(client, world, name, bearer)
+            changed = changes(before, await snapshot(world, connection, bucket))
+        answers[who] = (*essence(response), changed)
+
+    expected = answers["ada"]
+    assert expected[0] == MATRIX[name].status
+    assert expected[-1] == set(MATRIX[name].changes)
+    assert {who: answer for who, answer in answers.items() if answer != expected} == {}
+
+
+def essence(response: Response) -> tuple[int, dict[str, str], str]:
+    """What does not differ from one try to the next: no numbers and no tokens."""
+    headers = {
+        name: without_numbers(value)
+        for name, value in response.headers.items()
+        if name not in {"content-length", "etag"}
+    }
+    text = re.sub(r'"access_token":"[^"]+"', '"access_token":""', response.text)
+    return response.status_code, headers, without_numbers(text)
+
+
+# The order of checks
+
+BODIES = [name for name in FOR_OWNERS if "requestBody" in OPERATIONS[name]]
+NOWHERE = [0, -1, MAX_ID, MAX_ID + 1, 10**30]
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_body_is_judged_after_who_asks(
+    client: AsyncClient, world: World, name: str
+) -> None:
+    # JSON, but not what any of them takes.
+    send = partial(ask, client, world, name, json=["no", "such", "body"])
+
+    nobody, forger, bob, ada = [
+        await send(bearer)
+        for bearer in (
+            [],
+            bearing("x"),
+            bearing(world.bob.token),
+            bearing(world.ada.token),
+        )
+    ]
+
+    assert refusal_of(nobody) == NOT_AUTHENTICATED
+    assert refusal_of(forger) == INVALID_TOKEN
+    assert refusal_of(bob) == (403, MATRIX[name].forbidden, None)
+    assert ada.status_code == 422
+
+
+@pytest.mark.parametrize("name", [name for name in FOR_OWNERS if "post_id" in name])
+async def test_post_that_is_not_there_is_not_found_by_who_is_known_only(
+    client: AsyncClient, world: World, name: str
+) -> None:
+    posts = [Person("nobody", 0, post_id, "") for post_id in NOWHERE]
+    known = bearing(world.bob.token)
+
+    found = [refusal_of(await ask(client, world, name, known, at)) for at in posts]
+    unknown = [refusal_of(await ask(client, world, name, [], at)) for at in posts]
+
+    assert found == [(404, "Post not found", None)] * len(NOWHERE)
+    assert unknown == [NOT_AUTHENTICATED] * len(NOWHERE)
+
+
+@pytest.mark.parametrize("name", [name for name in FOR_OWNERS if "user_id" in name])
+async def test_user_who_is_not_there_is_forbidden_as_one_who_is(
+    client: AsyncClient, world: World, name: str
+) -> None:
+    users = [Person("nobody", user_id, 0, "") for user_id in NOWHERE]
+    bob = bearing(world.bob.token)
+
+    found = [refusal_of(await ask(client, world, name, bob, at)) for at in users]
+
+    assert found == [(403, MATRIX[name].forbidden, None)] * len(NOWHERE)
+
+
+async def test_who_deleted_the_account_is_refused_on_what_was_theirs(
+    client: AsyncClient, world: World
+) -> None:
+    bob = world.bob
+    token = bearing(bob.token)
+    await client.delete(f"/api/users/{bob.id}", headers=auth_header(bob.token))
+
+    answers = {
+        name: refusal_of(await ask(client, world, name, token, bob))
+        for name in FOR_USERS
+    }
+
+    assert answers == dict.fromkeys(FOR_USERS, INVALID_TOKEN)
+
+
+async def test_new_account_does_not_inherit_the_tokens_of_a_deleted_one(
+    client: AsyncClient, world: World
+) -> None:
+    token = auth_header(world.bob.token)
+    await client.delete(f"/api/users/{world.bob.id}", headers=token)
+    await create_test_user(client, "bob", "bob@example.com")
+
+    response = await client.get("/api/users/me", headers=token)
+
+    assert refusal_of(response) == INVALID_TOKEN
+
+
+# Two processes
+
+
+def me(site: Site, token: str) -> int:
+    """The status of the answer to whoever has a token."""
+    return site.client.get("/api/users/me", headers=auth_header(token)).status_code
+
+
+def test_sessions_that_end_in_one_process_end_at_once_in_all(new_site: NewSite) -> None:
+    pair = new_site(), new_site()
+    ada = pair[0].sign_up("ada")
+    change = {"current_password": SITE_PASSWORD, "new_password": SITE_PASSWORD}
+    token, seen = ada.token, []
+
+    for one, other in [pair, pair[::-1]] * 5:
+        before = me(other, token)
+        answer = one.client.patch(
+            "/api/users/me/password", json=change, headers=auth_header(token)
+        )
+        ended, token = token, answer.json()["access_token"]
+        seen.append((before, me(other, ended), me(one, ended), me(other, token)))
+    pair[0].client.delete(f"/api/users/{ada.id}", headers=auth_header(token))
+
+    assert seen == [(200, 401, 401, 200)] * 10
+    assert me(pair[1], token) == 401
