@@ -1,0 +1,247 @@
+"""No output of the application ever has a secret in it, whatever goes wrong."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from config import BASE_DIR
+from tests.conftest import auth_header
+from tests.databases import free_port
+from tests.torture.load import with_form, with_json, with_picture
+from tests.torture.neighbours import (
+    Neighbour,
+    accepts_mail,
+    fails,
+    forbids,
+    hangs,
+    refuses,
+    rejects_logins,
+    rejects_mail,
+)
+from tests.torture.site import (
+    DATABASE_PASSWORD,
+    MARK,
+    PASSWORD,
+    SMTP_PASSWORD,
+    Person,
+    Postgres,
+    Site,
+    mail_settings,
+    own_postgres,
+    production,
+    running,
+    s3_settings,
+)
+
+NEW_PASSWORD = f"{MARK}-new-password"
+REDIS_PASSWORD = f"{MARK}-redis"
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored in this process, and making a bucket takes a while."""
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server that nobody else needs."""
+    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Neighbour]:
+    """A store of pictures at which everything fails."""
+    with Neighbour(forbids) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def mail_server() -> Iterator[Neighbour]:
+    """A mail server that takes everything."""
+    with Neighbour(accepts_mail) as mail_server:
+        yield mail_server
+
+
+def test_nothing_that_people_do_puts_a_secret_into_the_output(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    with running(Site(tmp_path, postgres.url)) as site:
+        ada = site.sign_up("ada", PASSWORD)
+        tokens = [forget_password(site, ada)]
+        live_well(site, ada, tokens[0])
+        tokens.append(forget_password(site, ada))
+        make_mistakes(site, ada, tokens[1])
+        break_requests_off(site, ada)
+
+    assert tokens[0] != tokens[1]
+    assert site.leaks(*tokens) == []
+
+
+def forget_password(site: Site, person: Person) -> str:
+    """Have a reset token made; gives it."""
+    known = mailed_tokens(site)
+    path = "/api/users/forgot-password"
+    site.client.post(path, json={"email": person.email}).raise_for_status()
+    deadline = time.monotonic() + 10
+    while not (new := mailed_tokens(site) - known):
+        assert time.monotonic() < deadline, "no mail came"
+        time.sleep(0.02)
+    return new.pop()
+
+
+def mailed_tokens(site: Site) -> set[str]:
+    """The reset tokens in all mails so far."""
+    return {
+        token
+        for mail in (site.var_dir / "outbox").glob("*.eml")
+        for token in re.findall(
+            r"reset-password\?token=([\w-]+)",
+            mail.read_text().replace("=\n", "").replace("=3D", "="),
+        )
+    }
+
+
+def live_well(site: Site, ada: Person, reset_token: str) -> None:
+    """Do what has a secret in it, and works."""
+    client = site.client
+    page = client.get("/reset-password", params={"token": reset_token})
+    reset = client.post(
+        "/api/users/reset-password",
+        json={"token": reset_token, "new_password": PASSWORD},
+    )
+    headers = auth_header(site.log_in(ada.email))
+    change = {"current_password": PASSWORD, "new_password": PASSWORD}
+    changed = client.patch("/api/users/me/password", json=change, headers=headers)
+    assert [page.status_code, reset.status_code, changed.status_code] == [200] * 3
+
+
+def make_mistakes(site: Site, ada: Person, reset_token: str) -> None:
+    """Put secrets where they do not belong, and see that they are refused."""
+    client, headers = site.client, ada.headers
+    secrets = {"token": reset_token, "password": PASSWORD, "access_token": ada.token}
+    answers = [
+        client.get("/api/users/me", headers=headers),
+        client.get("/nowhere", params=secrets),
+        client.get("/api/posts", params=secrets | {"limit": PASSWORD}),
+        client.post("/reset-password", params=secrets),
+        client.get("//reset-password", params=secrets),
+        client.get("/reset-password/", params=secrets),
+        client.get("/api/users/nobody", params=secrets),
+        client.post("/api/users", json=secrets | {"username": PASSWORD}),
+        client.post("/api/users", content=PASSWORD.encode()),
+        client.post("/api/users/token", data={"username": ada.email} | secrets),
+        client.post("/api/users/token", json={"username": PASSWORD}),
+        client.post(
+            "/api/users/reset-password",
+            json={"token": reset_token, "new_password": "\0" + PASSWORD},
+        ),
+        client.patch(
+            "/api/users/me/password",
+            json={"current_password": PASSWORD, "new_password": NEW_PASSWORD},
+            headers={"Authorization": f"Basic {PASSWORD}"},
+        ),
+    ]
+    assert {answer.status_code for answer in answers} <= {
+        *(200, 307, 400, 401, 404, 405, 422),
+    }
+
+
+def break_requests_off(site: Site, ada: Person) -> None:
+    """Leave the server with part of a request that has a secret in it."""
+    headers = auth_header(site.log_in(ada.email))
+    for call in (
+        with_form("/api/users/token", username=ada.email, password=PASSWORD),
+        with_json("POST", "/api/users", {"password": PASSWORD, "username": "bob"}),
+        with_picture(f"/api/users/{ada.id}/picture", PASSWORD.encode(), headers),
+    ):
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.sendall(call.encoded("127.0.0.1")[:-10])
+            time.sleep(0.1)
+
+
+def test_no_neighbour_that_fails_puts_a_secret_into_the_output(
+    postgres: Postgres, store: Neighbour, mail_server: Neighbour, tmp_path: Path
+) -> None:
+    site = Site(
+        tmp_path,
+        postgres.url,
+        **s3_settings(store.port),
+        **mail_settings(mail_server.port),
+        MAIL_USERNAME="torture",
+        MAIL_PASSWORD=SMTP_PASSWORD,
+        REDIS_URL=f"redis://:{REDIS_PASSWORD}@127.0.0.1:{free_port()}/0",
+        RATE_LIMIT_ENABLED="true",
+    )
+    with running(site):
+        ada = site.sign_up("bob")
+        for behaviour in (forbids, fails, refuses):
+            store.be(behaviour)
+            assert upload(site, ada).status_code == 503
+        for behaviour in (rejects_logins, rejects_mail, refuses, hangs):
+            mail_server.be(behaviour)
+            forgotten = {"email": ada.email}
+            asked = site.client.post("/api/users/forgot-password", json=forgotten)
+            assert asked.status_code == 202
+            time.sleep(0.3)
+        postgres.stop()
+        form = {"username": ada.email, "password": PASSWORD}
+        away = site.client.post("/api/users/token", data=form)
+        assert away.status_code == 503
+        me = site.client.get("/api/users/me", headers=ada.headers)
+        assert me.status_code == 503
+        # It would go on for some time to send its mails.
+        site.stop(signal.SIGKILL)
+        postgres.start()
+
+    written = site.written()
+    assert "Picture not stored" in written
+    assert "not sent" in written
+    assert "Database unavailable" in written
+
+
+def upload(site: Site, person: Person) -> httpx.Response:
+    """Try to change a picture."""
+    picture = BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    return site.client.patch(
+        f"/api/users/{person.id}/picture",
+        files={"file": ("me.png", picture.getvalue())},
+        headers=person.headers,
+    )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"SECRET_KEY": f"{MARK}-short"}, id="short key"),
+        pytest.param({"DATABASE_URL": f"mysql://a:{MARK}@b/c"}, id="no PostgreSQL"),
+        pytest.param(
+            {"DATABASE_URL": f"postgresql://a:{MARK}@127.0.0.1:1/c"}, id="nobody there"
+        ),
+    ],
+)
+def test_wrong_setting_is_refused_without_printing_it(wrong: dict[str, str]) -> None:
+    url = {"DATABASE_URL": f"postgresql://a:{DATABASE_PASSWORD}@127.0.0.1:1/b"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "current"],
+        cwd=BASE_DIR,
+        env=production(url, wrong),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode != 0
+    assert MARK not in done.stdout + done.stderr
