@@ -59,7 +59,11 @@ def render(
 ) -> Response:
     """A document from a template."""
     return templates.TemplateResponse(
-        request, f"feeds/{template}", context, media_type=media_type
+        request,
+        f"feeds/{template}",
+        context,
+        # XML says so itself, but not every reader looks there (RFC 7303, section 3.2).
+        media_type=f"{media_type}; charset=utf-8",
     )
 
 

@@ -14,7 +14,9 @@ export function init(root = document) {
 
 function show(view, post) {
   const oldTitle = view.querySelector("[data-post-title]").textContent;
-  document.title = document.title.replace(oldTitle, () => post.display_title);
+  // Not `document.title`: that one has lost some of the white space.
+  const pageTitle = document.querySelector("title");
+  pageTitle.textContent = pageTitle.textContent.replace(oldTitle, () => post.display_title);
   view.querySelector("[data-post-title]").textContent = post.display_title;
   view.querySelector("[data-post-content]").textContent = post.content;
   showDates(view, post);

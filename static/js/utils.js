@@ -77,7 +77,8 @@ export function showError(error) {
 
 /** Where `path` leads if that is a page of this site, else null: never to a stranger's. */
 export function sameOriginUrl(path) {
-  if (!path?.startsWith("/")) return null;
+  // "//[" is no address at all.
+  if (!path?.startsWith("/") || !URL.canParse(path, window.location.origin)) return null;
   // Parsed as the browser will: "//evil" and "/\evil" name another host.
   const url = new URL(path, window.location.origin);
   return url.origin === window.location.origin ? url.href : null;
