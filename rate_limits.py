@@ -294,6 +294,13 @@ async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], Awaitable[No
                 del _trying[key]
 
 
+async def forget(limit: RateLimit) -> None:
+    """Count from zero again."""
+    await _attempts.ask(
+        lambda s: MovingWindowRateLimiter(s).clear(limit.item, limit.key)
+    )
+
+
 async def remember(*who: str) -> None:
     """Note that somebody has succeeded."""
     await _hit(_acquaintances, RateLimit(REMEMBERED, who))

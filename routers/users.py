@@ -279,7 +279,7 @@ async def login_limits(email: str, address: str) -> list[RateLimit]:
     Where its owner has logged in before, only what fails with this account from there:
     strangers who try the account, or other accounts from there, keep nobody out.
     """
-    own = RateLimit(settings.login_rate_account, ("login", email, address))
+    own = own_login_limit(email, address)
     if await rate_limits.is_known("login", email, address):
         return [own]
     return [
@@ -287,6 +287,11 @@ async def login_limits(email: str, address: str) -> list[RateLimit]:
         RateLimit(settings.login_rate_account_anywhere, ("login", email)),
         RateLimit(settings.login_rate_address, ("login from", address)),
     ]
+
+
+def own_login_limit(email: str, address: str) -> RateLimit:
+    """What counts failed logins with an account from where its owner may be."""
+    return RateLimit(settings.login_rate_account, ("login", email, address))
 
 
 async def rehash(db: AsyncSession, user: User, password: str) -> None:
@@ -605,6 +610,7 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
 )
 async def reset_password(
     reset: Annotated[ResetPasswordRequest, RESET],
+    address: ClientAddress,
     db: DbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
@@ -630,6 +636,9 @@ async def reset_password(
     if used is None:
         raise WRONG_RESET_TOKEN.error()
     await set_password(db, user, password_hash)
+    # This is the owner, who can log in now, whatever was tried before.
+    await rate_limits.remember("login", user.email, address)
+    await rate_limits.forget(own_login_limit(user.email, address))
     note_new_password(background, user)
     return MessageResponse(
         message="Password reset successfully. "

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 import rate_limits
 from rate_limits import BoundedMemory, RateLimit, client_address, network_of
+from routers.users import own_login_limit
 from tests.conftest import (
     PASSWORD,
     create_post,
@@ -178,6 +179,28 @@ async def test_owner_can_log_in_while_a_stranger_has_to_wait(
     response = await attempt(client, password=PASSWORD, forwarded_for="192.0.2.1")
 
     assert response.status_code == 200
+
+
+async def test_owner_can_log_in_after_a_reset_whatever_failed_before(
+    client: AsyncClient, mail: AsyncMock
+) -> None:
+    await create_test_user(client)
+    for stranger in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
+        await fail(client, 3, forwarded_for=stranger)
+    await fail(client, 4)
+    await forget(client)
+    token = mail.await_args_list[-1].kwargs["token"]
+    reset = {"token": token, "new_password": "new horse"}
+
+    response = await client.post(
+        "/api/users/reset-password",
+        json=reset,
+        headers={"X-Forwarded-For": "192.0.2.1"},
+    )
+
+    assert response.status_code == 200
+    assert (await attempt(client, password="new horse")).status_code == 200
+    assert await fail(client, 4) == [401, 401, 401, 429]
 
 
 async def test_success_is_not_counted(client: AsyncClient) -> None:
@@ -574,6 +597,17 @@ async def test_process_learns_from_redis_who_has_logged_in_before(
     await forget_own_memory()
 
     assert await rate_limits.is_known("login", "ada@example.com", "192.0.2.1")
+
+
+async def test_redis_forgets_what_it_is_told_to(
+    client: AsyncClient, redis_server: "subprocess.Popen[bytes]"
+) -> None:
+    await create_test_user(client)
+    await fail(client, 3)
+
+    await rate_limits.forget(own_login_limit("ada@example.com", "192.0.2.1"))
+
+    assert await fail(client, 1) == [401]
 
 
 async def test_requests_of_all_kinds_are_counted_in_redis(
