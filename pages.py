@@ -101,7 +101,8 @@ def error_page(request: Request, error: HTTPException) -> Response:
 PageNumber = Annotated[int, Query(ge=1, le=MAX_ID // settings.posts_per_page)]
 
 
-def page_window(page: PageNumber = 1) -> Window:
+# async: FastAPI would call a plain function in a thread, and wait for it.
+async def page_window(page: PageNumber = 1) -> Window:
     """The posts on a numbered page, the first of which is 1."""
     limit = settings.posts_per_page
     return Window(skip=(page - 1) * limit, limit=limit)

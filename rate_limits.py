@@ -114,7 +114,12 @@ def without_port(address: str) -> str:
     return address.partition(":")[0] if address.count(":") == 1 else address
 
 
-ClientAddress = Annotated[str, Depends(client_address)]
+async def get_client_address(request: Request) -> str:
+    """`client_address`, without the thread that a plain function would wait for."""
+    return client_address(request)
+
+
+ClientAddress = Annotated[str, Depends(get_client_address)]
 
 
 # Where it is counted

@@ -100,7 +100,8 @@ class Window:
     cursor: str | None = None
 
 
-def get_window(
+# async: FastAPI would call a plain function in a thread, and wait for it.
+async def get_window(
     skip: Skip = 0,
     limit: Limit = settings.posts_per_page,
     cursor: CursorText = None,

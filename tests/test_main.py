@@ -1,21 +1,24 @@
 """Pages, errors, headers, HEAD, slashes at the end, body limits and health."""
 
 import asyncio
+import inspect
 import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from fastapi import HTTPException
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from httpx import AsyncClient
 from pydantic import SecretStr
 
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
-from main import app
+from main import ROUTERS, app
 from tests.conftest import Body, create_post, create_test_user, make_client, own_id
 
 MIB = 1024 * 1024
@@ -895,3 +898,33 @@ async def test_body_that_nobody_wants_is_not_read(
 
     assert response.status_code == status
     assert body.read_bytes <= 4096
+
+
+def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:
+    """All that FastAPI resolves for an operation, and the operation itself."""
+    yield dependant
+    for dependency in dependant.dependencies:
+        yield from dependencies_of(dependency)
+
+
+def test_no_operation_waits_for_a_thread() -> None:
+    resolved = [
+        dependency
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for dependency in dependencies_of(route.dependant)
+    ]
+
+    # FastAPI calls a plain function in a thread, for which a busy loop makes it wait.
+    plain = {call for each in resolved if not is_async(call := each.call)}
+    assert len(resolved) > 40
+    assert plain == set()
+
+
+def is_async(call: Any) -> bool:
+    """Whether a function, or an object that can be called, runs on the event loop."""
+    return any(
+        inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        for function in (call, type(call).__call__)
+    )
