@@ -45,7 +45,12 @@ from middleware import (
     cross_origin_options,
 )
 from problems import DATABASE_UNAVAILABLE, TOO_BUSY, TOO_MANY_ATTEMPTS, answer_error
-from rate_limits import LimitReached, client_address, count_request
+from rate_limits import (
+    LimitReached,
+    client_address,
+    count_request,
+    delay_refusal,
+)
 from routers import documentation, pictures, posts, users
 from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
 from workers import Busy
@@ -201,6 +206,7 @@ async def answer_invalid_request(
 @app.exception_handler(LimitReached)
 async def answer_limit_reached(request: Request, error: LimitReached) -> Response:
     """A 429 that says how long to wait."""
+    await delay_refusal(client_address(request))
     return await answer_http_error(
         request, TOO_MANY_ATTEMPTS.error(Retry_After=str(error.retry_after))
     )

@@ -34,6 +34,11 @@ REDIS_SECONDS = 0.25
 REDIS_PAUSE_SECONDS = 5.0
 # From where an account was used before: a month, as sessions elsewhere last.
 REMEMBERED = "1/30 days"
+# Who goes on after so many refusals within a minute gets the next ones later: answering
+# them at once, as fast as they are asked for, would take the time of all others.
+PROMPT_REFUSALS = 100
+REFUSALS_COUNTED_SECONDS = 60.0
+LATE_REFUSAL_SECONDS = 0.5
 # Smallest network that is given to one customer (RFC 6177): within it addresses are
 # free to choose.
 IPV6_PREFIX = 64
@@ -63,8 +68,13 @@ class RateLimit:
 
     @property
     def key(self) -> str:
-        """What it is counted under: of one length, and telling nobody's address."""
-        return hashlib.sha256(json.dumps(self.who).encode()).hexdigest()[:32]
+        """What it is counted under."""
+        return key_for(*self.who)
+
+
+def key_for(*who: str) -> str:
+    """What somebody is counted under: of one length, and telling nobody's address."""
+    return hashlib.sha256(json.dumps(who).encode()).hexdigest()[:32]
 
 
 @cache
@@ -332,6 +342,15 @@ async def count_request(address: str) -> None:
             lambda s: window(s).get_window_stats(limit.item, limit.key)
         )
         raise _wait_until(ends_at.reset_time)
+
+
+async def delay_refusal(address: str) -> None:
+    """Return at once, or later if very many from an address have been refused."""
+    # In this process alone: it is its time that is saved.
+    key = key_for("refused", address)
+    refusals = await _attempts.memory.incr(key, REFUSALS_COUNTED_SECONDS)
+    if refusals > PROMPT_REFUSALS:
+        await asyncio.sleep(LATE_REFUSAL_SECONDS)
 
 
 async def reset() -> None:

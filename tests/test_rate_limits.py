@@ -316,6 +316,23 @@ async def test_guesses_at_the_same_instant_are_all_counted(
     assert statuses == [401] * 3 + [429] * 7
 
 
+async def test_who_goes_on_after_many_refusals_gets_the_next_one_late(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "PROMPT_REFUSALS", 2)
+    monkeypatch.setattr(rate_limits, "LATE_REFUSAL_SECONDS", 60.0)
+    await fail(client, 3)
+
+    async with asyncio.timeout(30):
+        prompt = await fail(client, 2)
+        elsewhere = await fail(client, 1, forwarded_for="192.0.2.2")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await fail(client, 1)
+
+    assert (prompt, elsewhere) == ([429, 429], [401])
+
+
 async def test_limits_can_be_turned_off(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
