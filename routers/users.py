@@ -1,6 +1,8 @@
 """API of the users: accounts, login, pictures, passwords."""
 
+import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, cast
@@ -92,6 +94,8 @@ logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/api/users", tags=["users"])
 
 DELETED_AT_ONCE = 5_000
+MAIL_PAUSE_SECONDS = 0.25
+chance = secrets.SystemRandom()
 
 USER_NOT_FOUND = Problem(404, "User not found")
 NO_USERS = Problem(404, "Users not found")
@@ -570,6 +574,9 @@ async def send_reset_link(db: AsyncSession, user: User, address: str) -> None:
 
     Where the owner has logged in before, strangers cannot use up the mails of a day.
     """
+    # Whoever asks for something else at once would be answered later while a mail is
+    # made, and so learn that there is an account. When it is made nobody can know.
+    await asyncio.sleep(chance.uniform(0, MAIL_PAUSE_SECONDS))
     limit = RateLimit(settings.reset_rate_account, ("reset", str(user.id)))
     try:
         if not await rate_limits.is_known("login", user.email, address):
