@@ -73,10 +73,12 @@ def with_json(
     return Call(method, path, kind | dict(headers or {}), json.dumps(content).encode())
 
 
-def with_form(path: str, **fields: str) -> Call:
+def with_form(
+    path: str, headers: Mapping[str, str] | None = None, **fields: str
+) -> Call:
     """A form, as one that logs in is sent."""
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
-    return Call("POST", path, kind, urlencode(fields).encode())
+    return Call("POST", path, kind | dict(headers or {}), urlencode(fields).encode())
 
 
 def with_picture(path: str, picture: bytes, headers: Mapping[str, str]) -> Call:

@@ -21,6 +21,7 @@ from config import BASE_DIR, Settings
 from embedded_postgres import EmbeddedPostgres
 from tests.conftest import ADMIN_URL, auth_header, wait_until_healthy
 from tests.databases import execute, free_port, scratch_database
+from tests.test_container import server_settings
 
 # Every secret has it in it, and nothing else does: no output may have it either.
 MARK = "marked-secret"
@@ -32,13 +33,7 @@ SMTP_PASSWORD = f"{MARK}-smtp"
 # How the header of every access token begins (RFC 7519), and every hash of a password.
 TELL_TALES = (MARK, "eyJhbGciOi", "$argon2")
 
-PRODUCTION_FLAGS = [
-    "--no-server-header",
-    "--timeout-keep-alive=75",
-    "--limit-concurrency=1000",
-    "--timeout-graceful-shutdown=10",
-]
-# What the flags allow for the end of a process, and some time to get there.
+# What the server's settings allow for the end of a process, and some time to get there.
 SHUTDOWN_SECONDS = 15
 # The cheapest there are: for tests that are not about how slow they are.
 CHEAP_PASSWORDS = {
@@ -89,6 +84,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}"
         self.database_url = make_url(database_url)
         self.environment = production(
+            server_settings(),
             {} if real_passwords else CHEAP_PASSWORDS,
             {
                 "DATABASE_URL": database_url,
@@ -109,7 +105,6 @@ class Site:
                 [
                     *(sys.executable, "-m", "uvicorn", "main:app"),
                     *("--host", "127.0.0.1", "--port", str(self.port)),
-                    *PRODUCTION_FLAGS,
                 ],
                 cwd=BASE_DIR,
                 env=self.environment,

@@ -1,0 +1,515 @@
+"""What floods, crowds and broken connections do to everybody else: as good as nothing.
+
+"Quiet" is what the same probe has seen in the same run before the load began.
+"""
+
+import asyncio
+import random
+import re
+import socket
+import statistics
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
+
+import pytest
+
+from tests.torture.conftest import FULL, Figures, NewSite
+from tests.torture.load import (
+    LOADED,
+    QUIET,
+    Answer,
+    Call,
+    Connection,
+    Lost,
+    Probe,
+    Tally,
+    at_random,
+    flood,
+    p99,
+    probing,
+    with_form,
+    with_json,
+    with_picture,
+)
+from tests.torture.pictures import WORST, encoded, noise
+from tests.torture.site import PASSWORD, Person, Site, running
+
+SLOWER = 3.0
+MEMORY_MB = 512
+UPLOAD_BYTES = 5 * 1024 * 1024
+# As many connections to the database as a process has.
+POOL = 20
+# With RST instead of FIN, as a connection that is reset ends: on, after 0 seconds.
+RESET = struct.pack("ii", 1, 0)
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored in this process, and making a bucket takes a while."""
+
+
+@pytest.fixture(scope="module")
+def slow_site(
+    database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A site whose passwords cost what they cost in production."""
+    folder = tmp_path_factory.mktemp("site")
+    with running(Site(folder, database, real_passwords=True)) as site:
+        yield site
+
+
+# Reads beside a load
+
+
+def slowdown(probe: Probe, phase: str = LOADED) -> tuple[str, float]:
+    """How slow the slowest reads became, in words and as a ratio."""
+    quiet, loaded = (
+        p99([sample.seconds for sample in probe.during(name)])
+        for name in (QUIET, phase)
+    )
+    ratio = loaded / quiet
+    return f"{ratio:.1f} ({loaded * 1000:.0f} ms / {quiet * 1000:.0f} ms)", ratio
+
+
+def note_slowdown(
+    figures: Figures, what: str, probe: Probe, phase: str = LOADED
+) -> None:
+    """Hold the reads to the limit."""
+    words, ratio = slowdown(probe, phase)
+    name = f"p99 of reads during {what}, to quiet"
+    figures.add(name, words, f"{SLOWER:.0f}", ratio <= SLOWER)
+
+
+# Logins
+
+
+def wrong_logins(*addresses: str, **headers: str) -> list[Call]:
+    """Logins that fail."""
+    return [
+        with_form("/api/users/token", headers, username=address, password="wrong horse")
+        for address in addresses
+    ]
+
+
+def flood_with_logins(
+    site: Site, figures: Figures, full: bool, calls: list[Call], what: str
+) -> Tally:
+    """What a crowd is answered, with the reads beside it noted."""
+    connections, seconds = (20, 30) if full else (8, 1)
+    with probing(site.port, quiet_seconds=20 if full else 1) as probe:
+        tally = asyncio.run(
+            flood(site.port, connections, at_random(calls), seconds=seconds)
+        )
+
+    assert probe.statuses() == {200}
+    note_slowdown(figures, what, probe)
+    rate = f"{tally.statuses.total() / seconds:.0f} a second"
+    figures.add(f"answers to {what}", rate, "-", True)
+    return tally
+
+
+def test_flood_of_logins_leaves_the_readers_alone(
+    slow_site: Site, figures: Figures, full: bool
+) -> None:
+    person = slow_site.sign_up("ada")
+    calls = wrong_logins(person.email, "nobody@example.com")
+
+    tally = flood_with_logins(slow_site, figures, full, calls, "a flood of logins")
+
+    assert set(tally.statuses) == {401}, tally.statuses
+
+
+@pytest.mark.skipif(not FULL, reason="starts a site for what is in the other test too")
+def test_limited_flood_of_logins_leaves_the_readers_alone(
+    new_site: NewSite, figures: Figures, full: bool
+) -> None:
+    site = new_site(
+        real_passwords=True, RATE_LIMIT_ENABLED="true", TRUSTED_PROXY_HOPS="1"
+    )
+    # From one place that is not the readers': so many requests are over the limit for
+    # all kinds of them, too.
+    calls = wrong_logins(
+        *(f"nobody-{number}@example.com" for number in range(1000)),
+        **{"X-Forwarded-For": "192.0.2.1"},
+    )
+
+    tally = flood_with_logins(site, figures, full, calls, "a limited flood of logins")
+
+    assert set(tally.statuses) == {401, 429}, tally.statuses
+    assert tally.statuses[401] == 25
+
+
+class Comparison:
+    """Two requests that must not be told apart, and what came back for each."""
+
+    def __init__(self) -> None:
+        self.answers: tuple[list[Answer], list[Answer]] = ([], [])
+        self.followers: tuple[list[Answer], list[Answer]] = ([], [])
+
+    def distinct(self) -> set[tuple[int, bytes]]:
+        """What was answered, whichever it was."""
+        return {(answer.status, answer.body) for answer in chain(*self.answers)}
+
+    def note(self, figures: Figures, name: str) -> None:
+        """Hold the times of the answers to the limit."""
+        self._note(figures, f"known or unknown address, {name}", self.answers)
+
+    def note_followers(self, figures: Figures, name: str) -> None:
+        """Hold the times of the requests that came next to it, too."""
+        self._note(figures, f"known or unknown address, {name}", self.followers)
+
+    def _note(
+        self, figures: Figures, what: str, answers: tuple[list[Answer], list[Answer]]
+    ) -> None:
+        known, unknown = (
+            statistics.median(answer.seconds for answer in group) for group in answers
+        )
+        measured = f"{known * 1000:.2f} and {unknown * 1000:.2f} ms"
+        holds = abs(known - unknown) <= max(0.05 * max(known, unknown), 0.002)
+        figures.add(what, measured, "5 % or 2 ms apart", holds)
+
+
+def compare(site: Site, known: Call, unknown: Call, *, pairs: int) -> Comparison:
+    """Make two requests in turn, now the one first and now the other."""
+    comparison = Comparison()
+    chance = random.Random(0)
+
+    async def ask() -> None:
+        connection = Connection(site.port)
+        for which in (n for _ in range(pairs) for n in chance.sample([0, 1], 2)):
+            answer = await connection.ask((known, unknown)[which])
+            comparison.answers[which].append(answer)
+            follower = await connection.ask(Call("GET", "/health"))
+            comparison.followers[which].append(follower)
+            # What is done after the answer is not to slow the next one down.
+            await asyncio.sleep(0.03)
+        connection.close()
+
+    asyncio.run(ask())
+    return comparison
+
+
+def test_time_of_a_login_tells_no_address(
+    slow_site: Site, figures: Figures, full: bool
+) -> None:
+    known = slow_site.sign_up("bob").email
+
+    times = compare(
+        slow_site,
+        *wrong_logins(known, "bobb@example.com"),
+        pairs=500 if full else 5,
+    )
+
+    assert len(times.distinct()) == 1
+    times.note(figures, "login")
+
+
+def test_time_of_forgot_password_tells_no_address(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    known = site.sign_up("cleo").email
+
+    times = compare(
+        site,
+        *(
+            with_json("POST", "/api/users/forgot-password", {"email": address})
+            for address in (known, "cleoo@example.com")
+        ),
+        pairs=500 if full else 20,
+    )
+
+    assert len(times.distinct()) == 1
+    times.note(figures, "forgot-password")
+    times.note_followers(figures, "the request after forgot-password")
+
+
+# Pictures
+
+
+def worst_pictures(full: bool) -> list[bytes]:
+    """What is accepted and takes the most memory to decode, or time, or both."""
+    wanted = (
+        make
+        for name, make in WORST.items()
+        # Many frames take half a minute to make, and only the first is decoded.
+        if ("frames" not in name if full else "4:4:4" in name)
+    )
+    pictures = [make() for make in wanted]
+    return [picture for picture in pictures if len(picture) <= UPLOAD_BYTES]
+
+
+def test_flood_of_the_worst_pictures_is_held_in_bounds(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    people = [site.sign_up(f"painter-{number}") for number in range(5)]
+    calls = [
+        with_picture(f"/api/users/{person.id}/picture", picture, person.headers)
+        for person in people
+        for picture in worst_pictures(full)
+    ]
+    site.forget_peak()
+
+    with probing(site.port, quiet_seconds=20 if full else 0.5) as probe:
+        connections, seconds = (50, 40) if full else (5, 0.5)
+        tally = asyncio.run(
+            flood(site.port, connections, at_random(calls), seconds=seconds)
+        )
+
+    # Whoever is refused while it is still sending may not see the refusal.
+    assert set(tally.statuses) <= {0, 200, 503}, tally.statuses
+    assert tally.statuses[200]
+    assert probe.statuses() == {200}
+    peak = site.memory("VmHWM")
+    counts = ", ".join(f"{n} x {s or 'cut'}" for s, n in tally.statuses.items())
+    figures.add("answers to a flood of pictures", counts, "no 500", True)
+    figures.add(
+        "memory under a flood of pictures",
+        f"{peak:.0f} MiB",
+        f"{MEMORY_MB} MiB",
+        peak <= MEMORY_MB,
+    )
+    # Not held to the limit of the others: some decoders keep all of Python waiting for
+    # up to 50 ms a picture.
+    words, _ = slowdown(probe)
+    name = "p99 of reads during a flood of pictures, to quiet"
+    figures.add(name, words, "-", True)
+    assert peak <= MEMORY_MB
+
+
+# Slow readers
+
+
+def fill(site: Site, author: Person, posts: int, length: int) -> None:
+    """Give the site posts, past the API, which is not what is tested."""
+    site.sql(
+        "INSERT INTO posts (title, content, user_id, date_posted) "
+        f"SELECT 'Post ' || n, repeat('x', {length}), {author.id}, now() "
+        f"FROM generate_series(1, {posts}) AS n"
+    )
+
+
+class SlowReaders:
+    """Clients that ask for much and take it in by the drop."""
+
+    def __init__(self, site: Site, number: int, call: Call) -> None:
+        self.sockets = [self.connect(site, call) for _ in range(number)]
+
+    def connect(self, site: Site, call: Call) -> socket.socket:
+        client = socket.socket()
+        # As small as the kernel lets it be; before the connection, or it has no effect.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client.connect(("127.0.0.1", site.port))
+        client.sendall(call.encoded(f"127.0.0.1:{site.port}"))
+        client.setblocking(False)
+        return client
+
+    def sip(self) -> int:
+        """Read a few bytes on each; gives how many still get some."""
+        served = 0
+        for client in self.sockets:
+            with suppress(BlockingIOError):
+                served += bool(client.recv(4))
+        return served
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self.sockets:
+            client.close()
+
+
+def test_slow_readers_hold_no_connection_to_the_database(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    number = 500 if full else 50
+    author = site.sign_up("dora")
+    fill(site, author, posts=100, length=20_000 if full else 10_000)
+    before = site.memory()
+    call = Call("GET", "/api/posts?limit=100")
+    held = []
+
+    with probing(site.port, quiet_seconds=20 if full else 0.5) as probe:
+        probe.begin("arriving")
+        readers = SlowReaders(site, number, call)
+        wait_for(lambda: readers.sip() == number, seconds=60)
+        probe.begin(LOADED)
+        for _ in range(40 if full else 3):
+            time.sleep(0.5)
+            readers.sip()
+            held.append(site.held_connections())
+        memory = site.memory() - before
+        readers.close()
+    site.sql(f"DELETE FROM posts WHERE user_id = {author.id}")
+
+    assert probe.statuses() == {200}
+    assert set(held) == {0}
+    note_slowdown(figures, f"{number} slow readers", probe)
+    words, _ = slowdown(probe, "arriving")
+    figures.add(f"the same while the {number} come", words, "-", True)
+    figures.add(
+        f"memory that {number} slow readers of 100 posts hold",
+        f"{memory:.0f} MiB",
+        "-",
+        True,
+    )
+
+
+def wait_for(holds: Callable[[], bool], *, seconds: float) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.1)
+
+
+# Requests that are cut off
+
+
+def cut_off_calls(site: Site, person: Person) -> list[Call]:
+    """A request of every kind."""
+    picture = encoded(noise((200, 200)), "PNG")
+    post = {"title": "Cut", "content": "off " * 2000}
+    return [
+        Call("GET", "/"),
+        Call("GET", "/login"),
+        Call("GET", "/api/posts?limit=100"),
+        Call("GET", f"/users/{person.id}/posts"),
+        Call("GET", "/health"),
+        Call("GET", "/static/js/main.js"),
+        Call("GET", "/api/users/me", person.headers),
+        with_json("POST", "/api/posts", post, person.headers),
+        with_json(
+            "POST", "/api/posts", post, person.headers | {"Idempotency-Key": "cut off"}
+        ),
+        with_form("/api/users/token", username=person.email, password=PASSWORD),
+        with_json("POST", "/api/users/forgot-password", {"email": person.email}),
+        with_picture(f"/api/users/{person.id}/picture", picture, person.headers),
+        with_picture(f"/api/users/{person.id}/picture", b"x" * 400_000, person.headers),
+    ]
+
+
+async def cut_off(port: int, call: Call, chance: random.Random) -> None:
+    """Begin a request and reset the connection at a moment nobody expects."""
+    whole = call.encoded(f"127.0.0.1:{port}")
+    head = len(whole) - len(call.body)
+    sent = chance.choice(
+        [chance.randrange(head), chance.randrange(head, len(whole) + 1), len(whole)]
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, RESET
+    )
+    with suppress(OSError, TimeoutError):
+        writer.write(whole[:sent])
+        await asyncio.sleep(chance.choice([0, 0, 0.002, 0.01]))
+        if sent == len(whole) and chance.random() < 0.5:
+            async with asyncio.timeout(1):
+                await reader.read(10)
+    writer.transport.abort()
+
+
+async def cut_off_many(site: Site, calls: list[Call], number: int, seed: int) -> None:
+    """Cut off so many requests, up to 30 at a time."""
+    chance = random.Random(seed)
+    places = asyncio.Semaphore(30)
+
+    async def one() -> None:
+        async with places:
+            await cut_off(site.port, chance.choice(calls), chance)
+
+    await asyncio.gather(*(one() for _ in range(number)))
+
+
+def crowd(site: Site, call: Call, number: int) -> Counter[int]:
+    """Ask so many times at once; gives how often which status came."""
+
+    async def ask() -> int:
+        connection = Connection(site.port)
+        try:
+            return (await connection.ask(call)).status
+        except Lost:
+            return 0
+        finally:
+            connection.close()
+
+    async def ask_all() -> list[int]:
+        return await asyncio.gather(*(ask() for _ in range(number)))
+
+    return Counter(asyncio.run(ask_all()))
+
+
+def test_requests_that_are_cut_off_leave_nothing_behind(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    person = site.sign_up("eve")
+    fill(site, person, posts=100, length=2000)
+    calls = cut_off_calls(site, person)
+    number = 10_000 if full else 300
+    asyncio.run(cut_off_many(site, calls, 1000 if full else 100, seed=1))
+    crowd(site, Call("GET", "/api/posts"), POOL)
+    time.sleep(2 if full else 0.5)
+    descriptors, memory = site.descriptors(), site.memory()
+    written = len(site.written())
+
+    start = time.monotonic()
+    asyncio.run(cut_off_many(site, calls, number, seed=2))
+    seconds = time.monotonic() - start
+    wait_for(lambda: site.descriptors() <= descriptors + 2, seconds=20)
+    held = site.held_connections()
+    answered = crowd(site, Call("GET", "/api/posts"), POOL)
+
+    grown = site.memory() - memory
+    cut = f"{number:,} requests cut off"
+    figures.add(
+        f"descriptors after {cut}",
+        f"{site.descriptors()}, before {descriptors}",
+        "2 more",
+        True,
+    )
+    figures.add(
+        f"memory after {cut}",
+        f"{grown:+.0f} MiB in {seconds:.0f} s",
+        "+30 MiB",
+        grown <= 30,
+    )
+    assert held == 0
+    assert answered == {200: POOL}
+    # Nobody waits for those answers, but a fault of the site's is logged all the same.
+    output = site.written()[written:]
+    assert re.findall(r"Traceback|Error [0-9a-f]{32}.*|.* 500 .*", output) == []
+
+
+# Much to delete
+
+
+def test_account_with_very_many_posts_is_deleted_beside_the_readers(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    person, other = site.sign_up("finn"), site.sign_up("gail")
+    number = 200_000 if full else 12_000
+    fill(site, person, posts=number, length=500)
+    fill(site, other, posts=30, length=500)
+    site.sql("ANALYZE posts")
+    site.forget_peak()
+    before = site.memory()
+
+    with probing(site.port, quiet_seconds=10 if full else 0.5) as probe:
+        start = time.monotonic()
+        deleted = site.client.delete(
+            f"/api/users/{person.id}", headers=person.headers, timeout=300
+        )
+        seconds = time.monotonic() - start
+
+    assert deleted.status_code == 204
+    assert probe.statuses() == {200}
+    left = site.sql(f"SELECT count(*) AS n FROM posts WHERE user_id = {person.id}")
+    assert left[0]["n"] == 0
+    grown = site.memory("VmHWM") - before
+    assert grown <= 50
+    deleting = f"deleting an account with {number:,} posts"
+    figures.add(deleting, f"{seconds:.1f} s", "60 s", seconds <= 60)
+    figures.add(f"memory for {deleting}", f"{grown:+.0f} MiB", "+50 MiB", True)
+    note_slowdown(figures, deleting, probe)
