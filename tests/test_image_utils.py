@@ -1,6 +1,7 @@
 """How uploads become avatars. Every picture here is made in memory."""
 
 import random
+import struct
 import subprocess
 import sys
 import zlib
@@ -17,9 +18,15 @@ from config import BASE_DIR
 from image_utils import InvalidImage, process_profile_image
 from tests.torture.pictures import (
     CMYK,
+    COLOUR,
+    COLOUR_INDEXING,
     GREY,
+    PREDICTOR,
+    REAL_ZEROS,
     SOF0,
     SOS,
+    SUBTRACT_GREEN,
+    TOLD_ZEROS,
     USUAL_SCANS,
     YCC_420,
     YCC_444,
@@ -29,12 +36,21 @@ from tests.torture.pictures import (
     encoded,
     gif,
     jpeg,
+    lossless,
+    lossless_alpha,
+    lossless_frame,
+    many_sets,
     noise,
+    number,
     packed_texts,
     png,
+    png_file,
     segment,
     sequential,
     tiny_png,
+    transform,
+    vp8l,
+    webp,
 )
 
 PHOTO = Path(__file__).with_name("test_image.jpg")
@@ -629,6 +645,88 @@ def test_png_that_unpacks_to_far_more_than_its_pixels_is_refused(extra: bytes) -
         process_profile_image(content)
 
 
+def png_header(size: tuple[int, int], depth: int, colour_type: int) -> bytes:
+    """What a PNG says of itself (ISO 15948, section 11.2.2)."""
+    return struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(png_file(png_header((4001, 3125), 16, 6), b""), id="16-bit RGBA"),
+        pytest.param(png_file(png_header((5000, 3334), 16, 2), b""), id="16-bit RGB"),
+        pytest.param(
+            png_file(
+                png_header((1, 1), 8, 0),
+                b"",
+                chunk(b"IHDR", png_header((5000, 4000), 16, 6)),
+            ),
+            id="16-bit RGBA by a second header",
+        ),
+    ],
+)
+def test_png_with_more_than_100_megabytes_in_its_lines_is_refused(
+    content: bytes, loads: list[tuple[int, int]]
+) -> None:
+    with pytest.raises(InvalidImage, match="in the lines"):
+        process_profile_image(content)
+
+    assert loads == []
+
+
+@pytest.mark.parametrize(
+    ("size", "colour_type"),
+    [
+        pytest.param((4000, 3125), 6, id="16-bit RGBA"),
+        pytest.param((5000, 4000), 4, id="16-bit LA"),
+    ],
+)
+def test_png_with_no_more_than_that_is_accepted(
+    size: tuple[int, int], colour_type: int
+) -> None:
+    image = avatar(png(size, depth=16, colour_type=colour_type, row=b"\xff"))
+
+    assert distance(image, WHITE) <= 1
+
+
+TRANSFORMS = {
+    "no transform": "",
+    "a predictor": transform(PREDICTOR, TOLD_ZEROS),
+    "a transform of colours": transform(COLOUR, TOLD_ZEROS),
+    "a transform of green": "1" + number(SUBTRACT_GREEN, 2),
+    "a palette": "1" + number(COLOUR_INDEXING, 2) + number(255, 8) + TOLD_ZEROS,
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("make", [lossless, lossless_alpha, lossless_frame])
+def test_webp_with_very_many_sets_of_codes_is_refused(
+    make: Any, name: str, loads: list[tuple[int, int]]
+) -> None:
+    size = (512, 512)
+    sets = many_sets(size, 2**14, block_bits=2, transforms=TRANSFORMS[name])
+
+    with pytest.raises(InvalidImage, match="sets of codes"):
+        process_profile_image(make(size, sets))
+
+    assert loads == []
+
+
+@pytest.mark.parametrize(
+    ("size", "block_bits", "sets"),
+    [
+        pytest.param((5000, 4000), 7, 1280, id="20 megapixels"),
+        pytest.param((3264, 3264), 6, 2601, id="10 megapixels"),
+    ],
+)
+def test_webp_with_as_many_sets_of_codes_as_encoders_make_is_accepted(
+    size: tuple[int, int], block_bits: int, sets: int
+) -> None:
+    image = avatar(lossless(size, many_sets(size, sets, block_bits=block_bits)))
+
+    assert image.size == (300, 300)
+
+
 LARGE_JPEG = (8660, 5773)
 
 
@@ -763,6 +861,10 @@ def test_what_stands_between_the_segments_of_a_jpeg_is_passed_over(
         pytest.param(gif((9, 9), before=b"!\1\0\0" * 20_000), id="GIF, blocks"),
         pytest.param(gif((9, 9), before=b"!\xfe" + b"\1a" * 60_000), id="GIF, comment"),
         pytest.param(gif((9, 9), before=b"x" * 60_000), id="GIF, nonsense"),
+        pytest.param(
+            webp(vp8l((9, 9), REAL_ZEROS), *[(b"noTe", b"")] * 10_000),
+            id="WebP, notes",
+        ),
     ],
 )
 def test_picture_in_very_many_pieces_is_refused(content: bytes) -> None:

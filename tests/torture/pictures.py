@@ -12,12 +12,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from image_utils import InvalidImage, process_profile_image
+from webp_lossless import LENGTH_ORDER
 
 Size = tuple[int, int]
 Make = Callable[[], bytes]
@@ -235,34 +237,164 @@ def sequential(components: Sequence[int]) -> Scan:
 # WebP
 
 
-def webp_of_many_codes(side_bits: int, block_bits: int) -> bytes:
-    """A lossless WebP, 2 ** side_bits pixels wide and high, with 65,536 sets of codes.
+PREDICTOR, COLOUR, SUBTRACT_GREEN, COLOUR_INDEXING = range(4)
+# A code for nothing but zero, which then takes no bits; with such codes a picture that
+# tells a transform, and the real one if there are no more transforms.
+ONLY_ZERO = "1000"
+TOLD_ZEROS = "0" + ONLY_ZERO * 5
+REAL_ZEROS = "000" + ONLY_ZERO * 5
+# How long codes are if libwebp's tables for them are largest, or nearly so: for bytes,
+# and for green if 2,048 colours are cached.
+LARGEST = [1, 2, 3, 4, *[9] * 5, *[10] * 17, 11, *[12] * 65, *[13] * 161, 14, 15, 15]
+LARGEST_GREEN = [
+    *(1, 2, 6, *[9] * 5, *[10] * 9, *[11] * 17),
+    *(*[12] * 145, *[13] * 864, *[14] * 899, *[15] * 386),
+]
 
-    Each set, five codes for nothing but zeros, takes 20 bits here and 5,700 bytes in
-    libwebp. Which block of pixels has which set, another picture tells (WebP Lossless
-    Bitstream Specification, section 6.2.2).
-    """
-    side, sets = 2**side_bits, 2**16
-    only_zero = "1000"
-    all_bytes = (
-        "0" + "0001" + "".join("100" if n in (2, 11) else "000" for n in range(12))
+
+def webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A WebP of these chunks (RFC 9649, section 2.3)."""
+    body = b"WEBP" + b"".join(webp_chunk(*chunk) for chunk in chunks)
+    return webp_chunk(b"RIFF", body)
+
+
+def webp_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a WebP."""
+    return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+
+def canvas(size: Size, flags: int = 0) -> bytes:
+    """What stands before the pictures of a WebP (RFC 9649, section 2.7)."""
+    sides = ((side - 1).to_bytes(3, "little") for side in size)
+    return bytes([flags, 0, 0, 0]) + b"".join(sides)
+
+
+def vp8l(size: Size, bits: str) -> tuple[bytes, bytes]:
+    """The chunk of a picture without loss (RFC 9649, section 3.4)."""
+    sides = "".join(number(side - 1, 14) for side in size)
+    return b"VP8L", packed_bits(number(0x2F, 8) + sides + "1000" + bits)
+
+
+def lossless(size: Size, bits: str) -> bytes:
+    """A WebP that is one picture without loss."""
+    return webp(vp8l(size, bits))
+
+
+def lossless_alpha(
+    size: Size, bits: str, *, notes: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A WebP whose colours are black, and whose alpha is without loss."""
+    black = encoded(Image.new("RGB", size), "WEBP", method=0)
+    return webp(
+        (b"VP8X", canvas(size, 0x18)),
+        (b"ALPH", b"\1" + packed_bits(bits)),
+        (b"VP8 ", black[20:]),
+        *notes,
     )
-    codes = [f"{value:08b}" for value in range(256)]
-    bits = [
-        number(0x2F, 8),
-        number(side - 1, 14) * 2,
-        "1" + "000",
-        # No transform, no cache of colours, but sets of codes for blocks.
-        "0" + "0" + "1" + number(block_bits - 2, 3),
-        # That other picture: green and red of its pixels are the number of the set.
-        "0" + all_bytes + "0" + "1" * 256 + "0" * 24 + all_bytes + "0" + "1" * 256,
-        only_zero * 3,
-        *(codes[name & 255] + codes[name >> 8] for name in range(sets)),
-        only_zero * 5 * sets,
-    ]
-    data = packed_bits("".join(bits)) + bytes(16)
-    body = b"WEBPVP8L" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def lossless_frame(size: Size, bits: str) -> bytes:
+    """A WebP that is an animation of one picture without loss."""
+    return webp((b"VP8X", canvas(size, 2)), (b"ANIM", bytes(6)), anmf(size, bits))
+
+
+def anmf(size: Size, bits: str) -> tuple[bytes, bytes]:
+    """The chunk of a frame without loss (RFC 9649, section 2.7.1.1)."""
+    picture = webp_chunk(*vp8l(size, bits))
+    return b"ANMF", bytes(6) + canvas(size)[4:] + bytes(4) + picture
+
+
+def transform(kind: int, image: str, *, block_bits: int = 4) -> str:
+    """The bits of a transform that a picture tells, for blocks of this size."""
+    return "1" + number(kind, 2) + number(block_bits - 2, 3) + image
+
+
+def many_sets(
+    size: Size,
+    sets: int,
+    *,
+    block_bits: int = 4,
+    transforms: str = "",
+    cache: str = "0",
+    codes: str = ONLY_ZERO * 5,
+) -> str:
+    """The bits of a picture with this many sets of prefix codes, more than 256.
+
+    If they are for nothing but zeros, a set takes 20 bits here and 5,700 bytes in
+    libwebp. Which block of pixels has which set, another picture tells: green and red
+    of its pixels are the number of the set (RFC 9649, section 3.7.2.2).
+    """
+    blocks = math.prod(math.ceil(side / 2**block_bits) for side in size)
+    green, red = even_lengths(256), even_lengths(math.ceil(sets / 256))
+    greens, reds = code_words(green), code_words(red)
+    numbers = (divmod(block % sets, 256) for block in range(blocks))
+    return "".join(
+        (
+            transforms + "0" + cache + "1" + number(block_bits - 2, 3) + "0",
+            prefix_code([*green, *[0] * 24]),
+            prefix_code([*red, *[0] * (256 - len(red))]),
+            ONLY_ZERO * 3,
+            *(greens[low] + reds[high] for high, low in numbers),
+            codes * sets,
+        )
+    )
+
+
+def even_lengths(count: int) -> list[int]:
+    """The lengths of a code for this many symbols, two or more, as equal as can be."""
+    longest = (count - 1).bit_length()
+    shorter = 2**longest - count
+    return [longest - 1] * shorter + [longest] * (count - shorter)
+
+
+def code_words(lengths: Sequence[int]) -> dict[int, str]:
+    """The bits of each symbol in the code with these lengths."""
+    used = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
+    if len(used) == 1:
+        return {used[0][1]: ""}
+    words, value = {}, 0
+    for length, symbol in used:
+        words[symbol] = f"{value:015b}"[:length]
+        value += 2 ** (15 - length)
+    return words
+
+
+def prefix_code(lengths: Sequence[int]) -> str:
+    """How the code with these lengths is written (RFC 9649, section 3.7.2.1.2)."""
+    own_lengths = even_lengths(len(LENGTH_ORDER))
+    words = code_words(own_lengths)
+    bits = ["0", number(15, 4)]
+    bits += [number(own_lengths[length], 3) for length in LENGTH_ORDER]
+    bits += ["0"]
+    for length, run in groupby(lengths):
+        more = len([*run]) - 1
+        six_times, others = divmod(more, 6) if length else (0, more)
+        bits += [words[length] * (1 + others), (words[16] + "11") * six_times]
+    return "".join(bits)
+
+
+def told_noise(pixels: int) -> str:
+    """The bits of a picture that tells a transform, as slow to read as can be."""
+    byte = even_lengths(256)
+    codes = prefix_code([*byte, *[0] * 24]) + prefix_code(byte) * 3 + ONLY_ZERO
+    noise = random.Random(6).getrandbits(32 * pixels)
+    return "0" + codes + f"{noise:0{32 * pixels}b}"
+
+
+def most_memory(size: Size, sets: int, *, block_bits: int = 2) -> str:
+    """The bits of a picture that takes as much memory as it can, and is all zeros."""
+    # The shortest code is for the longest copies, 3,073 pixels and what ten bits tell;
+    # and for the distance of one pixel.
+    green = LARGEST_GREEN.copy()
+    green[0], green[279] = green[279], green[0]
+    distance = [2, 1, *[0] * 36, 3, 3]
+    codes = prefix_code(green) + prefix_code(LARGEST) * 3 + prefix_code(distance)
+    before = many_sets(
+        size, sets, block_bits=block_bits, cache="1" + number(11, 4), codes=codes
+    )
+    zero, copies = code_words(green)[0] + "000", "0" * 12
+    count, others = divmod(math.prod(size) - 1, 3073)
+    return before + zero + copies * count + zero * others
 
 
 def number(value: int, width: int) -> str:
@@ -390,6 +522,12 @@ def bombs() -> dict[str, bytes]:
         "GIF of 500 frames": animated("GIF", 500),
         "PNG of 500 frames": animated("PNG", 500),
         "WebP of 500 frames": animated("WEBP", 500),
+        "WebP of 65,536 sets of codes": lossless(
+            (4096, 4096), many_sets((4096, 4096), 65_536)
+        ),
+        "WebP of 600,000 chunks": webp(
+            vp8l((9, 9), REAL_ZEROS), *[(b"noTe", b"")] * 600_000
+        ),
         "GIF of 100,000 frames": gif((9, 9), after=gif_frame() * 100_000),
         "JPEG of the largest size": jpeg((65_535, 65_535), YCC_420, [Scan((0, 1, 2))])[
             :5000
@@ -566,8 +704,8 @@ WORST: dict[str, Make] = {
     "JPEG, 28 MP, progressive, CMYK": lambda: jpeg(
         (5700, 4900), CMYK, costly_scans(15, components=4)
     ),
-    "PNG, 20 MP, 16-bit RGBA": lambda: large_png(16, 6),
-    "PNG, 20 MP, 16-bit RGB": lambda: large_png(16, 2),
+    "PNG, 12.5 MP, 16-bit RGBA": lambda: large_png(16, 6, size=(4000, 3125)),
+    "PNG, 16.7 MP, 16-bit RGB": lambda: large_png(16, 2, size=(5000, 3333)),
     "PNG, 20 MP, 16-bit grey and alpha": lambda: large_png(16, 4),
     "PNG, 20 MP, 16-bit grey, a transparent one": lambda: large_png(
         16, 0, extra=chunk(b"tRNS", bytes(2))
@@ -601,7 +739,23 @@ WORST: dict[str, Make] = {
     "WebP, 20 MP, lossless": lambda: encoded(
         noise(LARGE, "RGBA", grain=9), "WEBP", lossless=True, quality=20, method=1
     ),
-    "WebP, 17 MP, lossless, 65,536 sets of codes": lambda: webp_of_many_codes(12, 4),
+    "WebP, 20 MP, lossless, 1,792 sets of codes": lambda: lossless(
+        LARGE, most_memory(LARGE, 1792)
+    ),
+    "WebP, 20 MP, alpha of 1,792 sets of codes, 2 MB of notes": lambda: lossless_alpha(
+        LARGE,
+        most_memory(LARGE, 1792),
+        notes=[(b"noTe", b"")] * 9990 + [(b"EXIF", bytes(2_300_000))],
+    ),
+    "WebP, 1 MP, lossless, 9,216 sets of codes": lambda: lossless(
+        (1000, 1000), most_memory((1000, 1000), 9216, block_bits=3)
+    ),
+    "WebP, 20 MP, lossless, two large transforms": lambda: lossless(
+        LARGE,
+        transform(PREDICTOR, told_noise(78_250))
+        + transform(COLOUR, told_noise(78_250))
+        + REAL_ZEROS,
+    ),
     "WebP, 20 MP, 5 MB of notes": lambda: encoded(
         Image.new("RGBA", LARGE), "WEBP", method=0, exif=bytes(5_100_000)
     ),

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from httpx import AsyncClient
@@ -29,19 +28,6 @@ SHORT = (
     "PNG, 20 MP, RGB, a transparent colour",
     "WebP, 20 MP, 5 MB of notes",
 )
-
-# What Pillow offers no means against.
-TOO_MUCH = {
-    "PNG, 20 MP, 16-bit RGBA": "160 MB of bytes, each guessed from three others",
-    "WebP, 17 MP, lossless, 65,536 sets of codes": "libwebp keeps each of them",
-}
-
-
-def known(name: str) -> Any:
-    """The name as a parameter; it may fail if it is known to be too much."""
-    reason = TOO_MUCH.get(name)
-    marks = [pytest.mark.xfail(reason=reason)] if reason else []
-    return pytest.param(name, marks=marks)
 
 
 async def answers(
@@ -88,9 +74,7 @@ async def test_hostile_picture_is_made_an_avatar_or_refused(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of one process")
-@pytest.mark.parametrize(
-    "name", [known(name) for name in WORST if FULL or name in SHORT]
-)
+@pytest.mark.parametrize("name", [name for name in WORST if FULL or name in SHORT])
 def test_worst_picture_that_is_accepted_costs_little(
     name: str, figures: Figures, tmp_path: Path
 ) -> None:
