@@ -1,14 +1,16 @@
 """Profile pictures: made from uploads, put where they are kept, deleted there."""
 
+import ctypes
 import math
 import os
 import re
 import struct
+import sys
 import tempfile
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -56,6 +58,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+M_MMAP_THRESHOLD = -3  # <malloc.h>
 # Rows of the reduced picture that are made at a time.
 BAND_ROWS = 16
 
@@ -95,6 +98,13 @@ PngImagePlugin.MAX_TEXT_MEMORY = 2 * 2**20
 # Each warning with a text of its own is remembered for ever, and damaged files make as
 # many as they like.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+# Once it has seen pieces of up to 32 MB, glibc keeps what is freed of them, and with
+# pictures of all sizes little can be used again: a flood of them took 100 MB more.
+# Pieces of a megabyte go back to the system instead (mallopt(3)).
+if sys.platform == "linux":
+    # Other C libraries have no such setting.
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1_000_000)
 # Pillow warns above this size and raises above twice of it; here both are an error.
 Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS
 warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -43,7 +43,7 @@ INVALID_IMAGE = Problem(
 UPLOAD_FAILED = Problem(503, "Failed to upload image. Please try again.")
 
 # What arrives at the same time is kept in memory up to here; more has to come again.
-MOST_BUFFERED_BYTES = 128 * 1024 * 1024
+MOST_BUFFERED_BYTES = 96 * 1024 * 1024
 
 # The client of the store gives up by itself; a queue in front of it can be long.
 PUT_SECONDS = 10.0
