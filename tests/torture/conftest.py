@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from config import BASE_DIR
-from tests.torture.site import Site, migrated_database, running
+from tests.torture.site import (
+    Postgres,
+    Site,
+    migrated_database,
+    own_postgres,
+    running,
+)
 
 FULL = os.environ.get("TORTURE") == "full"
 REPORT = BASE_DIR / "var" / "torture.md"
@@ -110,6 +116,13 @@ def database(schema: None) -> Iterator[str]:
     """The URL of a database with the tables, for the tests of a module."""
     with migrated_database() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server for a module alone, that writes to the disk what it commits."""
+    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
+        yield postgres
 
 
 @pytest.fixture

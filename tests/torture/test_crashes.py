@@ -20,7 +20,6 @@ from tests.torture.site import (
     Person,
     Postgres,
     Site,
-    own_postgres,
     running,
 )
 
@@ -37,13 +36,6 @@ PATIENCE = 30.0
 @pytest.fixture(autouse=True)
 def bucket() -> None:
     """No picture is stored in this process, and making a bucket takes a while."""
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server that nobody else needs, and that writes to the disk what it commits."""
-    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
-        yield postgres
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from tests.torture.site import (
     Person,
     Postgres,
     Site,
-    own_postgres,
     running,
 )
 
@@ -42,13 +41,6 @@ PATIENCE = 10.0
 @pytest.fixture(autouse=True)
 def bucket() -> None:
     """No picture is stored in this process, and making a bucket takes a while."""
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server that nobody else needs."""
-    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
-        yield postgres
 
 
 @pytest.fixture(scope="module")

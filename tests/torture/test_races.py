@@ -242,55 +242,33 @@ async def test_one_of_many_gets_the_new_name(
     judge("renames to one name", outcomes, (one_winner(200, NAME_TAKEN), 1))
 
 
-async def test_users_who_swap_their_names_keep_them(
-    client: AsyncClient, rounds: range, judge: Judge
-) -> None:
-    crowd = await people(client)
-    before = await names()
-
-    async def once(_number: int) -> Outcome:
+@pytest.mark.parametrize(
+    ("race", "whose"),
+    [
         # The first takes the name of the second and the other way round, and so on.
-        wanted = [before[n ^ 1] for n in range(CROWD)]
-        responses = await at_once(
-            [
-                client.patch(path, json={"username": name}, headers=headers)
-                for (path, headers), name in zip(crowd, wanted, strict=True)
-            ]
-        )
-        return answers(responses), await names() == before
-
-    outcomes = [await once(number) for number in rounds]
-
-    judge(
-        "names swapped in pairs",
-        outcomes,
-        (Counter({NAME_TAKEN: CROWD}), True),
-    )
-
-
-async def test_users_who_pass_their_names_on_in_a_ring_keep_them(
-    client: AsyncClient, rounds: range, judge: Judge
+        ("names swapped in pairs", [n ^ 1 for n in range(CROWD)]),
+        ("names passed on in a ring", [(n + 1) % CROWD for n in range(CROWD)]),
+    ],
+    ids=["in pairs", "in a ring"],
+)
+async def test_users_who_swap_their_names_keep_them(
+    client: AsyncClient, rounds: range, judge: Judge, race: str, whose: list[int]
 ) -> None:
     crowd = await people(client)
     before = await names()
-    wanted = before[1:] + before[:1]
 
     async def once(_number: int) -> Outcome:
         responses = await at_once(
             [
-                client.patch(path, json={"username": name}, headers=headers)
-                for (path, headers), name in zip(crowd, wanted, strict=True)
+                client.patch(path, json={"username": before[n]}, headers=headers)
+                for (path, headers), n in zip(crowd, whose, strict=True)
             ]
         )
         return answers(responses), await names() == before
 
     outcomes = [await once(number) for number in rounds]
 
-    judge(
-        "names passed on in a ring",
-        outcomes,
-        (Counter({NAME_TAKEN: CROWD}), True),
-    )
+    judge(race, outcomes, (Counter({NAME_TAKEN: CROWD}), True))
 
 
 # Passwords

@@ -37,7 +37,6 @@ from tests.torture.site import (
     Postgres,
     Site,
     mail_settings,
-    own_postgres,
     production,
     running,
     s3_settings,
@@ -50,13 +49,6 @@ REDIS_PASSWORD = f"{MARK}-redis"
 @pytest.fixture(autouse=True)
 def bucket() -> None:
     """No picture is stored in this process, and making a bucket takes a while."""
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server that nobody else needs."""
-    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
-        yield postgres
 
 
 @pytest.fixture(scope="module")
