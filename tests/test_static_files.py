@@ -6,12 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from httpx import AsyncClient
+from httpx import ASGITransport, AsyncClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import static_files
 from config import BASE_DIR, settings
 from main import app, static_path
-from static_files import STATIC_DIR, StaticTree, module_graph, static_version
+from static_files import (
+    STATIC_DIR,
+    CachedFiles,
+    StaticTree,
+    module_graph,
+    static_version,
+)
 from tests.conftest import create_post
 
 YEAR = "public, max-age=31536000, immutable"
@@ -346,3 +354,15 @@ async def test_page_fetches_the_modules_it_needs_at_once(client: AsyncClient) ->
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page)
     assert preloaded == [static_path(path) for path in module_graph("main", "login")]
     assert static_path("js/account-page.js") not in page
+
+
+async def test_folder_that_is_not_there_yet_has_no_files(tmp_path: Path) -> None:
+    files = CachedFiles(directory=tmp_path / "later", check_dir=False)
+
+    async with AsyncClient(
+        transport=ASGITransport(Starlette(routes=[Mount("/media", files)])),
+        base_url="http://test",
+    ) as client:
+        response = await client.get("/media/profile_pics/missing.jpg")
+
+    assert response.status_code == 404
