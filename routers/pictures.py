@@ -40,10 +40,15 @@ logger = logging.getLogger(__name__)
 INVALID_IMAGE = Problem(
     400, "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
 )
-UPLOAD_FAILED = Problem(503, "Failed to upload image. Please try again.")
+UPLOAD_FAILED = Problem(
+    503, "Failed to upload image. Please try again.", varying=["Connection"]
+)
 
 # What arrives at the same time is kept in memory up to here; more has to come again.
 MOST_BUFFERED_BYTES = 96 * 1024 * 1024
+# For 5 MB over the slowest lines. Without an end, those who send nothing any more would
+# keep the memory from all others.
+ARRIVAL_SECONDS = 120.0
 
 # The client of the store gives up by itself; a queue in front of it can be long.
 PUT_SECONDS = 10.0
@@ -111,12 +116,16 @@ async def picture_from(request: Request) -> tuple[bytes, str]:
 
     Raises:
         HTTPException: 400, when the file is too large or no picture; 413, when the body
-            is too large; 503, when too many pictures arrive.
+            is too large; 503, when too many pictures arrive, or this one too slowly.
         RequestValidationError: The body is no form that has a file.
         Busy: Too many pictures wait to be decoded.
     """
     with Buffer() as buffer:
-        content = await read_file(request, buffer)
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                content = await read_file(request, buffer)
+        except TimeoutError as error:
+            raise UPLOAD_FAILED.error(Connection="close") from error
         try:
             return await decoders.run(process_profile_image, content)
         except InvalidImage as error:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -199,6 +199,27 @@ async def test_pictures_that_fill_the_memory_are_refused_while_they_arrive(
 
     assert_busy(large)
     assert small.status_code == 400
+    assert pictures.Buffer.used_bytes == 0
+
+
+async def test_picture_that_does_not_arrive_gives_its_memory_back(
+    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stall() -> AsyncIterator[bytes]:
+        yield b"--x\r\n"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pictures, "ARRIVAL_SECONDS", 0.05)
+
+    response = await client.patch(
+        f"/api/users/{await own_id(client, ada)}/picture",
+        content=stall(),
+        headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": pictures.UPLOAD_FAILED.detail}
+    assert response.headers["connection"] == "close"
     assert pictures.Buffer.used_bytes == 0
 
 
