@@ -1,11 +1,14 @@
 """What all tests share: a database of their own, a stand-in for S3, a client."""
 
 import atexit
+import email
+import email.policy
 import os
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -267,6 +270,26 @@ def keys(bucket: Any) -> list[str]:
     return [entry["Key"] for entry in listing.get("Contents", [])]
 
 
+def new_reset_link(outbox: Path, known: Collection[str] = ()) -> str:
+    """The link in a reset mail that is or will be in the outbox, but no known one."""
+    deadline = time.monotonic() + 10
+    while not (links := reset_links(outbox) - set(known)):
+        assert time.monotonic() < deadline, "no mail came"
+        time.sleep(0.02)
+    return links.pop()
+
+
+def reset_links(outbox: Path) -> set[str]:
+    """The links in all reset mails of an outbox."""
+    mails = [
+        email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
+        for file in outbox.glob("*.eml")
+    ]
+    bodies = [mail.get_body(("plain",)) for mail in mails]
+    texts = [body.get_content() for body in bodies if body is not None]
+    return set(re.findall(r"http\S+/reset-password\?token=[\w-]+", "\n".join(texts)))
+
+
 class Body:
     """A request body without a declared length, that knows how much of it was read."""
 
@@ -299,7 +322,9 @@ __all__ = [
     "create_test_user",
     "keys",
     "login_user",
+    "new_reset_link",
     "own_id",
+    "reset_links",
     "settings",
     "sign_up",
     "wait_until_healthy",

@@ -1,18 +1,15 @@
 """What the browser tests share: a running server, a browser that is watched, people."""
 
 import asyncio
-import email
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from email.policy import default
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +31,13 @@ from playwright.sync_api import (
 from sqlalchemy import make_url
 
 from config import BASE_DIR
-from tests.conftest import ADMIN_URL, PASSWORD, auth_header, wait_until_healthy
+from tests.conftest import (
+    ADMIN_URL,
+    PASSWORD,
+    auth_header,
+    new_reset_link,
+    wait_until_healthy,
+)
 from tests.databases import execute, free_port, scratch_database
 
 CHROMIUM = shutil.which("chromium")
@@ -145,19 +148,8 @@ class Blog:
         shutil.rmtree(self.outbox, ignore_errors=True)
 
     def mailed_link(self) -> str:
-        """The address in the mail that was sent, which arrives after the answer."""
-        arrived = threading.Event()
-        for _ in range(250):
-            if self.outbox.exists() and any(self.outbox.glob("*.eml")):
-                break
-            arrived.wait(0.02)
-        mail = email.message_from_bytes(
-            next(self.outbox.glob("*.eml")).read_bytes(), policy=default
-        )
-        body = mail.get_body(("plain",))
-        assert body is not None
-        link: str = re.findall(rf"{self.url}\S+", body.get_content())[0]
-        return link
+        """The address in the reset mail, which arrives after the answer."""
+        return new_reset_link(self.outbox)
 
 
 def in_own_thread(work: Coroutine[Any, Any, Any]) -> None:

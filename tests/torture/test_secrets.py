@@ -1,6 +1,5 @@
 """No output of the application ever has a secret in it, whatever goes wrong."""
 
-import re
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from config import BASE_DIR
-from tests.conftest import auth_header
+from tests.conftest import auth_header, new_reset_link, reset_links
 from tests.databases import free_port
 from tests.torture.load import with_form, with_json, with_picture
 from tests.torture.neighbours import (
@@ -82,26 +81,11 @@ def test_nothing_that_people_do_puts_a_secret_into_the_output(
 
 def forget_password(site: Site, person: Person) -> str:
     """Have a reset token made; gives it."""
-    known = mailed_tokens(site)
+    outbox = site.var_dir / "outbox"
+    known = reset_links(outbox)
     path = "/api/users/forgot-password"
     site.client.post(path, json={"email": person.email}).raise_for_status()
-    deadline = time.monotonic() + 10
-    while not (new := mailed_tokens(site) - known):
-        assert time.monotonic() < deadline, "no mail came"
-        time.sleep(0.02)
-    return new.pop()
-
-
-def mailed_tokens(site: Site) -> set[str]:
-    """The reset tokens in all mails so far."""
-    return {
-        token
-        for mail in (site.var_dir / "outbox").glob("*.eml")
-        for token in re.findall(
-            r"reset-password\?token=([\w-]+)",
-            mail.read_text().replace("=\n", "").replace("=3D", "="),
-        )
-    }
+    return new_reset_link(outbox, known).partition("token=")[2]
 
 
 def live_well(site: Site, ada: Person, reset_token: str) -> None:
