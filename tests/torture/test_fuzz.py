@@ -284,6 +284,23 @@ def test_length_of_a_body_that_nobody_reads_is_no_error(site: Site, path: str) -
     assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 413 "))
 
 
+def test_headers_without_an_end_are_refused(site: Site) -> None:
+    more = b"X: " + b"a" * 1000 + b"\r\n"
+
+    with socket.create_connection(("127.0.0.1", site.port), timeout=10) as wire:
+        wire.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        # It hangs up while it is sent to.
+        with suppress(OSError):
+            for _ in range(1000):
+                wire.sendall(more)
+        answer = b""
+        with suppress(OSError):
+            answer = wire.recv(65_536)
+
+    assert not answer.startswith(b"HTTP/1.1 200 ")
+    assert is_healthy(site)
+
+
 def test_server_survives_whatever_comes_over_the_wire(
     site: Site, full: bool, figures: Figures
 ) -> None:
