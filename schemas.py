@@ -25,6 +25,8 @@ PASSWORD_MAX_LENGTH = 128
 
 ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
+# So many characters at the most become one (Unicode Standard Annex 15, table 6).
+MOST_COMPOSED = 4
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Without these two some languages, and emoji of more than one part, cannot be written.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
@@ -33,8 +35,17 @@ NAMELESS_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 
 
 def compose(value: Any) -> Any:
-    """Trim a text and bring it into Unicode's composed form (NFC)."""
-    return unicodedata.normalize("NFC", value.strip()) if type(value) is str else value
+    """Trim a text and bring it into Unicode's composed form (NFC).
+
+    One that is too long in any form stays as it is: to sort the marks of a megabyte
+    takes minutes.
+    """
+    if type(value) is not str:
+        return value
+    trimmed = value.strip()
+    if len(trimmed) > MOST_COMPOSED * USERNAME_LENGTH:
+        return trimmed
+    return unicodedata.normalize("NFC", trimmed)
 
 
 def refuse_unstorable(value: str) -> str:
@@ -68,6 +79,9 @@ def normalize_email(value: str) -> str:
     Raises:
         ValueError: It is none (RFC 5321 and 6531, by email-validator).
     """
+    # Before the library composes it: see `compose`.
+    if len(value) > MOST_COMPOSED * EMAIL_LENGTH:
+        raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
     try:
         address = validate_email(value, check_deliverability=False).normalized.lower()
     except EmailNotValidError as error:

@@ -1,12 +1,14 @@
 """What may enter: texts, names, addresses, passwords, and bodies of every kind."""
 
 import json
+import unicodedata
 from typing import Any
 
 import pytest
 from httpx import AsyncClient
 from pydantic import ValidationError
 
+import schemas
 from schemas import PostCreate, PostReplace, PostUpdate, UserCreate, UserUpdate
 
 ACUTE = "\u0301"
@@ -411,3 +413,29 @@ async def test_password_in_broken_json_is_not_told_back(client: AsyncClient) -> 
 
     assert response.status_code == 422
     assert "hunt3r" not in response.text
+
+
+def test_name_that_is_far_too_long_is_not_composed() -> None:
+    # To sort these marks, which composing begins with, takes minutes.
+    marks = "a" + "\u0315\u0300" * 30_000
+
+    assert schemas.compose(marks) == marks
+
+
+def test_address_that_is_far_too_long_is_not_looked_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("it composes what it is given")
+
+    monkeypatch.setattr(schemas, "validate_email", fail)
+
+    with pytest.raises(ValueError, match="at most 120"):
+        schemas.normalize_email("a" * 1000)
+
+
+def test_longest_name_in_its_longest_form_is_composed() -> None:
+    # Each of these letters is written with four at the most.
+    name = "\u1fa7" * 50
+
+    assert schemas.compose(unicodedata.normalize("NFD", name)) == name

@@ -81,6 +81,7 @@ TEXTS = [
     "\u200b\u200d\u2060",
     "\u2028\u2029",
     "a\u0300" + "\u0301" * 500,
+    "a" + "\u0315\u0300" * 30_000,
     "\U0001f468\u200d\U0001f469\u200d\U0001f467",
     "\U000e0001\U000e0041",
     "\ufdfa" * 40,
@@ -836,13 +837,27 @@ BOUNDARIES = [
 ]
 
 
+CHARSETS = [
+    b"; charset=utf-8",
+    b"; charset=undefined",
+    b"; charset=punycode",
+    b"; charset=utf-16",
+    b"; charset=idna",
+    b"; charset=base64",
+    b"; charset=none-such",
+    b"; charset=",
+    b"; charset*=utf-8''punycode",
+]
+
+
 def multipart_case(rng: Random, known: Known) -> Case:
     """An upload that goes wrong, mostly."""
     boundary = rng.choice(BOUNDARIES)
     body = multipart_body(rng, boundary, ["file", "username", ""])
     named = boundary if rng.random() < 0.9 else rng.choice(BOUNDARIES)
     quoted = b'"%s"' % named if rng.random() < 0.3 else named
-    types = [(b"content-type", b"multipart/form-data; boundary=" + quoted)]
+    charset = rng.choice(CHARSETS) if rng.random() < 0.2 else b""
+    types = [(b"content-type", b"multipart/form-data; boundary=" + quoted + charset)]
     if rng.random() < 0.1:
         types = content_type(rng, MULTIPART)
     headers = [*who(rng, known), *types, *content_length(rng, body)]
