@@ -35,6 +35,7 @@ from entity_tags import ConditionalRequests, EntityTags
 from middleware import (
     CatchErrors,
     DropTrailingSlash,
+    FormsInUtf8,
     HeadAsGet,
     LimitBodies,
     LimitRequests,
@@ -267,6 +268,7 @@ def body_limit(scope: Scope) -> int:
     return BODY_BYTES
 
 
+app.add_middleware(FormsInUtf8)
 app.add_middleware(LimitBodies, limit_for=body_limit)
 app.add_middleware(DropTrailingSlash)
 app.add_middleware(EntityTags)

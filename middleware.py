@@ -1,5 +1,6 @@
 """What happens to every request before the routes, and to every answer after them."""
 
+import asyncio
 import logging
 import re
 import uuid
@@ -7,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from fastapi.exceptions import RequestValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
@@ -18,6 +21,9 @@ from problems import BODY_TOO_LARGE
 logger = logging.getLogger(__name__)
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII)
+# For 5 MB over the slowest lines. Without an end, those who send nothing any more would
+# keep the memory that their uploads take from all others.
+ARRIVAL_SECONDS = 120.0
 HSTS = "max-age=63072000; includeSubDomains"
 
 
@@ -258,7 +264,7 @@ class CatchErrors:
 
 
 class LimitBodies:
-    """Refuse a request body as soon as it is known to be too large.
+    """Refuse a request body as soon as it is known to be too large, or too slow.
 
     Starlette's `max_body_size` does the same, but its answer bypasses the error
     handlers and the security headers.
@@ -277,14 +283,22 @@ class LimitBodies:
         limit = self.limit_for(scope)
         too_large = _declared_length(scope) > limit
         received = 0
+        # None when there is nothing to wait for any more but that the client goes.
+        deadline: float | None = asyncio.get_running_loop().time() + ARRIVAL_SECONDS
 
         async def receive_within_limit() -> Message:
-            nonlocal received
+            nonlocal received, deadline
             # Raised here and not above: only for a route that wants the body, and where
             # that route's error handling sees it.
             if too_large:
                 raise BODY_TOO_LARGE.error()
-            message = await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise _unreadable("The body did not arrive in time") from error
+            if not message.get("more_body", False):
+                deadline = None
             received += len(message.get("body", b""))
             if received > limit:
                 raise BODY_TOO_LARGE.error()
@@ -293,10 +307,37 @@ class LimitBodies:
         await self.app(scope, receive_within_limit, send)
 
 
+def _unreadable(message: str) -> RequestValidationError:
+    return RequestValidationError([{"type": "body", "loc": ("body",), "msg": message}])
+
+
 def _declared_length(scope: Scope) -> float:
     declared = Headers(scope=scope).get("content-length", "")
     # As float: Python refuses to read an integer of thousands of digits.
     return float(declared) if declared.isdecimal() else 0
+
+
+class FormsInUtf8:
+    """Read forms as UTF-8, whatever they call themselves (RFC 7578, section 5.1.2).
+
+    Starlette decodes them with any codec of Python's that a client names. Some of these
+    take minutes for a megabyte, and others fail as nobody expects.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kind = Headers(scope=scope).get("content-type", "")
+            media_type, parameters = parse_options_header(kind)
+            if media_type == b"multipart/form-data" and b"charset" in parameters:
+                boundary = parameters.get(b"boundary", b"").decode("latin-1")
+                quoted = re.sub(r'(["\\])', r"\\\1", boundary)
+                headers = Headers(scope=scope).mutablecopy()
+                headers["content-type"] = f'multipart/form-data; boundary="{quoted}"'
+                scope = {**scope, "headers": headers.raw}
+        await self.app(scope, receive, send)
 
 
 class HeadAsGet:

@@ -8,6 +8,7 @@ Whatever fails in between, `delete_leftovers` finds the note.
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -41,14 +42,13 @@ INVALID_IMAGE = Problem(
     400, "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
 )
 UPLOAD_FAILED = Problem(
-    503, "Failed to upload image. Please try again.", varying=["Connection"]
+    503, "Failed to upload image. Please try again.", {"Retry-After": "5"}
 )
 
 # What arrives at the same time is kept in memory up to here; more has to come again.
 MOST_BUFFERED_BYTES = 96 * 1024 * 1024
-# For 5 MB over the slowest lines. Without an end, those who send nothing any more would
-# keep the memory from all others.
-ARRIVAL_SECONDS = 120.0
+# No one of them takes all the room.
+MOST_BUFFERED_BYTES_OF_ONE = MOST_BUFFERED_BYTES // 4
 
 # The client of the store gives up by itself; a queue in front of it can be long.
 PUT_SECONDS = 10.0
@@ -59,6 +59,8 @@ DELETE_SECONDS = 3.0
 # is stored, to the row that needs it.
 GRACE = timedelta(seconds=60)
 HEALING_SECONDS = 15.0
+# One can be the picture's fault, so many are the store's.
+FAILURES_OF_A_STORE = 3
 DELETED_AT_ONCE = 100
 
 # Most pictures take some hundredths of a second, the worst one a second.
@@ -80,9 +82,11 @@ def file_too_large() -> Problem:
 class Buffer:
     """What one upload keeps in memory, as part of what all of them do."""
 
-    used_bytes: ClassVar[int] = 0
+    used_bytes: ClassVar[Counter[int]] = Counter()
+    """How much the uploads of each user keep, by the user's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, user_id: int) -> None:
+        self.user_id = user_id
         self.own_bytes = 0
 
     def __enter__(self) -> Self:
@@ -94,38 +98,40 @@ class Buffer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        Buffer.used_bytes -= self.own_bytes
+        self.used_bytes[self.user_id] -= self.own_bytes
+        if not self.used_bytes[self.user_id]:
+            del self.used_bytes[self.user_id]
 
     async def fill(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Pass on what arrives.
 
         Raises:
-            HTTPException: 503, when all uploads together are too much.
+            HTTPException: 503, when all uploads together, or those of one user, are too
+                much.
         """
         async for chunk in chunks:
             self.own_bytes += len(chunk)
-            Buffer.used_bytes += len(chunk)
-            if Buffer.used_bytes > MOST_BUFFERED_BYTES:
+            self.used_bytes[self.user_id] += len(chunk)
+            if (
+                self.used_bytes.total() > MOST_BUFFERED_BYTES
+                or self.used_bytes[self.user_id] > MOST_BUFFERED_BYTES_OF_ONE
+            ):
                 # What is still on its way is not read.
                 raise TOO_BUSY.error(Connection="close")
             yield chunk
 
 
-async def picture_from(request: Request) -> tuple[bytes, str]:
+async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
     """The avatar that the file in a request makes, and the name to store it under.
 
     Raises:
         HTTPException: 400, when the file is too large or no picture; 413, when the body
-            is too large; 503, when too many pictures arrive, or this one too slowly.
-        RequestValidationError: The body is no form that has a file.
+            is too large; 503, when too many pictures arrive.
+        RequestValidationError: The body is no form that has a file, or does not arrive.
         Busy: Too many pictures wait to be decoded.
     """
-    with Buffer() as buffer:
-        try:
-            async with asyncio.timeout(ARRIVAL_SECONDS):
-                content = await read_file(request, buffer)
-        except TimeoutError as error:
-            raise UPLOAD_FAILED.error(Connection="close") from error
+    with Buffer(user.id) as buffer:
+        content = await read_file(request, buffer)
         try:
             return await decoders.run(process_profile_image, content)
         except InvalidImage as error:
@@ -257,10 +263,12 @@ async def delete_leftovers(db: AsyncSession) -> None:
     """Delete the pictures that are due, and the notes about them."""
     while leftovers := await claim_leftovers(db):
         deleted = []
+        left = 0
         for filename in leftovers:
-            if not await delete_stored(filename):
+            if await delete_stored(filename):
+                deleted.append(filename)
+            elif (left := left + 1) == FAILURES_OF_A_STORE:
                 break
-            deleted.append(filename)
         gone = DiscardedPicture.filename.in_(deleted)
         await db.execute(delete(DiscardedPicture).where(gone))
         await db.commit()

@@ -19,7 +19,14 @@ from pydantic import SecretStr
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
 from main import ROUTERS, app
-from tests.conftest import Body, create_post, create_test_user, make_client, own_id
+from tests.conftest import (
+    PASSWORD,
+    Body,
+    create_post,
+    create_test_user,
+    make_client,
+    own_id,
+)
 
 MIB = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
@@ -928,3 +935,40 @@ def is_async(call: Any) -> bool:
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         for function in (call, type(call).__call__)
     )
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-16", "idna", "no"])
+async def test_form_is_read_as_utf_8_whatever_it_says(
+    client: AsyncClient, charset: str
+) -> None:
+    await create_test_user(client)
+    fields = {"username": "ada@example.com", "password": PASSWORD}
+    parts = "".join(
+        f'--;x"\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    kind = f'multipart/form-data; boundary=";x\\""; charset={charset}'
+
+    response = await client.post(
+        "/api/users/token",
+        content=f'{parts}--;x"--\r\n'.encode(),
+        headers={"Content-Type": kind},
+    )
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-16"])
+async def test_upload_in_any_charset_is_no_error_of_the_servers(
+    client: AsyncClient, ada: dict[str, str], charset: str
+) -> None:
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    part = '--x\r\nContent-Disposition: form-data; name="file"; filename="é"\r\n\r\n-'
+
+    response = await client.patch(
+        f"/api/users/{await own_id(client, ada)}/picture",
+        content=f"{part}\r\n--x--\r\n".encode(),
+        headers=ada | {"Content-Type": kind},
+    )
+
+    assert response.status_code == 400

@@ -14,6 +14,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
+import middleware
 from auth import hash_reset_token
 from models import PasswordResetToken, User, now
 from routers import pictures
@@ -199,7 +200,35 @@ async def test_pictures_that_fill_the_memory_are_refused_while_they_arrive(
 
     assert_busy(large)
     assert small.status_code == 400
-    assert pictures.Buffer.used_bytes == 0
+    assert pictures.Buffer.used_bytes == {}
+
+
+async def test_one_user_does_not_take_the_memory_from_others(
+    client: AsyncClient,
+    ada: dict[str, str],
+    bob: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "MOST_BUFFERED_BYTES_OF_ONE", 1000)
+    held = pictures.Buffer(await own_id(client, ada))
+
+    async def some() -> AsyncIterator[bytes]:
+        yield b"-" * 900
+
+    with held:
+        [_ async for _ in held.fill(some())]
+        answers = [
+            await client.patch(
+                f"/api/users/{await own_id(client, headers)}/picture",
+                files={"file": b"-" * 200},
+                headers=headers,
+            )
+            for headers in (ada, bob)
+        ]
+
+    assert_busy(answers[0])
+    assert answers[1].status_code == 400
+    assert pictures.Buffer.used_bytes == {}
 
 
 async def test_picture_that_does_not_arrive_gives_its_memory_back(
@@ -209,7 +238,7 @@ async def test_picture_that_does_not_arrive_gives_its_memory_back(
         yield b"--x\r\n"
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(pictures, "ARRIVAL_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.05)
 
     response = await client.patch(
         f"/api/users/{await own_id(client, ada)}/picture",
@@ -217,10 +246,9 @@ async def test_picture_that_does_not_arrive_gives_its_memory_back(
         headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
     )
 
-    assert response.status_code == 503
-    assert response.json() == {"detail": pictures.UPLOAD_FAILED.detail}
-    assert response.headers["connection"] == "close"
-    assert pictures.Buffer.used_bytes == 0
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["msg"] == "The body did not arrive in time"
+    assert pictures.Buffer.used_bytes == {}
 
 
 async def test_login_with_an_outdated_hash_makes_a_new_one(
