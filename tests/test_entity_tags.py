@@ -746,3 +746,18 @@ async def test_condition_and_compression_work_for_a_user_of_any_name(
 
     assert [response.status_code for response in responses] == [304] * 3
     assert await own_id(client, eva) == post["user_id"]
+
+
+@pytest.mark.parametrize("coding", ["identity", "br", "gzip"])
+async def test_large_answer_comes_in_parts_and_whole(
+    client: AsyncClient, ada: dict[str, str], coding: str
+) -> None:
+    texts = [f"{n} {'Rain fell. ' * 5000}" for n in range(10)]
+    for text in texts:
+        await create_post(client, ada, content=text)
+
+    response = await client.get("/api/posts", headers={"Accept-Encoding": coding})
+
+    posts = response.json()["posts"]
+    assert [post["content"] for post in posts] == texts[::-1]
+    assert response.headers.get("content-encoding", "identity") == coding
