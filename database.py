@@ -239,9 +239,11 @@ def is_unavailable(error: Exception) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    state = sqlstate(error)
+    state, cause = sqlstate(error), getattr(error.orig, "__cause__", None)
     return (
         error.connection_invalidated
+        # A migration has changed the table: the next request makes a new plan.
+        or isinstance(cause, asyncpg.InvalidCachedStatementError)
         or state[:2] in UNAVAILABLE_CLASSES
         or state in UNAVAILABLE_STATES
     )

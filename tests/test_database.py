@@ -18,7 +18,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from config import settings
 from database import DatabaseUnavailable, engine, fetch_page, is_unavailable
@@ -383,3 +383,17 @@ async def test_token_of_nobody_known_asks_no_database(
     response = await lost_client.get("/api/users/me", headers=auth_header("forged"))
 
     assert response.status_code == 401
+
+
+async def test_plan_that_a_migration_made_invalid_is_no_bug(
+    connection: AsyncConnection,
+) -> None:
+    query = text("SELECT * FROM changing")
+    await connection.execute(text("CREATE TEMPORARY TABLE changing (name varchar(9))"))
+    await connection.execute(query)
+    await connection.execute(text("ALTER TABLE changing ALTER name TYPE varchar(99)"))
+
+    with pytest.raises(DBAPIError) as caught:
+        await connection.execute(query)
+
+    assert is_unavailable(caught.value)
