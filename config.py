@@ -64,8 +64,9 @@ def check_web_url(value: str) -> str:
 
 
 def check_rate(value: str) -> str:
-    """Refuse what the library `limits` cannot read."""
-    parse(value)
+    """Refuse what the library `limits` cannot read, and what allows nothing at all."""
+    if parse(value).amount < 1:
+        raise ValueError("must allow something, such as 10/5 minutes")
     return value
 
 
@@ -253,7 +254,8 @@ class Settings(BaseSettings):
     """Requests for a reset link from one network address."""
 
     reset_rate_account: Rate = "5/day"
-    """Reset mails to one account; over it the answer is the same, without a mail."""
+    """Reset mails to one account, and notes about changes to one address; over it the
+    answer is the same, without a mail."""
 
     var_dir: Path = BASE_DIR / "var"
     """Where whatever the embedded defaults keep is kept."""

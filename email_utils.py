@@ -24,6 +24,9 @@ DELIVERY_SECONDS = 12
 # Pauses before the second, third and fourth attempt.
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 
+# Each may take a thread to look the server up, of which the database needs some too.
+_deliveries = asyncio.Semaphore(3)
+
 templates = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
     autoescape=select_autoescape(["html"]),
@@ -73,7 +76,7 @@ async def _deliver(message: EmailMessage) -> None:
     needs_tls = settings.mail_use_tls or _would_leak_login()
     implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
     try:
-        async with asyncio.timeout(DELIVERY_SECONDS):
+        async with _deliveries, asyncio.timeout(DELIVERY_SECONDS):
             await aiosmtplib.send(
                 message,
                 hostname=settings.mail_server,

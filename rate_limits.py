@@ -34,7 +34,7 @@ REDIS_SECONDS = 0.25
 REDIS_PAUSE_SECONDS = 5.0
 # From where an account was used before: a month, as sessions elsewhere last.
 REMEMBERED = "1/30 days"
-# Who goes on after so many refusals within a minute gets the next ones later: answering
+# Who goes on after so many refusals within a minute gets those that follow late: giving
 # them at once, as fast as they are asked for, would take the time of all others.
 PROMPT_REFUSALS = 100
 REFUSALS_COUNTED_SECONDS = 60.0
@@ -92,13 +92,22 @@ def client_address(request: Request) -> str:
     Each proxy appends to `X-Forwarded-For` whom it was asked by, so what counts is as
     far from the end as there are proxies; before that is only what the client wrote.
     """
-    if settings.proxy_hops:
-        forwarded = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-        if len(forwarded) >= settings.proxy_hops:
-            address = forwarded[-settings.proxy_hops].strip()
-            if address:
-                return network_of(address)
-    return network_of(request.client.host) if request.client else "unknown"
+    forwarded = [
+        address.strip()
+        for address in ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+    ]
+    if 0 < settings.proxy_hops <= len(forwarded):
+        address = forwarded[-settings.proxy_hops]
+        if address:
+            return network_of(address)
+    if request.client is None:
+        return "unknown"
+    peer = request.client.host
+    # Unless told otherwise, uvicorn takes the word of whoever connects from this
+    # machine, so that this would be what the client wrote. All of them are one.
+    if not settings.proxy_hops and peer in map(without_port, forwarded):
+        return "forwarded"
+    return network_of(peer)
 
 
 def network_of(address: str) -> str:
@@ -311,14 +320,14 @@ async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], Awaitable[No
 
 async def forget(limit: RateLimit) -> None:
     """Count from zero again."""
-    await _attempts.ask(
-        lambda s: MovingWindowRateLimiter(s).clear(limit.item, limit.key)
-    )
+    await _clear(_attempts, limit)
 
 
 async def remember(*who: str) -> None:
-    """Note that somebody has succeeded."""
-    await _hit(_acquaintances, RateLimit(REMEMBERED, who))
+    """Note that somebody has succeeded, for a month from now on."""
+    limit = RateLimit(REMEMBERED, who)
+    await _clear(_acquaintances, limit)
+    await _hit(_acquaintances, limit)
 
 
 async def is_known(*who: str) -> bool:
@@ -364,6 +373,10 @@ async def _hit(store: Store, limit: RateLimit) -> bool:
     return await store.ask(
         lambda s: MovingWindowRateLimiter(s).hit(limit.item, limit.key)
     )
+
+
+async def _clear(store: Store, limit: RateLimit) -> None:
+    await store.ask(lambda s: MovingWindowRateLimiter(s).clear(limit.item, limit.key))
 
 
 async def _has_room(store: Store, limit: RateLimit, *, cost: int) -> bool:

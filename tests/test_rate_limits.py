@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.conftest import (
     create_test_user,
     own_id,
     settings,
+    sign_up,
 )
 from tests.databases import free_port
 
@@ -670,3 +672,62 @@ async def test_redis_counts_again_when_it_is_back(
     await forget_own_memory()
 
     assert await fail(client, 1) == [429]
+
+
+async def test_name_that_is_taken_is_no_news_beyond_the_limit(
+    client: AsyncClient,
+) -> None:
+    for name in "ab":
+        await try_to_sign_up(client, name)
+
+    assert (await try_to_sign_up(client, "a")).status_code == 429
+
+
+async def test_who_comes_again_is_remembered_for_another_month(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, days = time.time(), 86_400
+    await rate_limits.remember("login", "ada")
+    monkeypatch.setattr(time, "time", lambda: start + 20 * days)
+
+    await rate_limits.remember("login", "ada")
+
+    monkeypatch.setattr(time, "time", lambda: start + 40 * days)
+    assert await rate_limits.is_known("login", "ada")
+    monkeypatch.setattr(time, "time", lambda: start + 60 * days)
+    assert not await rate_limits.is_known("login", "ada")
+
+
+async def test_address_gets_only_so_many_notes(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = AsyncMock()
+    monkeypatch.setattr("routers.users.send_address_changed_email", send)
+    ada = await sign_up(client, "ada")
+    path = f"/api/users/{await own_id(client, ada)}"
+
+    for number in range(4):
+        for address in (f"ada{number}@example.com", "stranger@example.net"):
+            await client.patch(path, json={"email": address}, headers=ada)
+
+    told = [call.kwargs["to_email"] for call in send.await_args_list]
+    assert told.count("stranger@example.net") == 2
+
+
+def test_address_that_a_client_wrote_for_the_server_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "trusted_proxy_hops", 0)
+    written = [
+        Request(
+            {
+                "type": "http",
+                "headers": [(b"x-forwarded-for", address.encode())],
+                # What uvicorn makes of the header, for those on this machine.
+                "client": (address, 0),
+            }
+        )
+        for address in ("192.0.2.1", "192.0.2.2")
+    ]
+
+    assert len({client_address(request) for request in written}) == 1
