@@ -20,10 +20,10 @@ ENV PATH="/opt/venv/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT
 # far above what one task serves, and below the 1,024 files that a process may open.
 # --timeout-graceful-shutdown: who reads slowly does not hold up a deployment; ECS kills
 # 30 s after SIGTERM.
-# --http h11: it takes 64 KB of headers and no more. httptools, which is some percent
-# faster, keeps as much as one connection sends: three seconds were 500 MB.
+# --http: 64 KB of headers and no more, within 30 s. uvicorn by itself keeps as much as a
+# connection sends (in three seconds 500 MB), and waits for ever.
 # --no-server-header: what runs here is nobody's business.
-ENV UVICORN_HTTP=h11 \
+ENV UVICORN_HTTP=bounded_http:BoundedHttp \
     UVICORN_TIMEOUT_KEEP_ALIVE=75 \
     UVICORN_LIMIT_CONCURRENCY=900 \
     UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=10 \

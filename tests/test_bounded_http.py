@@ -1,0 +1,109 @@
+"""Connections that do not come to the point, on a server of uvicorn's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+from starlette.responses import PlainTextResponse
+
+import bounded_http
+from tests.databases import free_port
+
+HEAD = b"GET / HTTP/1.1\r\nHost: test\r\n"
+ANSWER = b"HTTP/1.1 200 OK"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """Nothing is stored here, and making a bucket takes longer than these tests do."""
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Streams]:
+    """A connection to a server."""
+    config = uvicorn.Config(
+        PlainTextResponse("Hello"),
+        http="bounded_http:BoundedHttp",
+        port=free_port(),
+        log_config=None,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    reader, writer = await asyncio.open_connection("127.0.0.1", config.port)
+    yield reader, writer
+    writer.transport.abort()
+    server.should_exit = True
+    await server.shutdown()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that waits a tenth of a second for a head."""
+    monkeypatch.setattr(bounded_http, "HEAD_SECONDS", 0.1)
+
+
+async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the server hangs up."""
+    async with asyncio.timeout(10):
+        return await reader.read()
+
+
+async def test_headers_without_an_end_are_refused(wire: Streams) -> None:
+    reader, writer = wire
+    writer.write(HEAD + b"X: " + b"a" * bounded_http.MAX_HEAD_BYTES)
+
+    answer = await read_to_the_end(reader)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_many_short_headers_are_refused_like_a_long_one(wire: Streams) -> None:
+    reader, writer = wire
+    writer.write(HEAD)
+    for _ in range(bounded_http.MAX_HEAD_BYTES // 1000 + 1):
+        writer.write(b"X: a\r\n" * 200)
+
+    answer = await read_to_the_end(reader)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_body_counts_for_nothing_here(wire: Streams) -> None:
+    reader, writer = wire
+    length = 3 * bounded_http.MAX_HEAD_BYTES
+    writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % length + b"a" * length)
+    writer.write(HEAD + b"Connection: close\r\n\r\n")
+
+    answers = await read_to_the_end(reader)
+
+    assert answers.count(ANSWER) == 2
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD, HEAD + b"\r\n" + HEAD])
+async def test_who_does_not_come_to_the_end_is_not_waited_for(
+    impatient: None, wire: Streams, sent: bytes
+) -> None:
+    reader, writer = wire
+    writer.write(sent)
+
+    answers = await read_to_the_end(reader)
+
+    assert answers.count(ANSWER) == sent.count(HEAD + b"\r\n")
+
+
+async def test_idle_connection_is_kept_after_an_answer(
+    impatient: None, wire: Streams
+) -> None:
+    reader, writer = wire
+    writer.write(HEAD + b"\r\n")
+    await reader.readuntil(b"Hello")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await reader.read(1)
