@@ -46,9 +46,9 @@ UPLOAD_FAILED = Problem(
 )
 
 # What arrives at the same time is kept in memory up to here; more has to come again.
-MOST_BUFFERED_BYTES = 96 * 1024 * 1024
-# No one of them takes all the room.
-MOST_BUFFERED_BYTES_OF_ONE = MOST_BUFFERED_BYTES // 4
+# One user takes a quarter of the room and no more, and one picture always fits.
+MOST_BUFFERED_BYTES_OF_ONE = max(24 * 1024 * 1024, 2 * settings.max_upload_size_bytes)
+MOST_BUFFERED_BYTES = 4 * MOST_BUFFERED_BYTES_OF_ONE
 
 # The client of the store gives up by itself; a queue in front of it can be long.
 PUT_SECONDS = 10.0
