@@ -55,7 +55,7 @@ class Mailbox:
         self.data_replies: list[str] = []
         self.accepts_logins = True
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802 -- aiosmtpd looks for this name
         self, _server: SMTP, _session: Session, envelope: Envelope, to: str, _: Any
     ) -> str:
         self.tries += 1
@@ -64,7 +64,7 @@ class Mailbox:
             envelope.rcpt_tos.append(to)
         return reply
 
-    async def handle_DATA(  # noqa: N802
+    async def handle_DATA(  # noqa: N802 -- aiosmtpd looks for this name
         self, _server: SMTP, session: Session, envelope: Envelope
     ) -> str:
         reply = self.data_replies.pop(0) if self.data_replies else OK
@@ -639,7 +639,7 @@ async def test_log_says_where_the_file_is(
     with caplog.at_level(logging.INFO):
         await send_reset()
 
-    [path] = outbox.iterdir()  # noqa: ASYNC240
+    [path] = outbox.iterdir()  # noqa: ASYNC240 -- nothing else runs
     assert str(path) in caplog.text
     assert ADDRESS not in caplog.text
     assert TOKEN not in caplog.text
@@ -648,7 +648,7 @@ async def test_log_says_where_the_file_is(
 async def test_mails_of_one_moment_do_not_replace_each_other(outbox: Path) -> None:
     await asyncio.gather(*(send() for _ in range(20)))
 
-    assert len(list(outbox.iterdir())) == 20  # noqa: ASYNC240
+    assert len(list(outbox.iterdir())) == 20  # noqa: ASYNC240 -- nothing else runs
 
 
 async def test_mail_beyond_ascii_is_a_file_too(outbox: Path) -> None:
@@ -660,7 +660,7 @@ async def test_mail_beyond_ascii_is_a_file_too(outbox: Path) -> None:
 async def test_outbox_that_cannot_be_written_never_fails_a_request(
     outbox: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox.touch()  # noqa: ASYNC240
+    outbox.touch()  # noqa: ASYNC240 -- nothing else runs
 
     await send_reset()
 
