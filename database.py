@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -51,6 +52,16 @@ DEADLOCK_DETECTED = "40P01"
 UNAVAILABLE_STATES = {LOCK_NOT_AVAILABLE, "25P03"}
 
 
+# What the driver raises when a connection fails. The last one has no base among the
+# others: a server that says that it ends, in between two queries, confuses the driver.
+CONNECTION_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
 class DatabaseUnavailable(Exception):
     """No connection to the database could be made."""
 
@@ -75,7 +86,9 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
     # The parameter is asyncpg's own.
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         """Say goodbye; after `CLOSE_SECONDS` at the latest just hang up."""
-        await super().close(timeout=min(timeout or CLOSE_SECONDS, CLOSE_SECONDS))
+        # That nobody listens any more is no news to whoever closes it.
+        with suppress(OSError):
+            await super().close(timeout=min(timeout or CLOSE_SECONDS, CLOSE_SECONDS))
 
 
 async def connect(statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
@@ -110,7 +123,7 @@ async def connect(statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
                 "jit": "off",
             },
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except CONNECTION_ERRORS as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
 
 
@@ -171,7 +184,7 @@ def ping(connection: AdaptedConnection, record: ConnectionPoolEntry, *_: Any) ->
         connection.run_async(
             lambda driver: driver.fetchval("SELECT 1", timeout=PING_SECONDS)
         )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except CONNECTION_ERRORS as error:
         raise DisconnectionError from error
 
 
@@ -242,8 +255,11 @@ def is_unavailable(error: Exception) -> bool:
     state, cause = sqlstate(error), getattr(error.orig, "__cause__", None)
     return (
         error.connection_invalidated
-        # A migration has changed the table: the next request makes a new plan.
-        or isinstance(cause, asyncpg.InvalidCachedStatementError)
+        # Not always does the driver notice at once that it has lost the connection. And
+        # when a migration has changed a table the next request makes a new plan.
+        or isinstance(
+            cause, (asyncpg.InternalClientError, asyncpg.InvalidCachedStatementError)
+        )
         or state[:2] in UNAVAILABLE_CLASSES
         or state in UNAVAILABLE_STATES
     )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import pytest
 from httpx import AsyncClient, Response
 from pydantic import SecretStr
@@ -21,7 +22,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from config import settings
-from database import DatabaseUnavailable, engine, fetch_page, is_unavailable
+from database import (
+    Connection,
+    DatabaseUnavailable,
+    engine,
+    fetch_page,
+    is_unavailable,
+)
 from models import User
 from tests.conftest import auth_header, counted_statements, make_client, sign_up
 from tests.databases import free_port
@@ -121,6 +128,13 @@ class DriverError(Exception):
 )
 def test_database_is_at_fault(error: Exception) -> None:
     assert is_unavailable(error)
+
+
+def test_confused_driver_is_at_fault() -> None:
+    original = DriverError(None)
+    original.__cause__ = asyncpg.InternalClientError()
+
+    assert is_unavailable(DBAPIError("", {}, original))
 
 
 @pytest.mark.parametrize(
@@ -373,6 +387,21 @@ async def test_lost_connections_are_replaced_without_an_error(
         )
 
     response = await concurrent_client.get("/api/users/me", headers=ada)
+
+    assert response.status_code == 200
+
+
+async def test_connection_that_confuses_the_driver_is_replaced(
+    pool: None, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It does when the server says that it ends, and has not hung up yet.
+    await concurrent_client.get("/api/posts")
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise asyncpg.InternalClientError
+
+    monkeypatch.setattr(Connection, "fetchval", fail)
+    response = await concurrent_client.get("/api/posts")
 
     assert response.status_code == 200
 

@@ -16,6 +16,7 @@ from tests.torture.load import (
     Call,
     Seen,
     at_random,
+    flood,
     steady,
     with_form,
     with_json,
@@ -178,6 +179,29 @@ def test_restart_gives_no_error(
     incident = Incident(restart).under(site, what_people_do(site, ada))
 
     incident.check(figures, "database restarted")
+
+
+def test_restarts_give_a_crowd_no_error(
+    site: Site, postgres: Postgres, figures: Figures, full: bool
+) -> None:
+    seconds = 60 if full else 4
+    deadline = time.monotonic() + seconds
+    calls = [Call("GET", "/"), Call("GET", "/api/posts")]
+
+    def restart_often() -> None:
+        while time.monotonic() < deadline:
+            postgres.stop()
+            postgres.start()
+            time.sleep(0.15)
+
+    restarting = threading.Thread(target=restart_often)
+    restarting.start()
+    tally = asyncio.run(flood(site.port, 20, at_random(calls), seconds=seconds))
+    restarting.join()
+
+    counts = ", ".join(f"{n} x {s}" for s, n in sorted(tally.statuses.items()))
+    figures.add("answers, database restarted on and on", counts, "no 500", True)
+    assert set(tally.statuses) == {200, 503}
 
 
 def test_stopped_database_gives_503s(
