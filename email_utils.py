@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,8 +27,9 @@ DELIVERY_SECONDS = 12
 # Pauses before the second, third and fourth attempt.
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 
-# Each may take a thread to look the server up, of which the database needs some too.
-_deliveries = asyncio.Semaphore(3)
+# As many as ask a server at once; used on the loop of the mails alone.
+DELIVERIES = 3
+_deliveries = asyncio.Semaphore(DELIVERIES)
 
 templates = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
@@ -71,7 +75,26 @@ async def send_email(
     await _deliver(message)
 
 
+@cache
+def _mail_loop() -> asyncio.AbstractEventLoop:
+    """An event loop, in a thread of its own, whose look-ups keep nobody else waiting.
+
+    Names are looked up in threads, one each for as long as it takes. On the loop that
+    serves requests these are the few that the database needs too.
+    """
+    # Not uvloop's: it has the same few threads for all loops of a process.
+    loop = asyncio.SelectorEventLoop()
+    loop.set_default_executor(ThreadPoolExecutor(DELIVERIES, "mail"))
+    threading.Thread(target=loop.run_forever, name="mail", daemon=True).start()
+    return loop
+
+
 async def _deliver(message: EmailMessage) -> None:
+    delivery = asyncio.run_coroutine_threadsafe(_hand_over(message), _mail_loop())
+    await asyncio.wrap_future(delivery)
+
+
+async def _hand_over(message: EmailMessage) -> None:
     password = settings.mail_password
     needs_tls = settings.mail_use_tls or _would_leak_login()
     implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT

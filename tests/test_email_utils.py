@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import EmailMessage
@@ -557,6 +558,34 @@ async def test_server_that_never_answers_is_given_up(
         use_server(monkeypatch, port)
         await send_reset()
 
+    assert caplog.records[-1].levelname == "ERROR"
+
+
+async def test_look_up_that_hangs_keeps_no_other_one_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, released = threading.Semaphore(0), threading.Event()
+    threads: set[str] = set()
+
+    def hang(*_: Any, **__: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        begun.release()
+        released.wait(timeout=10)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(settings, "mail_server", "smtp.example.com")
+    monkeypatch.setattr(email_utils, "RETRY_SECONDS", ())
+    mails = [asyncio.create_task(send_reset()) for _ in range(20)]
+    for _ in range(3):
+        assert await asyncio.to_thread(begun.acquire, timeout=5)
+
+    # Long enough for others to follow, if they did.
+    await asyncio.sleep(0.1)
+    released.set()
+    await asyncio.gather(*mails)
+
+    assert threads == {"mail_0", "mail_1", "mail_2"}
     assert caplog.records[-1].levelname == "ERROR"
 
 
