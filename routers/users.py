@@ -265,12 +265,16 @@ async def create_token(
     password changes.
     """
     email = email_of(form)
-    async with rate_limits.attempt(*await login_limits(email, address)) as count_this:
+    is_known = await rate_limits.is_known("login", email, address)
+    limits = login_limits(email, address, is_known=is_known)
+    async with rate_limits.attempt(*limits) as count_this:
         user = await db.scalar(User.with_email(email))
         # The connection goes back while the password is hashed.
         await db.commit()
         if not await verified(form.password, user) or user is None:
             await count_this()
+            if is_known:
+                await rate_limits.count(own_login_limit(email, address))
             raise WRONG_LOGIN.error()
     await rate_limits.remember("login", email, address)
     if is_outdated(user.password_hash):
@@ -278,17 +282,17 @@ async def create_token(
     return Token(access_token=access_token_for(user))
 
 
-async def login_limits(email: str, address: str) -> list[RateLimit]:
-    """What counts failed logins with an account from an address.
+def login_limits(email: str, address: str, *, is_known: bool) -> list[RateLimit]:
+    """What refuses a login before its password is verified.
 
-    Where its owner has logged in before, only what fails with this account from there:
-    strangers who try the account, or other accounts from there, keep nobody out.
+    Where its owner has logged in before, only very many failures with this account from
+    there: strangers who try the account, or other accounts from there, keep nobody out.
+    A few of them refuse wrong passwords there, and let the right one in.
     """
-    own = own_login_limit(email, address)
-    if await rate_limits.is_known("login", email, address):
-        return [own]
+    if is_known:
+        return [known_login_limit(email, address)]
     return [
-        own,
+        own_login_limit(email, address),
         RateLimit(settings.login_rate_account_anywhere, ("login", email)),
         RateLimit(settings.login_rate_address, ("login from", address)),
     ]
@@ -297,6 +301,16 @@ async def login_limits(email: str, address: str) -> list[RateLimit]:
 def own_login_limit(email: str, address: str) -> RateLimit:
     """What counts failed logins with an account from where its owner may be."""
     return RateLimit(settings.login_rate_account, ("login", email, address))
+
+
+def known_login_limit(email: str, address: str) -> RateLimit:
+    """What counts them where its owner has logged in before.
+
+    As many as from everywhere else together: who shares the owner's address may guess
+    no more than strangers may.
+    """
+    rate = settings.login_rate_account_anywhere
+    return RateLimit(rate, ("login where known", email, address))
 
 
 async def rehash(db: AsyncSession, user: User, password: str) -> None:
@@ -646,7 +660,8 @@ async def reset_password(
     await set_password(db, user, password_hash)
     # This is the owner, who can log in now, whatever was tried before.
     await rate_limits.remember("login", user.email, address)
-    await rate_limits.forget(own_login_limit(user.email, address))
+    for limit in (own_login_limit, known_login_limit):
+        await rate_limits.forget(limit(user.email, address))
     note_new_password(background, user)
     return MessageResponse(
         message="Password reset successfully. "

@@ -172,6 +172,43 @@ async def test_who_has_logged_in_from_an_address_may_not_guess_without_end(
     assert await fail(client, 4) == [401, 401, 401, 429]
 
 
+async def test_who_has_logged_in_from_an_address_is_not_kept_out_by_its_neighbours(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD)
+    guesses = await fail(client, 5)
+
+    response = await attempt(client, password=PASSWORD)
+
+    assert guesses == [401, 401, 401, 429, 429]
+    assert response.status_code == 200
+
+
+async def test_neighbours_may_guess_no_more_than_strangers(
+    client: AsyncClient,
+) -> None:
+    await create_test_user(client)
+    await attempt(client, password=PASSWORD)
+    await fail(client, 8)
+
+    response = await attempt(client, password=PASSWORD)
+
+    assert response.status_code == 429
+
+
+async def test_neighbours_who_guess_at_once_get_no_further(
+    concurrent_client: AsyncClient,
+) -> None:
+    await create_test_user(concurrent_client)
+    await attempt(concurrent_client, password=PASSWORD)
+
+    answers = await asyncio.gather(*(attempt(concurrent_client) for _ in range(20)))
+
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(statuses) == [401] * 3 + [429] * 17
+
+
 async def test_owner_can_log_in_while_a_stranger_has_to_wait(
     client: AsyncClient,
 ) -> None:
@@ -183,13 +220,16 @@ async def test_owner_can_log_in_while_a_stranger_has_to_wait(
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize("was_known", [False, True])
 async def test_owner_can_log_in_after_a_reset_whatever_failed_before(
-    client: AsyncClient, mail: AsyncMock
+    client: AsyncClient, mail: AsyncMock, was_known: bool
 ) -> None:
     await create_test_user(client)
+    if was_known:
+        await attempt(client, password=PASSWORD)
     for stranger in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
         await fail(client, 3, forwarded_for=stranger)
-    await fail(client, 4)
+    await fail(client, 9)
     await forget(client)
     token = mail.await_args_list[-1].kwargs["token"]
     reset = {"token": token, "new_password": "new horse"}
