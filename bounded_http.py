@@ -38,6 +38,20 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("Request header fields too large")
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's says nothing
+        """Answer whoever sends no more but may still listen (RFC 9112, section 9.6)."""
+        cycle = self.cycle
+        # There is none before the first request, whatever uvicorn's types say.
+        is_answering = bool(cycle) and not cycle.response_complete
+        if is_answering and not cycle.more_body:
+            cycle.keep_alive = False
+            return True
+        in_head = self._head_timer is not None and self._head_bytes > 0
+        in_body = is_answering and not cycle.response_started and not self.pipeline
+        if in_head or in_body:
+            self.send_400_response("Incomplete HTTP request received.")
+        return False
+
     def on_message_begin(self) -> None:
         """Begin to wait for the rest of a head."""
         super().on_message_begin()

@@ -21,9 +21,10 @@ from problems import BODY_TOO_LARGE
 logger = logging.getLogger(__name__)
 
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII)
-# For 5 MB over the slowest lines. Without an end, those who send nothing any more would
-# keep the memory that their uploads take from all others.
+# For 5 MB over the slowest lines, and for a line to come back. Without an end, those
+# who send nothing any more would keep the memory that their uploads take from others.
 ARRIVAL_SECONDS = 120.0
+SILENCE_SECONDS = 10.0
 HSTS = "max-age=63072000; includeSubDomains"
 
 
@@ -283,22 +284,24 @@ class LimitBodies:
         limit = self.limit_for(scope)
         too_large = _declared_length(scope) > limit
         received = 0
-        # None when there is nothing to wait for any more but that the client goes.
-        deadline: float | None = asyncio.get_running_loop().time() + ARRIVAL_SECONDS
+        now = asyncio.get_running_loop().time
+        deadline = now() + ARRIVAL_SECONDS
+        arrived = False
 
         async def receive_within_limit() -> Message:
-            nonlocal received, deadline
+            nonlocal received, arrived
             # Raised here and not above: only for a route that wants the body, and where
             # that route's error handling sees it.
             if too_large:
                 raise BODY_TOO_LARGE.error()
+            # Then there is nothing to wait for any more but that the client goes.
+            patience = None if arrived else min(deadline, now() + SILENCE_SECONDS)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(patience):
                     message = await receive()
             except TimeoutError as error:
                 raise _unreadable("The body did not arrive in time") from error
-            if not message.get("more_body", False):
-                deadline = None
+            arrived = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > limit:
                 raise BODY_TOO_LARGE.error()

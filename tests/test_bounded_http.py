@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import uvicorn
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 import bounded_http
 from tests.databases import free_port
@@ -21,11 +23,18 @@ def bucket() -> None:
     """Nothing is stored here, and making a bucket takes longer than these tests do."""
 
 
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """Take in what is sent, and greet."""
+    await Request(scope, receive).body()
+    await asyncio.sleep(0.01)
+    await PlainTextResponse("Hello")(scope, receive, send)
+
+
 @pytest.fixture
 async def wire() -> AsyncIterator[Streams]:
     """A connection to a server."""
     config = uvicorn.Config(
-        PlainTextResponse("Hello"),
+        hello,
         http="bounded_http:BoundedHttp",
         port=free_port(),
         log_config=None,
@@ -95,6 +104,53 @@ async def test_who_does_not_come_to_the_end_is_not_waited_for(
     answers = await read_to_the_end(reader)
 
     assert answers.count(ANSWER) == sent.count(HEAD + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(HEAD, id="in the headers"),
+        pytest.param(HEAD + b"Content-Length: 9\r\n\r\nabc", id="in the body"),
+        pytest.param(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\na", id="in a chunk"
+        ),
+    ],
+)
+async def test_end_in_the_midst_of_a_request_is_refused_at_once(
+    wire: Streams, sent: bytes
+) -> None:
+    reader, writer = wire
+    writer.write(sent)
+    writer.write_eof()
+
+    answer = await read_to_the_end(reader)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+async def test_who_sends_no_more_is_answered_all_the_same(
+    wire: Streams, requests: int
+) -> None:
+    reader, writer = wire
+    writer.write((HEAD + b"\r\n") * requests)
+    writer.write_eof()
+
+    answers = await read_to_the_end(reader)
+
+    assert answers.count(ANSWER) == requests
+
+
+async def test_who_hangs_up_between_two_requests_is_told_nothing(
+    wire: Streams,
+) -> None:
+    reader, writer = wire
+    writer.write(HEAD + b"\r\n")
+    answer = await reader.readuntil(b"Hello")
+    writer.write_eof()
+
+    assert answer.startswith(ANSWER)
+    assert await read_to_the_end(reader) == b""
 
 
 async def test_idle_connection_is_kept_after_an_answer(

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -231,18 +231,35 @@ async def test_one_user_does_not_take_the_memory_from_others(
     assert pictures.Buffer.used_bytes == {}
 
 
-async def test_picture_that_does_not_arrive_gives_its_memory_back(
-    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def stall() -> AsyncIterator[bytes]:
-        yield b"--x\r\n"
-        await asyncio.Event().wait()
+async def silence() -> AsyncIterator[bytes]:
+    """The beginning of a form, and nothing after it."""
+    yield b"--x\r\n"
+    await asyncio.Event().wait()
 
-    monkeypatch.setattr(middleware, "ARRIVAL_SECONDS", 0.05)
+
+async def trickle() -> AsyncIterator[bytes]:
+    """A form that never comes to its end."""
+    yield b"--x\r\n"
+    while True:
+        yield b"a"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("content", "limit"), [(silence, "SILENCE_SECONDS"), (trickle, "ARRIVAL_SECONDS")]
+)
+async def test_picture_that_does_not_arrive_gives_its_memory_back(
+    client: AsyncClient,
+    ada: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    content: Callable[[], AsyncIterator[bytes]],
+    limit: str,
+) -> None:
+    monkeypatch.setattr(middleware, limit, 0.05)
 
     response = await client.patch(
         f"/api/users/{await own_id(client, ada)}/picture",
-        content=stall(),
+        content=content(),
         headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
     )
 

@@ -392,16 +392,17 @@ def cut_off_calls(site: Site, person: Person) -> list[Call]:
 
 
 async def cut_off(port: int, call: Call, chance: random.Random) -> None:
-    """Begin a request and reset the connection at a moment nobody expects."""
+    """Begin a request and hang up, politely or not, at a moment nobody expects."""
     whole = call.encoded(f"127.0.0.1:{port}")
     head = len(whole) - len(call.body)
     sent = chance.choice(
         [chance.randrange(head), chance.randrange(head, len(whole) + 1), len(whole)]
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.get_extra_info("socket").setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, RESET
-    )
+    if chance.random() < 0.5:
+        writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, RESET
+        )
     with suppress(OSError, TimeoutError):
         writer.write(whole[:sent])
         await asyncio.sleep(chance.choice([0, 0, 0.002, 0.01]))
