@@ -6,6 +6,7 @@ but logs a bug whenever a body turns out to be malformed while it is answered.
 """
 
 import asyncio
+import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -13,6 +14,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES = 64 * 1024
 # From the connection, or the first byte of a later request, to the end of its headers.
 HEAD_SECONDS = 30.0
+# The system takes in some megabytes for a client that takes in nothing. They are lost
+# time for all others: enough is what keeps a fast line busy until more is asked for.
+UNSENT_BYTES = 128 * 1024
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -24,6 +28,10 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
+            )
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

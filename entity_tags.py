@@ -64,13 +64,16 @@ class EntityTags:
                 if not message.get("more_body", False):
                     MutableHeaders(scope=held)["ETag"] = entity_tag(body)
                     await send(held)
-                    await _send_in_parts(body, send)
+                    await send_in_parts(body, send)
 
         await self.app(scope, receive, hold)
 
 
-async def _send_in_parts(body: bytes, send: Send) -> None:
-    """Let others have their turn between the parts: 30 MB compress in a second."""
+async def send_in_parts(body: bytes, send: Send) -> None:
+    """Send a body with turns for others between its parts: 30 MB compress in a second.
+
+    And never more at once than one may wait to be taken.
+    """
     for start in range(0, len(body) or 1, PART_BYTES):
         end = start + PART_BYTES
         more = end < len(body)

@@ -23,6 +23,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 import feeds
 import pages
 import schemas
+from collapsing import CollapseRequests
 from config import ConfigurationError, settings
 from database import (
     BackgroundDbSession,
@@ -228,6 +229,11 @@ async def answer_busy(request: Request, _error: Busy) -> Response:
     return await answer_http_error(request, TOO_BUSY.error())
 
 
+def answer_no_room(request: Request) -> Response:
+    """A 503 while too much is being read slowly."""
+    return answer_plainly(request, TOO_BUSY.error())
+
+
 @app.exception_handler(DatabaseUnavailable)
 @app.exception_handler(SQLAlchemyError)
 @app.exception_handler(TimeoutError)
@@ -274,6 +280,12 @@ app.add_middleware(DropTrailingSlash)
 app.add_middleware(EntityTags)
 # Of the three codings this one makes the smallest files at a speed that pages allow.
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
+app.add_middleware(
+    CollapseRequests,
+    answer_busy=answer_no_room,
+    # Files are sent as they are read, and only one's own probe tells of a database.
+    exempt=("/static/", "/media/", HEALTH_PATH),
+)
 app.add_middleware(ConditionalRequests)
 app.add_middleware(HeadAsGet)
 app.add_middleware(LimitRequests, check=check_request_rate, exempt=(HEALTH_PATH,))

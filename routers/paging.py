@@ -1,10 +1,12 @@
 """Parts of lists: by number of entries, or on from where the part before ended."""
 
+import asyncio
 import hashlib
 import hmac
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple, Self
@@ -15,8 +17,16 @@ from fastapi.exceptions import RequestValidationError
 
 from config import settings
 from database import MAX_ID
+from workers import Busy
 
 MAX_PAGE_LENGTH = 100
+
+# While it is made, the longest list of the longest posts takes some 100 MB. With more
+# at once each would only be ready later.
+SHORT_LENGTH = 20
+LONG_LISTS = 2
+TURN_SECONDS = 0.5
+_long_lists = asyncio.Semaphore(LONG_LISTS)
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -105,15 +115,38 @@ async def get_window(
     skip: Skip = 0,
     limit: Limit = settings.posts_per_page,
     cursor: CursorText = None,
-) -> Window:
-    """The part of a list that the query names.
+) -> AsyncIterator[Window]:
+    """The part of a list that the query names; a long one when it is its turn.
 
     Raises:
         RequestValidationError: It names two beginnings.
+        Busy: Very many long lists are being made.
     """
     if cursor is not None and skip:
         raise bad_cursor("cannot go together with skip")
-    return Window(skip, limit, cursor)
+    async with turn(limit):
+        yield Window(skip, limit, cursor)
+
+
+@asynccontextmanager
+async def turn(length: int) -> AsyncIterator[None]:
+    """Let only a few long lists be made at once.
+
+    Raises:
+        Busy: It is not its turn for a while.
+    """
+    if length <= SHORT_LENGTH:
+        yield
+        return
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            await _long_lists.acquire()
+    except TimeoutError as error:
+        raise Busy("long lists") from error
+    try:
+        yield
+    finally:
+        _long_lists.release()
 
 
 QueriedWindow = Annotated[Window, Depends(get_window)]

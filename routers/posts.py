@@ -15,7 +15,7 @@ from config import settings
 from database import MAX_ID, DbSession, fetch_page
 from entity_tags import entity_tag, lists_tag
 from models import Post, User
-from problems import Problem, errors
+from problems import TOO_BUSY, Problem, errors
 from rate_limits import RateLimit
 from routers import idempotency
 from routers.documentation import (
@@ -214,7 +214,7 @@ PostToDelete = Annotated[Post, Depends(own_post("delete"))]
     "",
     summary="List all posts",
     response_model=PaginatedPostsResponse,
-    responses=answers(TAG_HEADER, LINK_HEADER),
+    responses=answers(TAG_HEADER, LINK_HEADER) | errors(TOO_BUSY),
 )
 async def list_posts(
     request: Request, response: Response, window: QueriedWindow, db: DbSession

@@ -443,13 +443,14 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
     "/{user_id}/posts",
     summary="List the posts of a user",
     response_model=PaginatedPostsResponse,
-    responses=answers(TAG_HEADER, LINK_HEADER) | errors(USER_NOT_FOUND),
+    responses=answers(TAG_HEADER, LINK_HEADER) | errors(USER_NOT_FOUND, TOO_BUSY),
 )
 async def list_user_posts(
     request: Request,
     response: Response,
-    user: FoundUser,
+    # Before the user is looked up, which takes a connection: it may have to wait.
     window: QueriedWindow,
+    user: FoundUser,
     db: DbSession,
 ) -> PostPage:
     """What one user has written, the newest first, part by part.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from config import settings
 from database import engine
 from models import Post
+from routers import paging
 from routers.paging import Cursor
 from tests.conftest import counted_statements, create_post, create_test_user, own_id
 
@@ -605,3 +607,27 @@ async def test_link_leads_through_all_users(
 
     assert [len(part) for part in walked] == sizes
     assert list(chain.from_iterable(walked)) == names[len(names) - sum(sizes) :]
+
+
+# Many long ones at once
+
+
+@pytest.mark.parametrize("path", LISTS)
+async def test_long_list_waits_for_its_turn_and_not_for_long(
+    client: AsyncClient,
+    user_id: int,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paging, "TURN_SECONDS", 0.01)
+    path = path.format(user=user_id)
+    length = paging.SHORT_LENGTH
+    async with AsyncExitStack() as all_turns:
+        for _ in range(paging.LONG_LISTS):
+            await all_turns.enter_async_context(paging.turn(length + 1))
+        long = await client.get(path, params={"limit": length + 1})
+        short = await client.get(path, params={"limit": length})
+    later = await client.get(path, params={"limit": length + 1})
+
+    assert [long.status_code, short.status_code, later.status_code] == [503, 200, 200]
+    assert int(long.headers["Retry-After"]) > 0

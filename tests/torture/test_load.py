@@ -11,7 +11,7 @@ import statistics
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -283,11 +283,14 @@ def test_flood_of_the_worst_pictures_is_held_in_bounds(
 # Slow readers
 
 
-def fill(site: Site, author: Person, posts: int, length: int) -> None:
+def fill(
+    site: Site, author: Person, posts: int, length: int, letter: str = "x"
+) -> None:
     """Give the site posts, past the API, which is not what is tested."""
     site.sql(
         "INSERT INTO posts (title, content, user_id, date_posted) "
-        f"SELECT 'Post ' || n, repeat('x', {length}), {author.id}, now() "
+        f"SELECT 'Post ' || n, repeat('{letter}', {length}), {author.id}, "
+        "now() - n * interval '1 second' "
         f"FROM generate_series(1, {posts}) AS n"
     )
 
@@ -295,8 +298,8 @@ def fill(site: Site, author: Person, posts: int, length: int) -> None:
 class SlowReaders:
     """Clients that ask for much and take it in by the drop."""
 
-    def __init__(self, site: Site, number: int, call: Call) -> None:
-        self.sockets = [self.connect(site, call) for _ in range(number)]
+    def __init__(self, site: Site, calls: Sequence[Call]) -> None:
+        self.sockets = [self.connect(site, call) for call in calls]
 
     def connect(self, site: Site, call: Call) -> socket.socket:
         client = socket.socket()
@@ -315,46 +318,94 @@ class SlowReaders:
                 served += bool(client.recv(4))
         return served
 
+    def blocking(self) -> list[socket.socket]:
+        """All of them, now waiting for what they read."""
+        for client in self.sockets:
+            client.settimeout(60)
+        return self.sockets
+
     def close(self) -> None:
         """Hang up."""
         for client in self.sockets:
             client.close()
 
 
+@pytest.mark.parametrize(
+    ("length", "letter"),
+    [
+        pytest.param(20_000, "x", id="long posts"),
+        # Three bytes each in UTF-8, as most of the world's writing has them.
+        pytest.param(100_000, "\u6f22", id="longest posts"),
+    ],
+)
 def test_slow_readers_hold_no_connection_to_the_database(
-    site: Site, figures: Figures, full: bool
+    site: Site, figures: Figures, full: bool, length: int, letter: str
 ) -> None:
     number = 500 if full else 50
-    author = site.sign_up("dora")
-    fill(site, author, posts=100, length=20_000 if full else 10_000)
+    author = site.sign_up(f"dora-{length}")
+    fill(
+        site, author, posts=100, length=length if full else length // 10, letter=letter
+    )
     before = site.memory()
-    call = Call("GET", "/api/posts?limit=100")
+    site.forget_peak()
+    call = Call("GET", f"/api/users/{author.id}/posts?limit=100")
     held = []
 
     with probing(site.port, quiet_seconds=20 if full else 0.5) as probe:
         probe.begin("arriving")
-        readers = SlowReaders(site, number, call)
+        readers = SlowReaders(site, [call] * number)
         wait_for(lambda: readers.sip() == number, seconds=60)
         probe.begin(LOADED)
         for _ in range(40 if full else 3):
             time.sleep(0.5)
             readers.sip()
             held.append(site.held_connections())
-        memory = site.memory() - before
+        memory = site.memory("VmHWM") - before
         readers.close()
     site.sql(f"DELETE FROM posts WHERE user_id = {author.id}")
 
     assert probe.statuses() == {200}
     assert set(held) == {0}
-    note_slowdown(figures, f"{number} slow readers", probe)
+    what = f"{number} slow readers of 100 posts of {length:,}"
+    note_slowdown(figures, what, probe)
     words, _ = slowdown(probe, "arriving")
     figures.add(f"the same while the {number} come", words, "-", True)
     figures.add(
-        f"memory that {number} slow readers of 100 posts hold",
-        f"{memory:.0f} MiB",
-        "-",
-        True,
+        f"memory for {what}",
+        f"{memory:+.0f} MiB",
+        f"+{MEMORY_MB} MiB",
+        memory <= MEMORY_MB,
     )
+    assert memory <= MEMORY_MB
+
+
+def test_slow_readers_of_different_lists_find_room_or_are_told(
+    site: Site, figures: Figures, full: bool
+) -> None:
+    author = site.sign_up("dan")
+    fill(site, author, posts=200, length=100_000)
+    before = site.memory()
+    site.forget_peak()
+    path = f"/api/users/{author.id}/posts?limit=100&skip="
+    calls = [Call("GET", f"{path}{n}") for n in range(100 if full else 30)]
+
+    readers = SlowReaders(site, calls)
+    heads = [client.makefile("rb").readline() for client in readers.blocking()]
+    memory = site.memory("VmHWM") - before
+    readers.close()
+    again = site.client.get(calls[0].path)
+
+    statuses = Counter(int(head.split()[1]) for head in heads)
+    figures.add(
+        f"memory for {len(calls)} slow readers of as many lists of 10 MB",
+        f"{memory:+.0f} MiB, {statuses[200]} x 200, {statuses[503]} x 503",
+        f"+{MEMORY_MB} MiB",
+        memory <= MEMORY_MB,
+    )
+    assert set(statuses) == {200, 503}
+    assert memory <= MEMORY_MB
+    assert again.status_code == 200
+    site.sql(f"DELETE FROM posts WHERE user_id = {author.id}")
 
 
 def wait_for(holds: Callable[[], bool], *, seconds: float) -> None:
@@ -424,10 +475,13 @@ async def cut_off_many(site: Site, calls: list[Call], number: int, seed: int) ->
     await asyncio.gather(*(one() for _ in range(number)))
 
 
-def crowd(site: Site, call: Call, number: int) -> Counter[int]:
-    """Ask so many times at once; gives how often which status came."""
+def use_pool(site: Site) -> Counter[int]:
+    """Ask at once for as many different lists as there are connections to the database.
 
-    async def ask() -> int:
+    Gives how often which status came.
+    """
+
+    async def ask(call: Call) -> int:
         connection = Connection(site.port)
         try:
             return (await connection.ask(call)).status
@@ -437,7 +491,8 @@ def crowd(site: Site, call: Call, number: int) -> Counter[int]:
             connection.close()
 
     async def ask_all() -> list[int]:
-        return await asyncio.gather(*(ask() for _ in range(number)))
+        calls = (Call("GET", f"/api/posts?skip={n}") for n in range(POOL))
+        return await asyncio.gather(*map(ask, calls))
 
     return Counter(asyncio.run(ask_all()))
 
@@ -450,7 +505,7 @@ def test_requests_that_are_cut_off_leave_nothing_behind(
     calls = cut_off_calls(site, person)
     number = 10_000 if full else 300
     asyncio.run(cut_off_many(site, calls, 1000 if full else 100, seed=1))
-    crowd(site, Call("GET", "/api/posts"), POOL)
+    use_pool(site)
     time.sleep(2 if full else 0.5)
     descriptors, memory = site.descriptors(), site.memory()
     written = len(site.written())
@@ -460,7 +515,7 @@ def test_requests_that_are_cut_off_leave_nothing_behind(
     seconds = time.monotonic() - start
     wait_for(lambda: site.descriptors() <= descriptors + 2, seconds=20)
     held = site.held_connections()
-    answered = crowd(site, Call("GET", "/api/posts"), POOL)
+    answered = use_pool(site)
 
     grown = site.memory() - memory
     cut = f"{number:,} requests cut off"

@@ -1,0 +1,374 @@
+"""Answers that are made once for a crowd, and kept once while they are taken."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from httpx import ASGITransport, AsyncClient, Response
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+
+import collapsing
+from collapsing import CollapseRequests
+from main import answer_no_room
+from tests.conftest import counted_statements, create_post, sign_up
+
+SCOPE: Scope = {
+    "type": "http",
+    "method": "GET",
+    "path": "/",
+    "query_string": b"",
+    "headers": [],
+}
+BUSY = PlainTextResponse("No room", status_code=503)
+
+
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """No picture is stored here, and making a bucket takes a while."""
+
+
+class Application:
+    """Answers with what it was told last, when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: list[Scope] = []
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.text = "first"
+        self.error: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked.append(scope)
+        self.begun.set()
+        text, error = self.text, self.error
+        await self.may_end.wait()
+        if error is not None:
+            raise error
+        headers = {"ETag": f'"{hash(text)}"'}
+        await PlainTextResponse(text, headers=headers)(scope, receive, send)
+
+
+@pytest.fixture
+def application() -> Application:
+    """What is asked."""
+    return Application()
+
+
+@pytest.fixture
+def collapsed(application: Application) -> CollapseRequests:
+    """What stands before it."""
+    return CollapseRequests(application, lambda _: BUSY, exempt=("/exempt/",))
+
+
+@pytest.fixture
+async def client(collapsed: CollapseRequests) -> AsyncIterator[AsyncClient]:
+    """Anybody."""
+    transport = ASGITransport(app=collapsed)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def begin(request: Awaitable[Response]) -> "asyncio.Task[Response]":
+    """Ask, and wait until nothing happens any more."""
+    task = asyncio.ensure_future(request)
+    assert isinstance(task, asyncio.Task)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_crowd_is_answered_with_two_answers(
+    application: Application, client: AsyncClient
+) -> None:
+    application.may_end.clear()
+    first = await begin(client.get("/"))
+    others = [await begin(client.get("/")) for _ in range(10)]
+    application.may_end.set()
+
+    answers = await asyncio.gather(first, *others)
+
+    assert {answer.text for answer in answers} == {"first"}
+    assert len(application.asked) == 2
+
+
+async def test_who_comes_meanwhile_misses_nothing_written_before(
+    application: Application, client: AsyncClient
+) -> None:
+    application.may_end.clear()
+    before = await begin(client.get("/"))
+    application.text = "second"
+    after = await begin(client.get("/"))
+    application.may_end.set()
+
+    assert [(await task).text for task in (before, after)] == ["first", "second"]
+
+
+async def test_who_comes_later_is_answered_anew(
+    application: Application, client: AsyncClient
+) -> None:
+    before = await client.get("/")
+    application.text = "second"
+
+    after = await client.get("/")
+
+    assert [before.text, after.text] == ["first", "second"]
+
+
+@pytest.mark.parametrize("header", collapsing.DECIDING)
+async def test_header_that_decides_tells_requests_apart(
+    application: Application, client: AsyncClient, header: str
+) -> None:
+    await ask_twice_meanwhile(application, client, header)
+
+    assert len(application.asked) == 3
+
+
+@pytest.mark.parametrize("header", ["User-Agent", "Referer", "X-Forwarded-For"])
+async def test_other_headers_do_not(
+    application: Application, client: AsyncClient, header: str
+) -> None:
+    await ask_twice_meanwhile(application, client, header)
+
+    assert len(application.asked) == 2
+
+
+async def ask_twice_meanwhile(
+    application: Application, client: AsyncClient, header: str
+) -> None:
+    """Ask with two values of a header while an answer without it is made."""
+    application.may_end.clear()
+    tasks = [
+        await begin(client.get("/", headers=headers))
+        for headers in ({}, {header: "one"}, {header: "two"})
+    ]
+    application.may_end.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda client: client.post("/"), id="another method"),
+        pytest.param(lambda client: client.get("/exempt/file"), id="exempt path"),
+    ],
+)
+async def test_what_is_left_alone_is_asked_each_time(
+    application: Application,
+    client: AsyncClient,
+    ask: Callable[[AsyncClient], Awaitable[Response]],
+) -> None:
+    application.may_end.clear()
+    tasks = [await begin(ask(client)) for _ in range(5)]
+    application.may_end.set()
+    await asyncio.gather(*tasks)
+
+    assert len(application.asked) == 5
+
+
+async def test_other_address_is_another_question(
+    application: Application, client: AsyncClient
+) -> None:
+    application.may_end.clear()
+    paths = ("/", "/?skip=1", "/other")
+    tasks = [await begin(client.get(path)) for path in paths]
+    application.may_end.set()
+    await asyncio.gather(*tasks)
+
+    assert len(application.asked) == 3
+
+
+async def test_error_reaches_all_and_passes(
+    application: Application, client: AsyncClient
+) -> None:
+    application.error = RuntimeError("a bug")
+    tasks = [await begin(client.get("/")) for _ in range(3)]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    application.error = None
+
+    after = await client.get("/")
+
+    assert [type(outcome) for outcome in outcomes] == [RuntimeError] * 3
+    assert after.text == "first"
+
+
+async def test_who_goes_away_takes_the_answer_from_nobody(
+    application: Application, client: AsyncClient
+) -> None:
+    application.may_end.clear()
+    first = asyncio.create_task(client.get("/"))
+    second = asyncio.create_task(client.get("/"))
+    await application.begun.wait()
+    first.cancel()
+    application.may_end.set()
+
+    assert (await second).text == "first"
+
+
+async def test_question_that_was_never_asked_keeps_nobody_waiting(
+    application: Application, collapsed: CollapseRequests, client: AsyncClient
+) -> None:
+    scope = {**SCOPE, "headers": client.build_request("GET", "/").headers.raw}
+    never_begun = collapsed._next(scope)
+    never_begun.cancel()
+
+    response = await client.get("/")
+
+    assert response.text == "first"
+    assert len(application.asked) == 1
+
+
+async def test_slow_answer_is_not_waited_for(
+    application: Application,
+    collapsed: CollapseRequests,
+    client: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collapsing, "TURN_SECONDS", 0.01)
+    application.may_end.clear()
+    first = await begin(client.get("/"))
+
+    others = []
+    for _ in range(3):
+        others.append(asyncio.create_task(client.get("/")))
+        await asyncio.sleep(0.05)
+
+    assert len(application.asked) == 4
+    application.may_end.set()
+    answers = await asyncio.gather(first, *others)
+    assert {answer.text for answer in answers} == {"first"}
+    assert collapsed._begun == collapsed._to_come == {}
+
+
+# What is kept
+
+
+class SlowReader:
+    """Somebody who takes the beginning of an answer, and the rest when told to."""
+
+    def __init__(self, collapsed: CollapseRequests) -> None:
+        self.status = 0
+        self.body = b""
+        self.goes_on = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.reading = asyncio.create_task(collapsed(SCOPE, self.receive, self.take))
+
+    async def receive(self) -> Message:
+        raise AssertionError("nobody asks it anything")
+
+    async def take(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.body += message["body"]
+            self.begun.set()
+            await self.goes_on.wait()
+
+    async def end(self) -> None:
+        """Take all the rest."""
+        self.goes_on.set()
+        await self.reading
+
+
+async def come(collapsed: CollapseRequests) -> SlowReader:
+    """Begin to read."""
+    reader = SlowReader(collapsed)
+    async with asyncio.timeout(5):
+        await reader.begun.wait()
+    return reader
+
+
+@pytest.fixture
+def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A text of which there is room for one and a half."""
+    application.text = "x" * 3000
+    monkeypatch.setattr(collapsing, "LARGE_BYTES", 2000)
+    monkeypatch.setattr(collapsing, "MOST_BYTES", 4500)
+    return application.text
+
+
+async def test_same_large_answer_is_kept_once(
+    collapsed: CollapseRequests, large: str
+) -> None:
+    readers = [await come(collapsed) for _ in range(10)]
+
+    assert {reader.status for reader in readers} == {200}
+    assert collapsed._held_bytes == len(large)
+    for reader in readers:
+        await reader.end()
+    assert collapsed._held_bytes == 0
+    assert {reader.body for reader in readers} == {large.encode()}
+
+
+async def test_large_answer_finds_no_room_beside_others(
+    application: Application, collapsed: CollapseRequests, large: str
+) -> None:
+    first = await come(collapsed)
+    application.text = "y" * len(large)
+    refused = await come(collapsed)
+    application.text = "small"
+    small = await come(collapsed)
+
+    for reader in (first, refused, small):
+        await reader.end()
+    application.text = "z" * len(large)
+    later = await come(collapsed)
+    await later.end()
+
+    statuses = [reader.status for reader in (first, refused, small, later)]
+    assert statuses == [200, 503, 200, 200]
+    assert collapsed._held_bytes == 0
+
+
+async def test_reader_who_is_lost_frees_the_room(
+    collapsed: CollapseRequests, large: str
+) -> None:
+    reader = await come(collapsed)
+    reader.reading.cancel()
+    await asyncio.wait({reader.reading})
+
+    assert collapsed._held_bytes == 0
+
+
+# The application
+
+
+async def test_crowd_on_the_home_page_costs_what_two_readers_cost(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+    await create_post(concurrent_client, ada)
+    with counted_statements() as alone:
+        await concurrent_client.get("/")
+
+    with counted_statements() as together:
+        answers = await asyncio.gather(*(concurrent_client.get("/") for _ in range(20)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(together) <= 2 * len(alone)
+
+
+async def test_what_was_just_written_is_in_the_next_answer(
+    concurrent_client: AsyncClient,
+) -> None:
+    ada = await sign_up(concurrent_client, "ada")
+
+    async def write_and_read(number: int) -> bool:
+        title = f"Number {number}"
+        await create_post(concurrent_client, ada, title=title)
+        listed = await concurrent_client.get("/api/posts?limit=100")
+        return title in listed.text
+
+    assert all(await asyncio.gather(*(write_and_read(n) for n in range(20))))
+
+
+def test_no_room_is_said_as_everything_is() -> None:
+    request = Request({"type": "http", "path": "/api/posts", "headers": []})
+
+    response = answer_no_room(request)
+
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+    assert b'"detail"' in bytes(response.body)
