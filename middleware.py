@@ -58,14 +58,14 @@ class PlainStartupErrors:
 
 
 def content_security_policy(
-    media_url: str, *, style_hashes: Sequence[str] = (), trusted_types: bool = True
+    media_url: str, *, style_hashes: Sequence[str] = (), policies: Sequence[str] = ()
 ) -> str:
     """What a page may load, run and send, and to whom (CSP Level 3).
 
     Args:
         media_url: Where pictures come from; another host's origin is allowed for them.
         style_hashes: SHA-256 of inline styles that are allowed, in base64.
-        trusted_types: Whether scripts are kept from making HTML out of strings.
+        policies: Trusted Types policies, by name, that may make HTML out of strings.
     """
     media = urlsplit(media_url)
     pictures = f" {media.scheme}://{media.netloc}" if media.netloc else ""
@@ -82,9 +82,10 @@ def content_security_policy(
         "frame-ancestors 'self'",
         "base-uri 'none'",
         "object-src 'none'",
+        "require-trusted-types-for 'script'",
     ]
-    if trusted_types:
-        directives.append("require-trusted-types-for 'script'")
+    if policies:
+        directives.append(f"trusted-types {' '.join(policies)}")
     return "; ".join(directives)
 
 

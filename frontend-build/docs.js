@@ -1,9 +1,11 @@
 // Copies the two viewers of the API's documentation into static/vendor, with the pictures
 // that their style sheet carries as data: addresses in files of their own: the content
-// security policy allows pictures from this site alone.
+// security policy allows pictures from this site alone. DOMPurify, which cleans the HTML
+// that they make, comes along.
 import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createHash } from "node:crypto";
 import path from "node:path";
+import esbuild from "esbuild";
 
 const DATA_URL = /url\((?:"(data:(?:[^"\\]|\\.)*)"|(data:[^)]*))\)/g;
 const EXTENSIONS = { "image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg" };
@@ -13,12 +15,15 @@ const SOURCE_MAP = /\n?(?:\/\/|\/\*)# sourceMappingURL=.*$/;
 
 const swagger = await folderOf("swagger-ui-dist", "swagger-ui");
 const redoc = await folderOf("redoc", "redoc");
+const purifier = await folderOf("dompurify", "dompurify");
 
 await copyText(swagger, "swagger-ui-bundle.js");
 await copyStyle(swagger, "swagger-ui.css");
 await copyFile(path.join(swagger.from, "LICENSE"), path.join(swagger.to, "LICENSE"));
 await copyReference(redoc, "bundles/redoc.standalone.js");
 await copyFile(path.join(redoc.from, "LICENSE"), path.join(redoc.to, "LICENSE"));
+await copyModule(purifier, "dist/purify.es.mjs", "purify.esm.min.js");
+await copyFile(path.join(purifier.from, "LICENSE"), path.join(purifier.to, "LICENSE"));
 
 async function folderOf(name, short) {
   const from = path.join("node_modules", name);
@@ -60,6 +65,17 @@ async function copyReference({ from, to }, file) {
     });
   await writeFile(path.join(to, path.basename(file)), script);
   for (const [name, content] of pictures) await writeFile(path.join(to, name), content);
+}
+
+async function copyModule({ from, to }, file, name) {
+  await esbuild.build({
+    entryPoints: [path.join(from, file)],
+    outfile: path.join(to, name),
+    format: "esm",
+    minify: true,
+    target: "es2022",
+    legalComments: "inline",
+  });
 }
 
 // RFC 2397: data:<type>[;charset=...][;base64],<content>

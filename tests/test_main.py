@@ -634,6 +634,33 @@ async def test_response_to_a_bug_has_the_security_headers(
     assert "strict-transport-security" in response.headers
 
 
+@pytest.mark.parametrize("path", [*PAGES, *DOCS])
+async def test_no_page_takes_strings_for_html_or_scripts(
+    client: AsyncClient, places: dict[str, int], path: str
+) -> None:
+    response = await client.get(path.format(**places))
+
+    directives = response.headers["content-security-policy"].split("; ")
+    assert "require-trusted-types-for 'script'" in directives
+    assert "script-src 'self'" in directives
+
+
+@pytest.mark.parametrize(
+    ("path", "policies"),
+    [
+        ("/docs", "default dompurify dompurify#swagger-ui"),
+        ("/redoc", "default dompurify"),
+    ],
+)
+async def test_viewer_makes_html_by_these_policies_alone(
+    client: AsyncClient, path: str, policies: str
+) -> None:
+    response = await client.get(path)
+
+    directives = response.headers["content-security-policy"].split("; ")
+    assert f"trusted-types {policies}" in directives
+
+
 async def test_response_to_a_large_body_has_the_security_headers(
     client: AsyncClient,
 ) -> None:

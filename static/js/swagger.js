@@ -1,4 +1,6 @@
 // Hook: <main id="swagger-ui" data-openapi-url="/openapi.json">, after Swagger UI's bundle.
+import "./trusted-html.js";
+
 const root = document.querySelector("#swagger-ui");
 
 // Its own reading of "#/posts/create_post" takes each "_" for an old way to write a space.

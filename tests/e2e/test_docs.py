@@ -1,11 +1,12 @@
-"""The API in Swagger UI, for somebody who reads nothing else."""
+"""The API in its two viewers, for somebody who reads nothing else."""
 
 import json
+from collections.abc import Iterator
 from io import BytesIO
 
 import pytest
 from PIL import Image
-from playwright.sync_api import FilePayload, Locator, Page, expect
+from playwright.sync_api import Browser, Error, FilePayload, Locator, Page, expect
 
 from tests.conftest import PASSWORD
 from tests.e2e.conftest import Blog, Person, button
@@ -104,3 +105,65 @@ def test_link_to_an_operation_opens_it(page: Page) -> None:
     block = page.locator("[id$='-create_post']")
     expect(block.locator(".opblock-body")).to_be_visible()
     expect(block).to_be_in_viewport()
+
+
+def test_reference_shows_texts_and_samples(page: Page) -> None:
+    page.goto("/redoc")
+    expect(page.get_by_role("link", name="RFC 9457")).to_be_visible()
+    sample = page.locator(".redoc-json", has_text="excerpt").first
+    excerpt = sample.get_by_text('"excerpt"')
+    expect(excerpt).to_be_hidden()
+
+    button(sample, "expand").first.click()
+
+    expect(excerpt).to_be_visible()
+
+
+# Trusted Types
+
+HOSTILE = (
+    '<img src="/static/icons/icon.svg" onload="pwned = true">'
+    '<a href="javascript:pwned = true">a</a>'
+    "<script>pwned = true</script>"
+    '<iframe srcdoc="<script>parent.pwned = true</script>"></iframe>'
+)
+SET_HTML = """async (html) => {
+  const box = document.createElement("div");
+  box.innerHTML = html;
+  document.body.append(box);
+  await box.querySelector("img").decode();
+  return [box.innerHTML, "pwned" in window];
+}"""
+
+
+@pytest.fixture(params=["/docs", "/redoc"])
+def viewer(
+    browser: Browser, blog: Blog, request: pytest.FixtureRequest
+) -> Iterator[Page]:
+    """A viewer, where no one watches for the violations that a test is about."""
+    with browser.new_context(base_url=blog.url) as context:
+        page = context.new_page()
+        page.goto(request.param, wait_until="networkidle")
+        yield page
+
+
+def test_html_that_is_made_out_of_a_string_is_cleaned(viewer: Page) -> None:
+    html, has_run = viewer.evaluate(SET_HTML, HOSTILE)
+
+    assert html == '<img src="/static/icons/icon.svg"><a>a</a>'
+    assert not has_run
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "() => { document.createElement('script').text = '1'; }",
+        "() => { document.createElement('script').src = '/static/js/main.js'; }",
+        "() => { new Worker('/static/js/main.js'); }",
+        "() => { trustedTypes.createPolicy('other', { createHTML: (text) => text }); }",
+    ],
+    ids=["script", "address", "worker", "policy"],
+)
+def test_no_string_becomes_a_script(viewer: Page, script: str) -> None:
+    with pytest.raises(Error, match=r"TrustedScript|disallowed"):
+        viewer.evaluate(script)
