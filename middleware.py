@@ -70,6 +70,7 @@ def content_security_policy(
     media = urlsplit(media_url)
     pictures = f" {media.scheme}://{media.netloc}" if media.netloc else ""
     styles = "".join(f" 'sha256-{digest}'" for digest in style_hashes)
+    makers = " ".join(policies) or "'none'"
     directives = [
         "default-src 'none'",
         "script-src 'self'",
@@ -83,9 +84,8 @@ def content_security_policy(
         "base-uri 'none'",
         "object-src 'none'",
         "require-trusted-types-for 'script'",
+        f"trusted-types {makers}",
     ]
-    if policies:
-        directives.append(f"trusted-types {' '.join(policies)}")
     return "; ".join(directives)
 
 

@@ -33,7 +33,7 @@ class Neighbour:
         self.behaviour = behaviour
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], Writer] = {}
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     def __enter__(self) -> "Neighbour":
@@ -62,29 +62,32 @@ class Neighbour:
         self.behaviour = behaviour
         if behaviour is not refuses:
             self._server = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port
+                self._accept, "127.0.0.1", self.port
             )
 
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for task in self._serving:
+            # Those who were just let in are yet to be told of.
+            await asyncio.sleep(0.01)
+        serving, self._serving = self._serving, {}
+        for task, writer in serving.items():
             task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+            writer.transport.abort()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    def _accept(self, reader: Reader, writer: Writer) -> None:
+        # Noted here and not in the task, which may be ended before it has begun.
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._serving[task] = writer
+        task.add_done_callback(lambda task: self._serving.pop(task, None))
 
     async def _serve(self, reader: Reader, writer: Writer) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
         try:
             with suppress(OSError, EOFError):
                 await self.behaviour(self, reader, writer)
-        except asyncio.CancelledError:
-            # By `_end`: the streams would report it as a fault.
-            pass
         finally:
-            self._serving.discard(task)
             writer.transport.abort()
 
 
