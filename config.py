@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.asyncio import ConnectionPool
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -71,11 +72,15 @@ def check_rate(value: str) -> str:
 
 
 def check_redis_url(value: SecretStr) -> SecretStr:
-    """Refuse what is no address of a Redis server."""
+    """Refuse what is no address of a Redis server, or has options that none has."""
+    url = value.get_secret_value()
     try:
-        parts = urlsplit(value.get_secret_value())
+        parts = urlsplit(url)
         is_redis = parts.scheme in {"redis", "rediss"} and parts.port != 0
-    except ValueError:
+        pool = ConnectionPool.from_url(url)
+        # Reads the options; nothing is connected yet.
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError):
         is_redis = False
     if not is_redis or not parts.hostname:
         raise ValueError("must look like redis://:password@host:6379/0")

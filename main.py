@@ -40,6 +40,7 @@ from middleware import (
     HeadAsGet,
     LimitBodies,
     LimitRequests,
+    NameClient,
     PlainStartupErrors,
     RefuseHosts,
     SecurityHeaders,
@@ -52,6 +53,7 @@ from rate_limits import (
     client_address,
     count_request,
     delay_refusal,
+    forwarded_address,
 )
 from routers import documentation, pictures, posts, users
 from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
@@ -305,6 +307,7 @@ app.add_middleware(
 if settings.cors_origins:
     app.add_middleware(CORSMiddleware, **cross_origin_options(settings.cors_origins))
 if settings.proxy_hops:
+    app.add_middleware(NameClient, address=forwarded_address)
     # Behind a load balancer of one's own everything comes from it.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")
 

@@ -148,6 +148,26 @@ def host_name(host: str) -> str:
     return match[1].strip("[]").lower().removesuffix(".") if match else ""
 
 
+class NameClient:
+    """Let the access log name the client by the address that counts.
+
+    uvicorn's own reading of `X-Forwarded-For`, where every proxy is trusted, gives the
+    first address in it, which is the client's to write.
+    """
+
+    def __init__(self, app: ASGIApp, address: Callable[[Headers], str | None]) -> None:
+        self.app = app
+        self.address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            address = self.address(Headers(scope=scope))
+            if address is not None:
+                # In the server's own scope: it is what the log is written from.
+                scope["client"] = (address, 0)
+        await self.app(scope, receive, send)
+
+
 class RefuseHosts:
     """Refuse requests for other sites than this one.
 

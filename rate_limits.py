@@ -20,6 +20,7 @@ from limits.aio.strategies import FixedWindowRateLimiter, MovingWindowRateLimite
 from limits.errors import StorageError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from starlette.datastructures import Headers
 
 from config import settings
 
@@ -86,28 +87,37 @@ def parsed(rate: str) -> RateLimitItem:
 # Addresses
 
 
-def client_address(request: Request) -> str:
-    """Where the request came from, as the outermost trusted proxy tells.
+def forwarded_address(headers: Headers) -> str | None:
+    """Whom the outermost trusted proxy was asked by; None when there is no such proxy.
 
     Each proxy appends to `X-Forwarded-For` whom it was asked by, so what counts is as
     far from the end as there are proxies; before that is only what the client wrote.
     """
-    forwarded = [
-        address.strip()
-        for address in ",".join(request.headers.getlist("x-forwarded-for")).split(",")
-    ]
+    forwarded = _forwarded(headers)
     if 0 < settings.proxy_hops <= len(forwarded):
-        address = forwarded[-settings.proxy_hops]
-        if address:
-            return network_of(address)
+        return forwarded[-settings.proxy_hops] or None
+    return None
+
+
+def client_address(request: Request) -> str:
+    """Where the request came from, as far as that is known."""
+    address = forwarded_address(request.headers)
+    if address is not None:
+        return network_of(address)
     if request.client is None:
         return "unknown"
     peer = request.client.host
     # Unless told otherwise, uvicorn takes the word of whoever connects from this
     # machine, so that this would be what the client wrote. All of them are one.
-    if not settings.proxy_hops and peer in map(without_port, forwarded):
+    written = map(without_port, _forwarded(request.headers))
+    if not settings.proxy_hops and peer in written:
         return "forwarded"
     return network_of(peer)
+
+
+def _forwarded(headers: Headers) -> list[str]:
+    listed = ",".join(headers.getlist("x-forwarded-for"))
+    return [address.strip() for address in listed.split(",")]
 
 
 def network_of(address: str) -> str:

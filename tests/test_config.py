@@ -224,6 +224,11 @@ REFUSED = [
     ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),
     ({"DATABASE_URL": "postgresql://a:database-password@db:x/b"}, "DATABASE_URL"),
     ({"DATABASE_URL": "nonsense"}, "DATABASE_URL"),
+    ({"REDIS_URL": "http://:redis-password@cache:6379/0"}, "REDIS_URL"),
+    ({"REDIS_URL": "redis://:redis-password@cache:x/0"}, "REDIS_URL"),
+    ({"REDIS_URL": "redis:///0"}, "REDIS_URL"),
+    ({"REDIS_URL": "redis://cache/0?socket_timeout=soon"}, "REDIS_URL"),
+    ({"REDIS_URL": "redis://cache/0?nonsense=1"}, "REDIS_URL"),
     ({"ALGORITHM": "none"}, "ALGORITHM"),
     ({"ALGORITHM": "RS256"}, "ALGORITHM"),
     ({"ACCESS_TOKEN_EXPIRE_MINUTES": "0"}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
@@ -250,7 +255,9 @@ REFUSED = [
     ({"RATE_LIMIT_ENABLED": "sometimes"}, "RATE_LIMIT_ENABLED"),
     ({"TRUSTED_PROXY_HOPS": "-1"}, "TRUSTED_PROXY_HOPS"),
 ]
-SECRETS = re.compile("database-password|too-short|k{31}|secret-key-id|secret-access")
+SECRETS = re.compile(
+    "database-password|redis-password|too-short|k{31}|secret-key-id|secret-access"
+)
 
 
 @pytest.mark.parametrize(("environment", "name"), REFUSED)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 import rate_limits
+from main import app
 from rate_limits import BoundedMemory, RateLimit, client_address, network_of
 from routers.users import own_login_limit
 from tests.conftest import (
@@ -771,3 +773,23 @@ def test_address_that_a_client_wrote_for_the_server_is_not_believed(
     ]
 
     assert len({client_address(request) for request in written}) == 1
+
+
+async def test_access_log_names_whom_the_trusted_proxy_saw() -> None:
+    # The server writes the line from this very scope. What it made of the header itself
+    # is the first address, which the client wrote.
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": "/login",
+        "query_string": b"",
+        "headers": [
+            (b"host", b"testserver"),
+            (b"x-forwarded-for", b"203.0.113.66, 192.0.2.1"),
+        ],
+        "client": ("203.0.113.66", 0),
+    }
+
+    await app(scope, AsyncMock(), AsyncMock())
+
+    assert scope["client"] == ("192.0.2.1", 0)
