@@ -67,10 +67,14 @@ class Neighbour:
 
     async def _end(self) -> None:
         if self._server is not None:
+            for listening in self._server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            # Whoever was let in just now is told of in one of the next turns, and is
+            # lost, unclosed, when the server is closed before that.
+            for _ in range(5):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
-            # Those who were just let in are yet to be told of.
-            await asyncio.sleep(0.01)
         serving, self._serving = self._serving, {}
         for task, writer in serving.items():
             task.cancel()
