@@ -1,4 +1,4 @@
-"""The server's parser of HTTP, with an end to what comes before a request is known.
+"""The server's protocol of HTTP, with an end to all that clients may let it wait for.
 
 uvicorn loads it by name: `--http bounded_http:BoundedHttp`. Of its own parsers the one
 keeps as many headers as a client sends, for as long as it likes; the other has a limit,
@@ -7,6 +7,7 @@ but logs a bug whenever a body turns out to be malformed while it is answered.
 
 import asyncio
 import socket
+from contextlib import suppress
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -17,18 +18,22 @@ HEAD_SECONDS = 30.0
 # The system takes in some megabytes for a client that takes in nothing. They are lost
 # time for all others: enough is what keeps a fast line busy until more is asked for.
 UNSENT_BYTES = 128 * 1024
+# For some 128 KB of an answer: whoever takes none of it keeps the rest in memory.
+TAKING_SECONDS = 60.0
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Ends connections whose request line and headers are too long, or too slow."""
+    """Ends connections whose heads are too long or too slow, or answers not taken."""
 
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    _taking_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait for a request."""
         super().connection_made(transport)
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Not where the system has no such thing, nor for sockets of other families.
+        with suppress(AttributeError, OSError):
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
             )
@@ -37,6 +42,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_waiting()
+        self._stop_patience()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,12 +57,14 @@ class BoundedHttp(HttpToolsProtocol):
         cycle = self.cycle
         # There is none before the first request, whatever uvicorn's types say.
         is_answering = bool(cycle) and not cycle.response_complete
-        if is_answering and not cycle.more_body:
+        # Of several requests in a row the whole ones are answered first. TLS has no
+        # half of a connection that could be kept.
+        is_whole = is_answering and (bool(self.pipeline) or not cycle.more_body)
+        if is_whole and self.scheme == "http":
             cycle.keep_alive = False
             return True
         in_head = self._head_timer is not None and self._head_bytes > 0
-        in_body = is_answering and not cycle.response_started and not self.pipeline
-        if in_head or in_body:
+        if in_head or (is_answering and not cycle.response_started):
             self.send_400_response("Incomplete HTTP request received.")
         return False
 
@@ -75,6 +83,21 @@ class BoundedHttp(HttpToolsProtocol):
         """Count what comes after it anew."""
         self._head_bytes = 0
         super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what has been written."""
+        super().pause_writing()
+        self._taking_timer = self.loop.call_later(TAKING_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        self._stop_patience()
+        super().resume_writing()
+
+    def _stop_patience(self) -> None:
+        if self._taking_timer is not None:
+            self._taking_timer.cancel()
+            self._taking_timer = None
 
     def _wait_for_head(self) -> None:
         if self._head_timer is None:

@@ -5,6 +5,7 @@ is being sent, and nobody gets what was read from the database before they had a
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,15 +25,18 @@ DECIDING = (
     "authorization",
     "if-match",
     "if-modified-since",
+    "if-none-match",
     "if-unmodified-since",
     "range",
 )
 # Whoever comes while an answer is made waits so long for that to end. When it takes
 # longer the database is slow, and two such times would be too much.
-TURN_SECONDS = 0.5
-# The largest list has 30 MB, and who reads slowly keeps it in memory for that time.
+TURN_SECONDS = 0.2
+# The largest list has 30 MB, and who reads slowly keeps it in memory for that time. So
+# much is kept for all, and for those who first asked from one address.
 LARGE_BYTES = 256 * 1024
 MOST_BYTES = 128 * 1024 * 1024
+MOST_BYTES_EACH = 40 * 1024 * 1024
 
 Key = tuple[object, ...]
 
@@ -44,6 +48,8 @@ class Answer:
     start: Message
     body: bytes
     readers: int = 0
+    holder: str = ""
+    """The address of whoever was its first reader."""
 
     @property
     def is_large(self) -> bool:
@@ -85,7 +91,7 @@ class CollapseRequests:
         self._begun: dict[Key, asyncio.Task[Answer]] = {}
         self._to_come: dict[Key, asyncio.Task[Answer]] = {}
         self._large: WeakValueDictionary[Key, Answer] = WeakValueDictionary()
-        self._held_bytes = 0
+        self._held_bytes: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_get = scope["type"] == "http" and scope["method"] == "GET"
@@ -94,8 +100,9 @@ class CollapseRequests:
             return
         # Others may wait for it, too, when this one has gone.
         answer = self._same(await asyncio.shield(self._next(scope)))
-        if self._has_room_for(answer):
-            with self._held(answer):
+        client = scope["client"][0] if scope.get("client") else ""
+        if self._has_room_for(answer, client):
+            with self._held(answer, client):
                 await answer.send(send)
         else:
             await self.answer_busy(Request(scope))(scope, receive, send)
@@ -127,28 +134,41 @@ class CollapseRequests:
 
     def _same(self, answer: Answer) -> Answer:
         """An equal answer that is being sent already, if it matters; or this one."""
-        if not answer.is_large:
+        headers = answer.start["headers"]
+        if not answer.is_large or "etag" not in Headers(raw=headers):
             return answer
-        # Its headers have the tag of the body, and so tell it from all others.
-        return self._large.setdefault(tuple(answer.start["headers"]), answer)
+        # With the tag of the body, which tells it from all others.
+        return self._large.setdefault(tuple(headers), answer)
 
-    def _has_room_for(self, answer: Answer) -> bool:
+    def _has_room_for(self, answer: Answer, client: str) -> bool:
+        size = len(answer.body)
         return (
             not answer.is_large
             or answer.readers > 0
-            or self._held_bytes + len(answer.body) <= MOST_BYTES
+            or (
+                self._held_bytes.total() + size <= MOST_BYTES
+                and self._held_bytes[client] + size <= MOST_BYTES_EACH
+            )
         )
 
     @contextmanager
-    def _held(self, answer: Answer) -> Iterator[None]:
-        counted = len(answer.body) if answer.is_large else 0
-        self._held_bytes += counted if not answer.readers else 0
+    def _held(self, answer: Answer, client: str) -> Iterator[None]:
+        if not answer.readers:
+            answer.holder = client
+            self._count(answer, 1)
         answer.readers += 1
         try:
             yield
         finally:
             answer.readers -= 1
-            self._held_bytes -= counted if not answer.readers else 0
+            if not answer.readers:
+                self._count(answer, -1)
+
+    def _count(self, answer: Answer, times: int) -> None:
+        if answer.is_large:
+            self._held_bytes[answer.holder] += times * len(answer.body)
+            if not self._held_bytes[answer.holder]:
+                del self._held_bytes[answer.holder]
 
 
 def _key(scope: Scope) -> Key:

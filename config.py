@@ -20,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.asyncio import ConnectionPool
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -73,6 +72,10 @@ def check_rate(value: str) -> str:
 
 def check_redis_url(value: SecretStr) -> SecretStr:
     """Refuse what is no address of a Redis server, or has options that none has."""
+    # Imported here because all else that reads the settings does without it.
+    from redis import RedisError
+    from redis.asyncio import ConnectionPool
+
     url = value.get_secret_value()
     try:
         parts = urlsplit(url)
@@ -80,7 +83,7 @@ def check_redis_url(value: SecretStr) -> SecretStr:
         pool = ConnectionPool.from_url(url)
         # Reads the options; nothing is connected yet.
         pool.connection_class(**pool.connection_kwargs)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RedisError):
         is_redis = False
     if not is_redis or not parts.hostname:
         raise ValueError("must look like redis://:password@host:6379/0")

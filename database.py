@@ -32,11 +32,11 @@ Row = TypeVar("Row")
 # Largest id of a row and largest OFFSET: the range of PostgreSQL's integer.
 MAX_ID = 2**31 - 1
 
-# Together with the time that it takes to notice them, these keep the answer to a
-# request within 5 seconds whatever the database does. Nothing that a request asks of
-# the database takes as long.
+# With what a request may wait for its turn before that (`collapsing.TURN_SECONDS`,
+# `paging.TURN_SECONDS`), these keep its answer within 5 seconds whatever the database
+# does. Nothing that a request asks of the database takes as long.
 POOL_SECONDS = 1.5
-PING_SECONDS = 1.0
+PING_SECONDS = 0.7
 CONNECT_SECONDS = 2.0
 STATEMENT_SECONDS = 2.0
 CLOSE_SECONDS = 0.2

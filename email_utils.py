@@ -4,7 +4,8 @@ import asyncio
 import logging
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
@@ -28,8 +29,7 @@ DELIVERY_SECONDS = 12
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 
 # As many as ask a server at once; used on the loop of the mails alone.
-DELIVERIES = 3
-_deliveries = asyncio.Semaphore(DELIVERIES)
+_deliveries = asyncio.Semaphore(3)
 
 templates = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
@@ -75,16 +75,38 @@ async def send_email(
     await _deliver(message)
 
 
-@cache
-def _mail_loop() -> asyncio.AbstractEventLoop:
+class MailLoop(asyncio.SelectorEventLoop):
     """An event loop, in a thread of its own, whose look-ups keep nobody else waiting.
 
     Names are looked up in threads, one each for as long as it takes. On the loop that
-    serves requests these are the few that the database needs too.
+    serves requests these are the few that the database needs too; and the process does
+    not end before the threads of an executor have.
     """
-    # Not uvloop's: it has the same few threads for all loops of a process.
-    loop = asyncio.SelectorEventLoop()
-    loop.set_default_executor(ThreadPoolExecutor(DELIVERIES, "mail"))
+
+    def run_in_executor(  # type: ignore[override]  # its types tell of no variants
+        self,
+        executor: Executor | None,  # noqa: ARG002 -- asyncio has it
+        func: Callable[..., Any],
+        *args: Any,
+    ) -> asyncio.Future[Any]:
+        """Call a function that blocks in a thread that nobody waits for at the end."""
+        job: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                job.set_result(func(*args))
+            # Whoever waits for it gets to know.
+            except Exception as error:  # noqa: BLE001
+                job.set_exception(error)
+
+        job.set_running_or_notify_cancel()
+        threading.Thread(target=run, name="mail look-up", daemon=True).start()
+        return asyncio.wrap_future(job, loop=self)
+
+
+@cache
+def _mail_loop() -> MailLoop:
+    loop = MailLoop()
     threading.Thread(target=loop.run_forever, name="mail", daemon=True).start()
     return loop
 

@@ -282,14 +282,15 @@ app.add_middleware(DropTrailingSlash)
 app.add_middleware(EntityTags)
 # Of the three codings this one makes the smallest files at a speed that pages allow.
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
+app.add_middleware(ConditionalRequests)
+app.add_middleware(HeadAsGet)
+# Outside these two: answers without a body need no room.
 app.add_middleware(
     CollapseRequests,
     answer_busy=answer_no_room,
     # Files are sent as they are read, and only one's own probe tells of a database.
     exempt=("/static/", "/media/", HEALTH_PATH),
 )
-app.add_middleware(ConditionalRequests)
-app.add_middleware(HeadAsGet)
 app.add_middleware(LimitRequests, check=check_request_rate, exempt=(HEALTH_PATH,))
 if "*" not in settings.served_hosts:
     app.add_middleware(

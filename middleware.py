@@ -24,7 +24,7 @@ HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII)
 # For 5 MB over the slowest lines, and for a line to come back. Without an end, those
 # who send nothing any more would keep the memory that their uploads take from others.
 ARRIVAL_SECONDS = 120.0
-SILENCE_SECONDS = 10.0
+SILENCE_SECONDS = 20.0
 HSTS = "max-age=63072000; includeSubDomains"
 
 

@@ -25,7 +25,7 @@ MAX_PAGE_LENGTH = 100
 # at once each would only be ready later.
 SHORT_LENGTH = 20
 LONG_LISTS = 2
-TURN_SECONDS = 0.5
+TURN_SECONDS = 0.3
 _long_lists = asyncio.Semaphore(LONG_LISTS)
 
 EPOCH = datetime.fromtimestamp(0, UTC)

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -10,10 +13,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 import bounded_http
+from entity_tags import send_in_parts
 from tests.databases import free_port
 
 HEAD = b"GET / HTTP/1.1\r\nHost: test\r\n"
 ANSWER = b"HTTP/1.1 200 OK"
+# More than all that is between two programs takes in.
+MUCH = b"x" * 20_000_000
+gone = asyncio.Event()
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -24,31 +31,90 @@ def bucket() -> None:
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
-    """Take in what is sent, and greet."""
-    await Request(scope, receive).body()
+    """Take in what is sent, and greet; or say much, and note when that has ended."""
+    # The application sees to the end of what never comes in the same way.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await Request(scope, receive).body()
     await asyncio.sleep(0.01)
-    await PlainTextResponse("Hello")(scope, receive, send)
+    if scope["path"] == "/much":
+        gone.clear()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send_in_parts(MUCH, send)
+        gone.set()
+    else:
+        await PlainTextResponse("Hello")(scope, receive, send)
 
 
-@pytest.fixture
-async def wire() -> AsyncIterator[Streams]:
-    """A connection to a server."""
+@asynccontextmanager
+async def serving(**where: Any) -> AsyncIterator[None]:
+    """A server for as long as the context lasts."""
     config = uvicorn.Config(
         hello,
         http="bounded_http:BoundedHttp",
-        port=free_port(),
         log_config=None,
         lifespan="off",
+        **where,
     )
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
-    reader, writer = await asyncio.open_connection("127.0.0.1", config.port)
-    yield reader, writer
-    writer.transport.abort()
+    yield
     server.should_exit = True
     await server.shutdown()
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Streams]:
+    """A connection to a server."""
+    port = free_port()
+    async with serving(port=port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        yield reader, writer
+        writer.transport.abort()
+
+
+async def test_socket_of_another_family_will_do(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    async with serving(uds=path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(HEAD + b"Connection: close\r\n\r\n")
+
+        answer = await read_to_the_end(reader)
+        writer.close()
+
+    assert answer.startswith(ANSWER)
+
+
+async def test_answer_that_is_not_taken_is_given_up(
+    wire: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "TAKING_SECONDS", 0.1)
+    reader, writer = wire
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+    writer.write(b"GET /much HTTP/1.1\r\nHost: test\r\n\r\n")
+    async with asyncio.timeout(10):
+        await gone.wait()
+    writer.transport.resume_reading()
+
+    with suppress(ConnectionResetError):
+        assert len(await read_to_the_end(reader)) < len(MUCH)
+
+
+async def test_answer_that_is_taken_bit_by_bit_is_whole(
+    wire: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "TAKING_SECONDS", 5.0)
+    reader, writer = wire
+    head = b"GET /much HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    writer.write(head)
+
+    answer = await read_to_the_end(reader)
+
+    # In chunks, as nothing says how long it is.
+    assert answer.count(b"x") == len(MUCH)
 
 
 @pytest.fixture
@@ -139,6 +205,18 @@ async def test_who_sends_no_more_is_answered_all_the_same(
     answers = await read_to_the_end(reader)
 
     assert answers.count(ANSWER) == requests
+
+
+async def test_whole_request_is_answered_when_the_next_one_is_not_whole(
+    wire: Streams,
+) -> None:
+    reader, writer = wire
+    writer.write(HEAD + b"\r\n" + HEAD + b"Content-Length: 9\r\n\r\nabc")
+    writer.write_eof()
+
+    answer = await reader.readuntil(b"Hello")
+
+    assert answer.startswith(ANSWER)
 
 
 async def test_who_hangs_up_between_two_requests_is_told_nothing(

@@ -39,6 +39,7 @@ class Application:
         self.may_end.set()
         self.text = "first"
         self.error: Exception | None = None
+        self.is_tagged = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append(scope)
@@ -47,7 +48,7 @@ class Application:
         await self.may_end.wait()
         if error is not None:
             raise error
-        headers = {"ETag": f'"{hash(text)}"'}
+        headers = {"ETag": f'"{hash(text)}"'} if self.is_tagged else {}
         await PlainTextResponse(text, headers=headers)(scope, receive, send)
 
 
@@ -117,7 +118,19 @@ async def test_who_comes_later_is_answered_anew(
     assert [before.text, after.text] == ["first", "second"]
 
 
-@pytest.mark.parametrize("header", collapsing.DECIDING)
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Accept",
+        "Accept-Encoding",
+        "Authorization",
+        "If-Match",
+        "If-Modified-Since",
+        "If-None-Match",
+        "If-Unmodified-Since",
+        "Range",
+    ],
+)
 async def test_header_that_decides_tells_requests_apart(
     application: Application, client: AsyncClient, header: str
 ) -> None:
@@ -248,12 +261,13 @@ async def test_slow_answer_is_not_waited_for(
 class SlowReader:
     """Somebody who takes the beginning of an answer, and the rest when told to."""
 
-    def __init__(self, collapsed: CollapseRequests) -> None:
+    def __init__(self, collapsed: CollapseRequests, address: str) -> None:
         self.status = 0
         self.body = b""
         self.goes_on = asyncio.Event()
         self.begun = asyncio.Event()
-        self.reading = asyncio.create_task(collapsed(SCOPE, self.receive, self.take))
+        scope = {**SCOPE, "client": (address, 1)}
+        self.reading = asyncio.create_task(collapsed(scope, self.receive, self.take))
 
     async def receive(self) -> Message:
         raise AssertionError("nobody asks it anything")
@@ -272,9 +286,9 @@ class SlowReader:
         await self.reading
 
 
-async def come(collapsed: CollapseRequests) -> SlowReader:
+async def come(collapsed: CollapseRequests, address: str = "192.0.2.1") -> SlowReader:
     """Begin to read."""
-    reader = SlowReader(collapsed)
+    reader = SlowReader(collapsed, address)
     async with asyncio.timeout(5):
         await reader.begun.wait()
     return reader
@@ -282,10 +296,11 @@ async def come(collapsed: CollapseRequests) -> SlowReader:
 
 @pytest.fixture
 def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A text of which there is room for one and a half."""
+    """A text of which there is room for two, and for one from each address."""
     application.text = "x" * 3000
     monkeypatch.setattr(collapsing, "LARGE_BYTES", 2000)
-    monkeypatch.setattr(collapsing, "MOST_BYTES", 4500)
+    monkeypatch.setattr(collapsing, "MOST_BYTES", 7000)
+    monkeypatch.setattr(collapsing, "MOST_BYTES_EACH", 4000)
     return application.text
 
 
@@ -295,31 +310,60 @@ async def test_same_large_answer_is_kept_once(
     readers = [await come(collapsed) for _ in range(10)]
 
     assert {reader.status for reader in readers} == {200}
-    assert collapsed._held_bytes == len(large)
+    assert collapsed._held_bytes.total() == len(large)
     for reader in readers:
         await reader.end()
-    assert collapsed._held_bytes == 0
+    assert collapsed._held_bytes == {}
     assert {reader.body for reader in readers} == {large.encode()}
 
 
-async def test_large_answer_finds_no_room_beside_others(
+async def test_large_answer_finds_no_room_beside_another_of_the_same_client(
     application: Application, collapsed: CollapseRequests, large: str
 ) -> None:
     first = await come(collapsed)
     application.text = "y" * len(large)
     refused = await come(collapsed)
+    elsewhere = await come(collapsed, "192.0.2.2")
     application.text = "small"
     small = await come(collapsed)
 
-    for reader in (first, refused, small):
+    for reader in (first, refused, elsewhere, small):
         await reader.end()
     application.text = "z" * len(large)
     later = await come(collapsed)
     await later.end()
 
-    statuses = [reader.status for reader in (first, refused, small, later)]
-    assert statuses == [200, 503, 200, 200]
-    assert collapsed._held_bytes == 0
+    readers = (first, refused, elsewhere, small, later)
+    assert [reader.status for reader in readers] == [200, 503, 200, 200, 200]
+    assert collapsed._held_bytes == {}
+
+
+async def test_large_answers_find_only_so_much_room_together(
+    application: Application, collapsed: CollapseRequests, large: str
+) -> None:
+    readers = []
+    for number in range(4):
+        application.text = str(number) * len(large)
+        readers.append(await come(collapsed, f"192.0.2.{number}"))
+
+    for reader in readers:
+        await reader.end()
+
+    assert [reader.status for reader in readers] == [200, 200, 503, 503]
+
+
+async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
+    application: Application, collapsed: CollapseRequests, large: str
+) -> None:
+    application.is_tagged = False
+    first = await come(collapsed)
+    application.text = "y" * len(large)
+    second = await come(collapsed, "192.0.2.2")
+
+    for reader in (first, second):
+        await reader.end()
+
+    assert first.body != second.body
 
 
 async def test_reader_who_is_lost_frees_the_room(
@@ -329,7 +373,7 @@ async def test_reader_who_is_lost_frees_the_room(
     reader.reading.cancel()
     await asyncio.wait({reader.reading})
 
-    assert collapsed._held_bytes == 0
+    assert collapsed._held_bytes == {}
 
 
 # The application
@@ -348,6 +392,35 @@ async def test_crowd_on_the_home_page_costs_what_two_readers_cost(
 
     assert {answer.status_code for answer in answers} == {200}
     assert len(together) <= 2 * len(alone)
+
+
+async def test_people_who_ask_at_once_get_their_own(
+    concurrent_client: AsyncClient,
+) -> None:
+    people = ["ada", "bob", "cleo"]
+    headers = [await sign_up(concurrent_client, name) for name in people]
+
+    answers = await asyncio.gather(
+        *(concurrent_client.get("/api/users/me", headers=own) for own in headers * 5)
+    )
+
+    assert [answer.json()["username"] for answer in answers] == people * 5
+
+
+async def test_answer_without_a_body_needs_no_room(
+    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = await concurrent_client.get("/login")
+    monkeypatch.setattr(collapsing, "LARGE_BYTES", 0)
+    monkeypatch.setattr(collapsing, "MOST_BYTES", 10)
+    known = {"If-None-Match": page.headers["ETag"]}
+
+    full = await concurrent_client.get("/login")
+    unchanged = await concurrent_client.get("/login", headers=known)
+    head = await concurrent_client.head("/login")
+
+    statuses = [answer.status_code for answer in (full, unchanged, head)]
+    assert statuses == [503, 304, 200]
 
 
 async def test_what_was_just_written_is_in_the_next_answer(
