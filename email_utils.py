@@ -83,7 +83,8 @@ class MailLoop(asyncio.SelectorEventLoop):
     not end before the threads of an executor have.
     """
 
-    def run_in_executor(  # type: ignore[override]  # its types tell of no variants
+    # asyncio's own types link the function to its arguments and result; these do not.
+    def run_in_executor(  # type: ignore[override]
         self,
         executor: Executor | None,  # noqa: ARG002 -- asyncio has it
         func: Callable[..., Any],
