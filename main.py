@@ -1,6 +1,7 @@
 """The application: assembly, error answers and pages."""
 
 import asyncio
+import gc
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -96,8 +97,13 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     settings.check_ready_to_serve()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
+    # Looking through all that is here now, for cycles that nobody needs any more, would
+    # stop everything for a tenth of a second every now and then.
+    gc.collect()
+    gc.freeze()
     healing = asyncio.create_task(pictures.keep_healing())
     yield
+    gc.unfreeze()
     healing.cancel()
     await asyncio.wait({healing})
     await shut_down()

@@ -1,6 +1,7 @@
 """Pages, errors, headers, HEAD, slashes at the end, body limits and health."""
 
 import asyncio
+import gc
 import inspect
 import json
 import logging
@@ -8,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from fastapi import HTTPException
@@ -18,7 +20,7 @@ from pydantic import SecretStr
 
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
-from main import ROUTERS, app
+from main import ROUTERS, app, lifespan
 from tests.conftest import (
     PASSWORD,
     Body,
@@ -579,6 +581,20 @@ async def test_all_is_well_again_when_the_database_is_back(
 
 
 # Health
+
+
+async def test_search_for_cycles_skips_what_was_there_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What it ends is needed by the tests that follow.
+    monkeypatch.setattr("main.shut_down", AsyncMock())
+    monkeypatch.setattr("main.pictures.keep_healing", AsyncMock())
+
+    async with lifespan(app):
+        skipped = gc.get_freeze_count()
+
+    assert skipped > 50_000
+    assert gc.get_freeze_count() == 0
 
 
 async def test_health_success(client: AsyncClient) -> None:
