@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, status
@@ -128,6 +129,8 @@ app = FastAPI(
 documentation.set_up(app)
 
 
+# A page names some fifty, and the application looks through all its routes for each.
+@lru_cache(maxsize=4096)
 def path_for(name: str, **path_params: Any) -> str:
     """The path of a route. Not `url_for`, which takes the host from the request."""
     return str(app.url_path_for(name, **path_params))

@@ -63,6 +63,8 @@ environment = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    # In production the files do not change while the application runs.
+    auto_reload=not settings.is_production,
 )
 environment.globals.update(
     absolute_url=absolute_url,
