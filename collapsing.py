@@ -56,11 +56,18 @@ class Answer:
         """Whether it matters how often it is kept."""
         return len(self.body) >= LARGE_BYTES
 
-    async def send(self, send: Send) -> None:
-        """Give it to one reader, as fast as that one takes it."""
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Give it to one reader, as fast as that one takes it, until they go away."""
         # Each gets a list of headers of their own, to which others add.
         await send({**self.start, "headers": list(self.start["headers"])})
-        await send_in_parts(self.body, send)
+        if not self.is_large:
+            await send_in_parts(self.body, send)
+            return
+        leaving = asyncio.create_task(_leave(receive))
+        try:
+            await send_in_parts(self.body, send, lambda: not leaving.done())
+        finally:
+            leaving.cancel()
 
 
 class CollapseRequests:
@@ -103,7 +110,7 @@ class CollapseRequests:
         client = scope["client"][0] if scope.get("client") else ""
         if self._has_room_for(answer, client):
             with self._held(answer, client):
-                await answer.send(send)
+                await answer.send(receive, send)
         else:
             await self.answer_busy(Request(scope))(scope, receive, send)
 
@@ -175,6 +182,12 @@ def _key(scope: Scope) -> Key:
     headers = Headers(scope=scope)
     deciding = (tuple(headers.getlist(name)) for name in DECIDING)
     return scope["path"], scope["query_string"], *deciding
+
+
+async def _leave(receive: Receive) -> None:
+    """Return when a client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _ask(app: ASGIApp, scope: Scope) -> Answer:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import re
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -62,25 +63,44 @@ class EntityTags:
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    MutableHeaders(scope=held)["ETag"] = entity_tag(body)
+                    tag = await _tag_of(body)
+                    MutableHeaders(scope=held)["ETag"] = tag
                     await send(held)
                     await send_in_parts(body, send)
 
         await self.app(scope, receive, hold)
 
 
-async def send_in_parts(body: bytes, send: Send) -> None:
+async def _tag_of(body: bytes) -> str:
+    """`entity_tag`, beside what else is done where it takes a while."""
+    if len(body) > PART_BYTES:
+        return await asyncio.to_thread(entity_tag, body)
+    return entity_tag(body)
+
+
+async def send_in_parts(
+    body: bytes, send: Send, is_wanted: Callable[[], bool] = lambda: True
+) -> None:
     """Send a body with turns for others between its parts: 30 MB compress in a second.
 
     And never more at once than one may wait to be taken.
+
+    Args:
+        body: All of it.
+        send: Takes the parts.
+        is_wanted: Whether to go on, asked after each part.
     """
+    # Whoever is slow to take a part keeps what is here, and no copy of it.
+    whole = memoryview(body)
     for start in range(0, len(body) or 1, PART_BYTES):
         end = start + PART_BYTES
         more = end < len(body)
-        part = {"body": body[start:end], "more_body": more}
+        part = {"body": whole[start:end], "more_body": more}
         await send({"type": "http.response.body", **part})
         if more:
             await asyncio.sleep(0)
+            if not is_wanted():
+                return
 
 
 def _wants_tag(start: Message, *, is_get: bool) -> bool:

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import collapsing
 from collapsing import CollapseRequests
+from entity_tags import PART_BYTES
 from main import answer_no_room
 from tests.conftest import counted_statements, create_post, sign_up
 
@@ -265,12 +266,14 @@ class SlowReader:
         self.status = 0
         self.body = b""
         self.goes_on = asyncio.Event()
+        self.leaves = asyncio.Event()
         self.begun = asyncio.Event()
         scope = {**SCOPE, "client": (address, 1)}
         self.reading = asyncio.create_task(collapsed(scope, self.receive, self.take))
 
     async def receive(self) -> Message:
-        raise AssertionError("nobody asks it anything")
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
 
     async def take(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -364,6 +367,20 @@ async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
         await reader.end()
 
     assert first.body != second.body
+
+
+async def test_nothing_is_sent_to_a_reader_who_has_left(
+    application: Application, collapsed: CollapseRequests
+) -> None:
+    application.text = "x" * (10 * PART_BYTES)
+    reader = await come(collapsed)
+
+    reader.leaves.set()
+    await reader.end()
+
+    # The part after the first may have been on its way.
+    assert len(reader.body) <= 2 * PART_BYTES
+    assert collapsed._held_bytes == {}
 
 
 async def test_reader_who_is_lost_frees_the_room(
