@@ -19,6 +19,8 @@ from problems import Problem
 from workers import Workers
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
+# A NumericDate may have a fraction (RFC 7519, section 2).
+NUMERIC_DATES = (int, float)
 CLOCK_LEEWAY = timedelta(seconds=10)
 # Ours have some 200 characters. Far longer ones could nest their header so deeply that
 # reading it exhausts the stack.
@@ -124,7 +126,7 @@ def _read_claims(token: str) -> dict[str, Any] | None:
     if len(token) > MAX_TOKEN_LENGTH:
         return None
     try:
-        return jwt.decode(
+        claims = jwt.decode(
             token,
             settings.signing_key,
             algorithms=[settings.algorithm],
@@ -134,6 +136,13 @@ def _read_claims(token: str) -> dict[str, Any] | None:
     # ValueError: PyJWT lets through what the JSON and the UTF-8 decoder raise.
     except (jwt.PyJWTError, ValueError):
         return None
+    # PyJWT takes for a date whatever Python makes a number of.
+    is_typed = (
+        type(claims["ver"]) is int
+        and type(claims["iat"]) in NUMERIC_DATES
+        and type(claims["exp"]) in NUMERIC_DATES
+    )
+    return claims if is_typed else None
 
 
 def generate_reset_token() -> str:
@@ -183,7 +192,8 @@ async def get_current_user(
 def _row_id(sub: str) -> int | None:
     if not (sub.isascii() and sub.isdigit() and len(sub) <= len(str(MAX_ID))):
         return None
-    return int(sub) if int(sub) <= MAX_ID else None
+    number = int(sub)
+    return number if number <= MAX_ID and str(number) == sub else None
 
 
 CurrentUser = Annotated[models.User, Depends(get_current_user)]

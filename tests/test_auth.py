@@ -319,6 +319,15 @@ async def test_token_that_was_altered_is_rejected(client: AsyncClient) -> None:
     assert await rejected(client, forged)
 
 
+@pytest.mark.parametrize("form", ["0{}", "{} ", "+{}", "{}.0"])
+async def test_token_with_another_form_of_the_number_is_rejected(
+    client: AsyncClient, form: str
+) -> None:
+    claims = await claims_of(client)
+
+    assert await rejected(client, signed({**claims, "sub": form.format(claims["sub"])}))
+
+
 @pytest.mark.parametrize("missing", ["sub", "iat", "exp", "ver"])
 async def test_token_that_lacks_a_claim_is_rejected(
     client: AsyncClient, missing: str
@@ -349,9 +358,15 @@ async def test_token_that_lacks_a_claim_is_rejected(
         ("ver", 1),
         ("ver", "0"),
         ("ver", None),
+        ("ver", False),
+        ("ver", 0.0),
+        ("exp", True),
+        ("exp", "4102444800"),
         ("exp", "soon"),
         ("exp", None),
         ("exp", float("inf")),
+        ("iat", "1"),
+        ("iat", True),
         ("iat", "once"),
         ("iat", None),
         ("iat", float("inf")),

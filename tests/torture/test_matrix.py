@@ -501,6 +501,12 @@ FLAWS: dict[str, Forge] = {
         f"with a subject that is {kind}": partial(with_claims, sub=subject)
         for kind, subject in ODD_SUBJECTS.items()
     },
+    "with a subject that begins with a zero": lambda claims: with_claims(
+        claims, sub=f"0{claims['sub']}"
+    ),
+    "with a version that is true or false": lambda claims: with_claims(
+        claims, ver=bool(claims["ver"])
+    ),
     "of the version before": lambda claims: with_claims(claims, ver=claims["ver"] - 1),
     "of the version to come": lambda claims: with_claims(claims, ver=claims["ver"] + 1),
     "with a version in words": lambda claims: with_claims(
