@@ -1,6 +1,7 @@
 """The engine, the session of a request, and what every query shares."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,7 +17,13 @@ from sqlalchemy import (
     event,
     func,
 )
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError
+from sqlalchemy.exc import (
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -64,6 +71,23 @@ CONNECTION_ERRORS = (
 
 class DatabaseUnavailable(Exception):
     """No connection to the database could be made."""
+
+
+# What is raised only while there is no database that does its work. `OperationalError`
+# is that by its definition (PEP 249); the driver knows finer ones.
+AWAY = (
+    DatabaseUnavailable,
+    PoolTimeoutError,
+    InterfaceError,
+    OperationalError,
+    TimeoutError,
+    ConnectionError,
+    socket.gaierror,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+# All that a session may raise; of the last two, `is_unavailable` tells the rest.
+FAILURES = (*AWAY, SQLAlchemyError, asyncpg.PostgresError)
 
 
 class Base(DeclarativeBase):
@@ -239,22 +263,26 @@ async def fetch_page(
     return [], await db.scalar(total) or 0
 
 
-def sqlstate(error: DBAPIError) -> str:
+def sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
     """The code that PostgreSQL gave an error; empty when it was not the server's."""
-    return getattr(error.orig, "sqlstate", None) or ""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether an error says that the database, and not the query, is at fault."""
-    if isinstance(
-        error, (DatabaseUnavailable, PoolTimeoutError, InterfaceError, TimeoutError)
-    ):
+    """Whether an error says that the database, and not the query, is at fault.
+
+    A session that is not made from `engine` raises what the driver does when it cannot
+    connect, as it is.
+    """
+    if isinstance(error, AWAY):
         return True
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, (DBAPIError, asyncpg.PostgresError)):
         return False
-    state, cause = sqlstate(error), getattr(error.orig, "__cause__", None)
+    state = sqlstate(error)
+    cause = getattr(getattr(error, "orig", None), "__cause__", None)
     return (
-        error.connection_invalidated
+        getattr(error, "connection_invalidated", False)
         # Not always does the driver notice at once that it has lost the connection. And
         # when a migration has changed a table the next request makes a new plan.
         or isinstance(

@@ -12,7 +12,6 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -28,6 +27,7 @@ import schemas
 from collapsing import CollapseRequests
 from config import ConfigurationError, settings
 from database import (
+    FAILURES,
     BackgroundDbSession,
     DatabaseUnavailable,
     is_unavailable,
@@ -245,15 +245,16 @@ def answer_no_room(request: Request) -> Response:
     return answer_plainly(request, TOO_BUSY.error())
 
 
-@app.exception_handler(DatabaseUnavailable)
-@app.exception_handler(SQLAlchemyError)
-@app.exception_handler(TimeoutError)
 async def answer_database_error(request: Request, error: Exception) -> Response:
     """A 503 while the database is away; any other fault of a query is a bug."""
     if not is_unavailable(error):
         raise error
     logging.getLogger(__name__).error("Database unavailable: %s", error)
     return await answer_http_error(request, DATABASE_UNAVAILABLE.error())
+
+
+for failure in FAILURES:
+    app.add_exception_handler(failure, answer_database_error)
 
 
 def answer_bug(request: Request) -> Response:

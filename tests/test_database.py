@@ -1,6 +1,7 @@
 """What queries share, and what happens while the database is away."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -117,6 +118,15 @@ class DriverError(Exception):
         pytest.param(PoolTimeoutError(), id="no connection free"),
         pytest.param(InterfaceError("", {}, DriverError(None)), id="connection closed"),
         pytest.param(
+            OperationalError("", {}, ConnectionRefusedError()), id="operation failed"
+        ),
+        pytest.param(ConnectionRefusedError(), id="connection refused"),
+        pytest.param(socket.gaierror(), id="no such host"),
+        pytest.param(asyncpg.CannotConnectNowError(""), id="not yet up"),
+        pytest.param(asyncpg.TooManyConnectionsError(""), id="no more connections"),
+        pytest.param(asyncpg.ConnectionDoesNotExistError(""), id="driver: lost"),
+        pytest.param(asyncpg.InterfaceError(""), id="driver: closed"),
+        pytest.param(
             DBAPIError("", {}, DriverError(None), connection_invalidated=True),
             id="connection lost",
         ),
@@ -144,6 +154,8 @@ def test_confused_driver_is_at_fault() -> None:
         pytest.param(ProgrammingError("", {}, DriverError("42P01")), id="no table"),
         pytest.param(DBAPIError("", {}, DriverError("22021")), id="no UTF-8"),
         pytest.param(DBAPIError("", {}, DriverError(None)), id="no code"),
+        pytest.param(asyncpg.UndefinedTableError(""), id="driver: no table"),
+        pytest.param(FileNotFoundError(), id="no file"),
         pytest.param(ValueError(), id="another error"),
     ],
 )

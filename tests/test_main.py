@@ -11,12 +11,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest.mock import AsyncMock
 
+import asyncpg
 import pytest
 from fastapi import HTTPException
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from httpx import AsyncClient
 from pydantic import SecretStr
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
@@ -505,6 +508,47 @@ async def test_unreachable_database_makes_pages_unavailable(
     assert response.status_code == 503
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(),
+        asyncpg.CannotConnectNowError(""),
+        OperationalError("SELECT 1", {}, ConnectionRefusedError()),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("path", ["/", "/api/posts", "/health"])
+async def test_session_of_somebody_elses_making_may_fail_in_its_own_words(
+    bare_client: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    error: Exception,
+) -> None:
+    fail_with(error, monkeypatch)
+
+    response = await bare_client.get(path)
+
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_other_engine_that_cannot_connect_makes_it_unavailable(
+    bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    elsewhere = create_async_engine(f"postgresql+asyncpg://127.0.0.1:{unused_tcp_port}")
+
+    async def session_elsewhere() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(elsewhere) as session:
+            yield session
+
+    monkeypatch.setitem(app.dependency_overrides, get_db, session_elsewhere)
+
+    response = await bare_client.get("/api/posts")
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": "Database unavailable"}
 
 
 @pytest.mark.parametrize("path", [*STATIC_PAGES, *FILES])
