@@ -64,6 +64,7 @@ from workers import Busy
 BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
 UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
+QUERY = re.compile(r"\?|%3f", re.IGNORECASE)
 HEALTH_PATH = "/health"
 HEALTH_SECONDS = 1.5
 ROUTERS = (users.router, posts.router, pages.router, feeds.router)
@@ -78,10 +79,13 @@ SECURITY_HEADERS = {
 
 
 def without_query(record: logging.LogRecord) -> bool:
-    """Take the query, which may hold a reset token, out of a line of the access log."""
+    """Take the query, which may hold a reset token, out of a line of the access log.
+
+    Some mail programs and copying people encode the question mark before it, too.
+    """
     if isinstance(record.args, tuple):
         record.args = tuple(
-            value.partition("?")[0] if isinstance(value, str) else value
+            QUERY.split(value, maxsplit=1)[0] if isinstance(value, str) else value
             for value in record.args
         )
     return True

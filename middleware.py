@@ -271,10 +271,10 @@ class CatchErrors:
             return
         except Exception:
             error_id = uuid.uuid4().hex
-            # The path without its query, which may carry a reset token.
-            logger.exception(
-                "Error %s on %s %s", error_id, scope["method"], quote(scope["path"])
-            )
+            # The path without its query, which may carry a reset token, even where its
+            # question mark was encoded.
+            path = quote(scope["path"].partition("?")[0])
+            logger.exception("Error %s on %s %s", error_id, scope["method"], path)
             if complete:
                 # It failed in the background: the answer and the connection are good.
                 return

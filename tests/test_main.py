@@ -410,9 +410,16 @@ async def test_bug_after_the_answer_is_logged_and_leaves_the_answer_alone(
     assert "a bug in the background" in caplog.text
 
 
-def test_access_log_has_no_queries(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/reset-password?token=a-secret&next=/?x",
+        "/reset-password%3ftoken=a-secret",
+        "/reset-password%3Ftoken=a-secret?x",
+    ],
+)
+def test_access_log_has_no_queries(caplog: pytest.LogCaptureFixture, path: str) -> None:
     line = '%s - "%s %s HTTP/%s" %d'
-    path = "/reset-password?token=a-secret&next=/?x"
 
     with caplog.at_level(logging.INFO):
         logging.getLogger("uvicorn.access").info(
