@@ -5,8 +5,9 @@ import hashlib
 import ipaddress
 import json
 import logging
+import math
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,11 @@ LATE_REFUSAL_SECONDS = 0.5
 # Smallest network that is given to one customer (RFC 6177): within it addresses are
 # free to choose.
 IPV6_PREFIX = 64
+# Whoever hides theirs counts together with this machine, from where they may connect.
+UNKNOWN_ADDRESS = "127.0.0.1"
+# So many wait, beside as many as a rate has, for the outcome of what others are trying:
+# as many as wait for their passwords to be hashed.
+MOST_WAITING = 62
 
 
 class LimitReached(Exception):
@@ -88,36 +94,52 @@ def parsed(rate: str) -> RateLimitItem:
 
 
 def forwarded_address(headers: Headers) -> str | None:
-    """Whom the outermost trusted proxy was asked by; None when there is no such proxy.
+    """Whom the outermost trusted proxy was asked by; None when no proxy says so.
 
     Each proxy appends to `X-Forwarded-For` whom it was asked by, so what counts is as
     far from the end as there are proxies; before that is only what the client wrote.
     """
     forwarded = _forwarded(headers)
-    if 0 < settings.proxy_hops <= len(forwarded):
-        return forwarded[-settings.proxy_hops] or None
-    return None
+    if not settings.proxy_hops or not forwarded:
+        return None
+    is_whole = settings.proxy_hops <= len(forwarded)
+    return (is_whole and forwarded[-settings.proxy_hops]) or UNKNOWN_ADDRESS
 
 
 def client_address(request: Request) -> str:
     """Where the request came from, as far as that is known."""
     address = forwarded_address(request.headers)
-    if address is not None:
-        return network_of(address)
+    if address is None:
+        address = _peer_address(request)
+    return network_of(address)
+
+
+def _peer_address(request: Request) -> str:
+    """Who connected, unless the server has put there what the client wrote.
+
+    Unless told otherwise, uvicorn takes the word of whoever connects from this machine.
+    """
     if request.client is None:
-        return "unknown"
-    peer = request.client.host
-    # Unless told otherwise, uvicorn takes the word of whoever connects from this
-    # machine, so that this would be what the client wrote. All of them are one.
-    written = map(without_port, _forwarded(request.headers))
-    if not settings.proxy_hops and peer in written:
-        return "forwarded"
-    return network_of(peer)
+        return UNKNOWN_ADDRESS
+    host, port = request.client
+    is_written = any(
+        host in entry and port in {0, _number_at_end(entry)}
+        for entry in _forwarded(request.headers)
+    )
+    return UNKNOWN_ADDRESS if is_written and not settings.proxy_hops else host
+
+
+def _number_at_end(entry: str) -> int | None:
+    """The port that uvicorn would find in an entry of `X-Forwarded-For`."""
+    try:
+        return int(entry.rpartition(":")[2])
+    except ValueError:
+        return None
 
 
 def _forwarded(headers: Headers) -> list[str]:
-    listed = ",".join(headers.getlist("x-forwarded-for"))
-    return [address.strip() for address in listed.split(",")]
+    written = headers.getlist("x-forwarded-for")
+    return [entry.strip() for line in written for entry in line.split(",")]
 
 
 def network_of(address: str) -> str:
@@ -279,8 +301,9 @@ _attempts = Store()
 # Apart from these, so that no flood of attempts pushes it out.
 _acquaintances = Store()
 
-# Who is trying at this moment, by key, in this process.
-_trying: Counter[str] = Counter()
+# Who is trying at this moment, in this process, in the order in which they came. Their
+# events tell them that somebody before them is done.
+_trying: dict[str, list[asyncio.Event]] = {}
 
 
 # What is asked
@@ -300,32 +323,51 @@ async def count(limit: RateLimit) -> None:
 async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Let somebody try something of which only some outcomes count.
 
-    Whoever is still trying counts until it is known, so that many at once get no
-    further than one after the other.
+    Whoever came before and is still trying counts until it is known, so that many at
+    once get no further than one after the other. Others wait for that to be known.
 
     Yields:
         What to call when this attempt counts.
 
     Raises:
-        LimitReached: One of the rates is used up.
+        LimitReached: One of the rates is used up, or very many are waiting.
     """
 
     async def count_all() -> None:
         for limit in limits:
             await _hit(_attempts, limit)
 
-    keys = [limit.key for limit in limits]
-    _trying.update(keys)
+    somebody_is_done = asyncio.Event()
+    for limit in limits:
+        _trying.setdefault(limit.key, []).append(somebody_is_done)
     try:
         for limit in limits:
-            if not await _has_room(_attempts, limit, cost=_trying[limit.key]):
-                raise await _reached(limit)
+            await _wait_for_room(limit, somebody_is_done)
         yield count_all
     finally:
-        _trying.subtract(keys)
-        for key in keys:
-            if not _trying[key]:
-                del _trying[key]
+        for limit in limits:
+            _leave(limit.key, somebody_is_done)
+
+
+async def _wait_for_room(limit: RateLimit, somebody_is_done: asyncio.Event) -> None:
+    while True:
+        somebody_is_done.clear()
+        before = _trying[limit.key].index(somebody_is_done)
+        if await _has_room(_attempts, limit, cost=before + 1):
+            return
+        may_wait = before < limit.item.amount + MOST_WAITING
+        if not may_wait or not await _has_room(_attempts, limit, cost=1):
+            raise await _reached(limit)
+        await somebody_is_done.wait()
+
+
+def _leave(key: str, event: asyncio.Event) -> None:
+    trying = _trying[key]
+    trying.remove(event)
+    for other in trying:
+        other.set()
+    if not trying:
+        del _trying[key]
 
 
 async def forget(limit: RateLimit) -> None:
@@ -405,4 +447,4 @@ async def _reached(limit: RateLimit) -> LimitReached:
 
 
 def _wait_until(moment: float) -> LimitReached:
-    return LimitReached(max(1, round(moment - time.time())))
+    return LimitReached(max(1, math.ceil(moment - time.time())))

@@ -18,10 +18,18 @@ from fastapi import Request
 from httpx import AsyncClient, Response
 from PIL import Image
 from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import rate_limits
 from main import app
-from rate_limits import BoundedMemory, RateLimit, client_address, network_of
+from rate_limits import (
+    BoundedMemory,
+    LimitReached,
+    RateLimit,
+    client_address,
+    network_of,
+)
 from routers.users import own_login_limit
 from tests.conftest import (
     PASSWORD,
@@ -333,7 +341,9 @@ async def test_failures_from_one_ipv6_network_are_counted_together(
         (1, b"192.0.2.1", "192.0.2.1"),
         (1, b"198.51.100.1, 192.0.2.1", "192.0.2.1"),
         (2, b"198.51.100.1, 192.0.2.1, 10.0.0.1", "192.0.2.1"),
-        (2, b"198.51.100.1", "192.0.2.9"),
+        (2, b"198.51.100.1", "127.0.0.1"),
+        (1, b"198.51.100.1,", "127.0.0.1"),
+        (1, b"", "127.0.0.1"),
     ],
 )
 def test_network_address_is_what_the_outermost_own_proxy_saw(
@@ -343,7 +353,9 @@ def test_network_address_is_what_the_outermost_own_proxy_saw(
     address: str,
 ) -> None:
     monkeypatch.setattr(settings, "trusted_proxy_hops", hops)
-    headers = [(b"x-forwarded-for", value) for value in [forwarded_for] if value]
+    headers = [
+        (b"x-forwarded-for", value) for value in [forwarded_for] if value is not None
+    ]
     scope = {"type": "http", "headers": headers, "client": ("192.0.2.9", 1)}
 
     assert client_address(Request(scope)) == address
@@ -471,6 +483,63 @@ async def test_name_that_is_taken_is_no_account_made(client: AsyncClient) -> Non
     statuses = [(await try_to_sign_up(client, name)).status_code for name in names]
 
     assert statuses == [201, 400, 400, 400, 201]
+
+
+async def test_right_passwords_at_the_same_instant_are_no_failures(
+    concurrent_client: AsyncClient,
+) -> None:
+    await create_test_user(concurrent_client)
+
+    responses = await asyncio.gather(
+        *(attempt(concurrent_client, password=PASSWORD) for _ in range(20))
+    )
+
+    assert {response.status_code for response in responses} == {200}
+    assert rate_limits._trying == {}
+
+
+async def test_right_password_waits_behind_wrong_ones_that_leave_room_for_it(
+    concurrent_client: AsyncClient,
+) -> None:
+    await create_test_user(concurrent_client)
+    passwords = ["wrong", PASSWORD, "wrong", PASSWORD, PASSWORD, PASSWORD]
+
+    responses = await asyncio.gather(
+        *(attempt(concurrent_client, password=password) for password in passwords)
+    )
+
+    statuses = [response.status_code for response in responses]
+    assert statuses == [401, 200, 401, 200, 200, 200]
+
+
+async def test_only_so_many_wait(
+    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "MOST_WAITING", 2)
+    await create_test_user(concurrent_client)
+
+    responses = await asyncio.gather(
+        *(attempt(concurrent_client, password=PASSWORD) for _ in range(10))
+    )
+
+    statuses = sorted(response.status_code for response in responses)
+    assert statuses == [200] * 5 + [429] * 5
+
+
+async def test_wait_that_is_announced_is_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = RateLimit("1/3 seconds", ("somebody",))
+    moment = 1_000_000.0
+    monkeypatch.setattr(time, "time", lambda: moment)
+    await rate_limits.count(limit)
+    moment += 0.7
+    with pytest.raises(LimitReached) as caught:
+        await rate_limits.count(limit)
+
+    moment += caught.value.retry_after
+
+    await rate_limits.count(limit)
 
 
 async def test_accounts_made_at_the_same_instant_are_all_counted(
@@ -756,23 +825,38 @@ async def test_address_gets_only_so_many_notes(
     assert told.count("stranger@example.net") == 2
 
 
-def test_address_that_a_client_wrote_for_the_server_is_not_believed(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "written",
+    [
+        "192.0.2.1",
+        "192.0.2.1:4711",
+        "192.0.2.1: 4_711",
+        "192.0.2.1:x",
+        "192.0.2.1, 127.0.0.1",
+        "[2001:db8::1]:4711",
+        "[2001:db8::1]x",
+        "[2001:db8::1",
+        "somewhere",
+    ],
+)
+async def test_address_that_a_client_wrote_for_the_server_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     monkeypatch.setattr(settings, "trusted_proxy_hops", 0)
-    written = [
-        Request(
-            {
-                "type": "http",
-                "headers": [(b"x-forwarded-for", address.encode())],
-                # What uvicorn makes of the header, for those on this machine.
-                "client": (address, 0),
-            }
-        )
-        for address in ("192.0.2.1", "192.0.2.2")
-    ]
+    addresses = []
 
-    assert len({client_address(request) for request in written}) == 1
+    async def note_address(scope: Scope, _receive: Receive, _send: Send) -> None:
+        addresses.append(client_address(Request(scope)))
+
+    headers = [(b"x-forwarded-for", written.encode())]
+    scope = {"type": "http", "headers": headers, "client": ("127.0.0.1", 50_000)}
+    # As uvicorn begins with every application, unless it is told not to.
+    middleware: Any = ProxyHeadersMiddleware
+    server = middleware(note_address, trusted_hosts="127.0.0.1")
+    await server(scope, AsyncMock(), AsyncMock())
+
+    assert scope["client"] != ("127.0.0.1", 50_000)
+    assert addresses == ["127.0.0.1"]
 
 
 async def test_access_log_names_whom_the_trusted_proxy_saw() -> None:
