@@ -40,7 +40,10 @@ REMEMBERED = "1/30 days"
 # them at once, as fast as they are asked for, would take the time of all others.
 PROMPT_REFUSALS = 100
 REFUSALS_COUNTED_SECONDS = 60.0
+# Each of so many in a row at a time of its own, this late on average: those who are
+# answered together come back together, and take the time of all others at once.
 LATE_REFUSAL_SECONDS = 0.5
+REFUSALS_IN_A_ROW = 20
 # Smallest network that is given to one customer (RFC 6177): within it addresses are
 # free to choose.
 IPV6_PREFIX = 64
@@ -411,7 +414,8 @@ async def delay_refusal(address: str) -> None:
     key = key_for("refused", address)
     refusals = await _attempts.memory.incr(key, REFUSALS_COUNTED_SECONDS)
     if refusals > PROMPT_REFUSALS:
-        await asyncio.sleep(LATE_REFUSAL_SECONDS)
+        place = refusals % REFUSALS_IN_A_ROW / REFUSALS_IN_A_ROW
+        await asyncio.sleep(LATE_REFUSAL_SECONDS * (0.5 + place))
 
 
 async def reset() -> None:

@@ -389,6 +389,22 @@ async def test_who_goes_on_after_many_refusals_gets_the_next_one_late(
     assert (prompt, elsewhere) == ([429, 429], [401])
 
 
+async def test_late_refusals_come_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rate_limits, "PROMPT_REFUSALS", 0)
+    sleep = AsyncMock()
+    monkeypatch.setattr("rate_limits.asyncio.sleep", sleep)
+
+    for _ in range(20):
+        await rate_limits.delay_refusal("192.0.2.1")
+
+    seconds = [call.args[0] for call in sleep.await_args_list]
+    assert len(set(seconds)) == len(seconds)
+    assert min(seconds) > 0.2
+    assert max(seconds) < 0.8
+
+
 async def test_limits_can_be_turned_off(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
