@@ -21,7 +21,8 @@ ENV PATH="/opt/venv/bin:$PATH" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PORT
 # --timeout-graceful-shutdown: who reads slowly does not hold up a deployment; ECS kills
 # 30 s after SIGTERM.
 # --http: 64 KB of headers and no more, within 30 s. uvicorn by itself keeps as much as a
-# connection sends (in three seconds 500 MB), and waits for ever.
+# connection sends (in three seconds 500 MB), and waits for ever. Connections that ask for
+# nothing make room before others are refused.
 # --no-server-header: what runs here is nobody's business.
 ENV UVICORN_HTTP=bounded_http:BoundedHttp \
     UVICORN_TIMEOUT_KEEP_ALIVE=75 \

@@ -6,6 +6,7 @@ but logs a bug whenever a body turns out to be malformed while it is answered.
 """
 
 import asyncio
+import math
 import socket
 from contextlib import suppress
 
@@ -23,7 +24,10 @@ TAKING_SECONDS = 60.0
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Ends connections whose heads are too long or too slow, or answers not taken."""
+    """Ends connections whose heads are too long or too slow, or answers not taken.
+
+    Those that wait for a request, and are as many as may be, make room for new ones.
+    """
 
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
@@ -38,6 +42,9 @@ class BoundedHttp(HttpToolsProtocol):
                 socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
             )
         self._wait_for_head()
+        # At that number uvicorn refuses every request.
+        if len(self.connections) >= (self.limit_concurrency or math.inf):
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
@@ -93,6 +100,26 @@ class BoundedHttp(HttpToolsProtocol):
         """Write on."""
         self._stop_patience()
         super().resume_writing()
+
+    def _make_room(self) -> None:
+        """Hang up a little early on whoever it would be done to next for their silence.
+
+        Otherwise a few hundred connections that ask for nothing would be all there is.
+        """
+        ends = {
+            connection: timer.when()
+            for connection in self.connections
+            if isinstance(connection, BoundedHttp) and (timer := connection._silence)
+        }
+        # Whoever has just come has a request on the way.
+        ends.pop(self, None)
+        if ends:
+            min(ends, key=ends.__getitem__).transport.close()
+
+    @property
+    def _silence(self) -> asyncio.TimerHandle | None:
+        """What ends the wait for a request, while there is one."""
+        return self._head_timer or self.timeout_keep_alive_task
 
     def _stop_patience(self) -> None:
         if self._taking_timer is not None:

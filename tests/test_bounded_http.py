@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,55 @@ async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
     """What comes until the server hangs up."""
     async with asyncio.timeout(10):
         return await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("begun", "answers"),
+    [
+        pytest.param(b"", 0, id="nothing asked"),
+        pytest.param(HEAD, 0, id="half a head"),
+        pytest.param(HEAD + b"\r\n", 1, id="another request to come"),
+    ],
+)
+async def test_connections_that_ask_for_nothing_make_room(
+    begun: bytes, answers: int
+) -> None:
+    port = free_port()
+    async with serving(port=port, limit_concurrency=5), AsyncExitStack() as stack:
+        silent = []
+        for _ in range(12):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(begun)
+            if answers:
+                await reader.readuntil(b"Hello")
+            silent.append(reader)
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        stack.callback(writer.close)
+        writer.write(HEAD + b"Connection: close\r\n\r\n")
+        answer = await read_to_the_end(reader)
+
+        first = await read_to_the_end(silent[0])
+
+    assert answer.startswith(ANSWER)
+    assert first == b""
+
+
+async def test_connections_that_are_answered_make_no_room() -> None:
+    port = free_port()
+    async with serving(port=port, limit_concurrency=3), AsyncExitStack() as stack:
+        busy = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            # The application waits for the body, and the answer for that.
+            writer.write(HEAD + b"Content-Length: 1\r\n\r\n")
+            busy.append(reader)
+        heads = [await reader.readline() for reader in busy]
+
+    assert heads[:2] == [ANSWER + b"\r\n"] * 2
+    assert heads[2:] == [b"HTTP/1.1 503 Service Unavailable\r\n"] * 2
 
 
 async def test_headers_without_an_end_are_refused(wire: Streams) -> None:
