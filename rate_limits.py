@@ -366,9 +366,10 @@ async def _wait_for_room(limit: RateLimit, somebody_is_done: asyncio.Event) -> N
 
 def _leave(key: str, event: asyncio.Event) -> None:
     trying = _trying[key]
-    trying.remove(event)
-    for other in trying:
-        other.set()
+    place = trying.index(event)
+    del trying[place]
+    for later in trying[place:]:
+        later.set()
     if not trying:
         del _trying[key]
 
