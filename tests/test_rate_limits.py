@@ -528,18 +528,24 @@ async def test_right_password_waits_behind_wrong_ones_that_leave_room_for_it(
     assert statuses == [401, 200, 401, 200, 200, 200]
 
 
-async def test_only_so_many_wait(
-    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limits, "MOST_WAITING", 2)
-    await create_test_user(concurrent_client)
+    limit = RateLimit("3/minute", ("somebody",))
+    may_end = asyncio.Event()
 
-    responses = await asyncio.gather(
-        *(attempt(concurrent_client, password=PASSWORD) for _ in range(10))
-    )
+    async def try_something() -> None:
+        async with rate_limits.attempt(limit):
+            await may_end.wait()
 
-    statuses = sorted(response.status_code for response in responses)
-    assert statuses == [200] * 5 + [429] * 5
+    tasks = [asyncio.create_task(try_something()) for _ in range(10)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    may_end.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes[:5]] == [type(None)] * 5
+    assert [type(outcome) for outcome in outcomes[5:]] == [LimitReached] * 5
+    assert rate_limits._trying == {}
 
 
 async def test_wait_that_is_announced_is_long_enough(
