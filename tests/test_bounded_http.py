@@ -129,6 +129,14 @@ async def read_to_the_end(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
 
 
+async def begin(stack: AsyncExitStack, port: int, begun: bytes) -> asyncio.StreamReader:
+    """Connect until the end of a context and send this; what comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    stack.callback(writer.close)
+    writer.write(begun)
+    return reader
+
+
 @pytest.mark.parametrize(
     ("begun", "answers"),
     [
@@ -144,16 +152,12 @@ async def test_connections_that_ask_for_nothing_make_room(
     async with serving(port=port, limit_concurrency=5), AsyncExitStack() as stack:
         silent = []
         for _ in range(12):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.close)
-            writer.write(begun)
+            reader = await begin(stack, port, begun)
             if answers:
                 await reader.readuntil(b"Hello")
             silent.append(reader)
 
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        stack.callback(writer.close)
-        writer.write(HEAD + b"Connection: close\r\n\r\n")
+        reader = await begin(stack, port, HEAD + b"Connection: close\r\n\r\n")
         answer = await read_to_the_end(reader)
 
         first = await read_to_the_end(silent[0])
@@ -165,13 +169,9 @@ async def test_connections_that_ask_for_nothing_make_room(
 async def test_connections_that_are_answered_make_no_room() -> None:
     port = free_port()
     async with serving(port=port, limit_concurrency=3), AsyncExitStack() as stack:
-        busy = []
-        for _ in range(4):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.close)
-            # The application waits for the body, and the answer for that.
-            writer.write(HEAD + b"Content-Length: 1\r\n\r\n")
-            busy.append(reader)
+        # The application waits for the body, and the answer for that.
+        head = HEAD + b"Content-Length: 1\r\n\r\n"
+        busy = [await begin(stack, port, head) for _ in range(4)]
         heads = [await reader.readline() for reader in busy]
 
     assert heads[:2] == [ANSWER + b"\r\n"] * 2
