@@ -195,8 +195,8 @@ class Settings(BaseSettings):
     """True demands encryption; false takes STARTTLS where the server offers it."""
 
     frontend_url: WebUrl | None = None
-    """Address of the site as its readers know it, for links in mails. Needed in
-    production. Unset: `http://127.0.0.1:8000`."""
+    """URL of the site as its readers know it, for links in emails. Required in
+    production. Unset: the host and port of the development server."""
 
     posts_per_page: int = Field(default=10, ge=1, le=100)
     """Posts on a page, and on a page of the API that names no `limit`."""
@@ -266,7 +266,9 @@ class Settings(BaseSettings):
     answer is the same, without a mail."""
 
     var_dir: Path = BASE_DIR / "var"
-    """Where whatever the embedded defaults keep is kept."""
+    """Directory of the local data: database, pictures, outbox, secret key."""
+
+    _server_url: str = "http://127.0.0.1:8000"
 
     @model_validator(mode="after")
     def check_secrets(self) -> Self:
@@ -312,7 +314,12 @@ class Settings(BaseSettings):
     @property
     def site_url(self) -> str:
         """Start of every absolute URL, without a slash at the end."""
-        return self.frontend_url or "http://127.0.0.1:8000"
+        return self.frontend_url or self._server_url
+
+    def set_server_address(self, host: str, port: int) -> None:
+        """Use the address of the development server until `FRONTEND_URL` is set."""
+        host = f"[{host}]" if ":" in host else host
+        self._server_url = f"http://{host}:{port}"
 
     @property
     def served_hosts(self) -> tuple[str, ...]:

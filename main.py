@@ -46,6 +46,7 @@ from middleware import (
     PlainStartupErrors,
     RefuseHosts,
     SecurityHeaders,
+    ServerAddressMiddleware,
     content_security_policy,
     cross_origin_options,
 )
@@ -102,6 +103,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     settings.check_ready_to_serve()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
+        logging.getLogger(__name__).info("Data directory: %s", settings.var_dir)
     # Looking through all that is here now, for cycles that nobody needs any more, would
     # stop everything for a tenth of a second every now and then.
     gc.collect()
@@ -319,6 +321,8 @@ app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
 app.add_middleware(
     PlainStartupErrors, expected=(ConfigurationError, DatabaseUnavailable)
 )
+if settings.frontend_url is None and not settings.is_production:
+    app.add_middleware(ServerAddressMiddleware)
 if settings.cors_origins:
     app.add_middleware(CORSMiddleware, **cross_origin_options(settings.cors_origins))
 if settings.proxy_hops:

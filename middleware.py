@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config import LOCAL_HOSTS
+from config import LOCAL_HOSTS, settings
 from problems import BODY_TOO_LARGE
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,22 @@ class NameClient:
             if address is not None:
                 # In the server's own scope: it is what the log is written from.
                 scope["client"] = (address, 0)
+        await self.app(scope, receive, send)
+
+
+class ServerAddressMiddleware:
+    """Build absolute URLs from the address that the development server listens on.
+
+    It comes from the socket and not from the `Host` header, which the client chooses.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A Unix socket has no port.
+        if scope["type"] == "http" and scope.get("server") and scope["server"][1]:
+            settings.set_server_address(*scope["server"])
         await self.app(scope, receive, send)
 
 

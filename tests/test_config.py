@@ -83,6 +83,29 @@ def test_setting_has_its_default(name: str, value: Any) -> None:
     assert getattr(Settings(), name) == value
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8102"), ("::1", "http://[::1]:8102")],
+)
+def test_site_url_follows_the_development_server(host: str, url: str) -> None:
+    settings = Settings()
+
+    settings.set_server_address(host, 8102)
+
+    assert settings.site_url == url
+
+
+def test_frontend_url_wins_over_the_development_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FRONTEND_URL", "https://blog.example.com")
+    settings = Settings()
+
+    settings.set_server_address("127.0.0.1", 8102)
+
+    assert settings.site_url == "https://blog.example.com"
+
+
 def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, dict.fromkeys(NAMES - {"VAR_DIR"}, ""))
     empty = Settings()

@@ -139,7 +139,8 @@ def test_forgotten_password_is_reset_by_the_mailed_link(
     httpx.post(f"{users}/forgot-password", json={"email": "cleo@example.com"})
     # The answer comes before the mail; a healthy answer after it does not.
     text = wait_for_mail(installation)
-    token = re.findall(r"http://127\.0\.0\.1:8000/reset-password\?token=(\S+)", text)[0]
+    link = re.escape(f"{installation.url}/reset-password?token=") + r"(\S+)"
+    token = re.findall(link, text)[0]
 
     reset = httpx.post(
         f"{users}/reset-password", json={"token": token, "new_password": "new horse 1"}
@@ -148,6 +149,14 @@ def test_forgotten_password_is_reset_by_the_mailed_link(
     assert reset.status_code == 200
     assert installation.log_in("cleo", "new horse 1").status_code == 200
     assert installation.log_in("cleo").status_code == 401
+
+
+def test_absolute_urls_have_the_port_of_the_server(installation: Installation) -> None:
+    page = httpx.get(installation.url, headers={"Host": "evil.example"}).text
+    sitemap = httpx.get(f"{installation.url}/sitemap.xml").text
+
+    assert f'<link rel="canonical" href="{installation.url}/">' in page
+    assert f"<loc>{installation.url}/sitemaps/pages.xml</loc>" in sitemap
 
 
 def wait_for_mail(
