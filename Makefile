@@ -3,11 +3,13 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile \
+	--durations=10
 
 .PHONY: run migrate demo test coverage test-e2e torture lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
+	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT) \
 		--no-server-header --timeout-graceful-shutdown 5
 
@@ -66,8 +68,14 @@ lock: .venv/installed ## Pin the newest versions of what pyproject.toml names
 
 # The stamp comes last, so that an interrupted installation is done again.
 .venv/installed: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+		echo "Python 3.11 or later is required; name it with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@echo "Installing about 120 packages into .venv; this takes a minute or two"
+	@$(BIN)/python -m pip install --disable-pip-version-check --retries 1 -r requirements-dev.txt || { \
+		echo "The packages could not be installed; check the network connection and run make again" >&2; exit 1; }
 	touch $@
 
 clean: ## Remove what was built; the data under var/ stays
