@@ -17,7 +17,7 @@ migrate: .venv/installed ## Bring the database to the newest revision
 	$(BIN)/python -m alembic upgrade head
 
 demo: migrate ## Fill the database with people and posts to look at
-	$(BIN)/python demo.py $(DEMO)
+	$(BIN)/python -m tools.seed $(DEMO)
 
 test: .venv/installed ## Run every test that needs no browser
 	$(PYTEST)
@@ -32,13 +32,13 @@ torture: .venv/installed ## Attack it, load it, break its neighbours, for an hou
 	TORTURE=full $(BIN)/python -m pytest tests/torture tests/e2e/test_hostile_strings.py
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Measure the pages (Chromium, Node)
-	$(BIN)/python -m benchmarks.lighthouse
+	$(BIN)/python -m tools.lighthouse
 
 screenshots: .venv/installed ## Take the README's pictures again (Chromium)
-	$(BIN)/python -m docs.screenshots
+	$(BIN)/python -m tools.screenshots
 
 openapi: .venv/installed ## Write openapi.json, the description of the API, anew
-	$(BIN)/python -m docs.openapi
+	$(BIN)/python -m tools.export_openapi
 
 fuzz-api: .venv/installed ## Try the API ten thousand times over (Schemathesis)
 	$(BIN)/python -m tests.fuzz_api $(FUZZ)

@@ -4,7 +4,7 @@
 and with an access token at once, against one server. Ends with 1 when an answer breaks
 the document, when an operation never succeeded, or when there were too few cases.
 
-It stands here and not in `benchmarks/` as the import of `tests.conftest` brings what it
+It stands here and not in `tools/` because the import of `tests.conftest` brings what it
 needs: a database that goes afterwards, no rate limits, the cheapest Argon2.
 """
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from config import BASE_DIR
-from docs.openapi import FILE, as_text
 from main import app
 from tests.recorder import Json, examples, follow, operations
+from tools.export_openapi import FILE, as_text
 
 DOCUMENT = app.openapi()
 OPERATIONS = {
@@ -114,7 +114,7 @@ def has_both_ends(schema: Json) -> bool:
 def written_document(file: Path) -> str:
     """What the command writes on a machine with other settings."""
     subprocess.run(
-        [sys.executable, "-m", "docs.openapi", str(file)],
+        [sys.executable, "-m", "tools.export_openapi", str(file)],
         cwd=BASE_DIR,
         env={**os.environ, **OTHER_SETTINGS},
         check=True,

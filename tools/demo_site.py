@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import httpx
 
 from config import BASE_DIR, Settings
-from demo import PASSWORD
 from tests.databases import free_port
+from tools.seed import PASSWORD
 
 EMAIL = "demo1@example.com"
 CHROMIUM_FLAGS = [
@@ -43,7 +43,7 @@ def demo_site() -> Iterator[str]:
     url = f"http://127.0.0.1:{free_port()}"
     with TemporaryDirectory() as folder:
         environment = _environment(Path(folder), url)
-        for command in (["-m", "alembic", "upgrade", "head"], ["demo.py"]):
+        for command in (["-m", "alembic", "upgrade", "head"], ["-m", "tools.seed"]):
             subprocess.run(
                 [sys.executable, *command],
                 cwd=BASE_DIR,

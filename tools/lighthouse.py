@@ -1,4 +1,4 @@
-"""Measures the pages with Lighthouse: `python -m benchmarks.lighthouse`.
+"""Measure the pages with Lighthouse: `python -m tools.lighthouse`.
 
 Needs Chromium, and Lighthouse in node_modules (`npm ci`). Ends with 1 when a goal is
 missed: 100 points, in performance 98, and a first view of at most 70 KB.
@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 from playwright.sync_api import sync_playwright
 
-from benchmarks.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
 from config import BASE_DIR
+from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
 
 LIGHTHOUSE = BASE_DIR / "node_modules" / ".bin" / "lighthouse"
 GOALS = {"performance": 98, "accessibility": 100, "best-practices": 100, "seo": 100}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-import demo
 from config import BASE_DIR, settings
 from tests.conftest import ADMIN_URL
 from tests.databases import execute, scratch_database
+from tools import seed
 
 
 class Blog:
@@ -31,12 +31,14 @@ class Blog:
             "S3_SECRET_ACCESS_KEY": "",
         }
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a Python command of the project."""
+    def run(
+        self, *arguments: str, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a Python command of the project, with a few environment variables."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=BASE_DIR,
-            env=self.environment,
+            env={**self.environment, **variables},
             capture_output=True,
             check=False,
             text=True,
@@ -50,7 +52,7 @@ class Blog:
 @pytest.fixture(scope="module")
 def blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
     with scratch_database(ADMIN_URL) as url:
-        blog = Blog(url, tmp_path_factory.mktemp("demo"))
+        blog = Blog(url, tmp_path_factory.mktemp("seed"))
         blog.run("-m", "alembic", "upgrade", "head")
         yield blog
 
@@ -58,13 +60,13 @@ def blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
 @pytest.fixture(scope="module")
 def output(blog: Blog) -> str:
     """What filling the blog has printed."""
-    done = blog.run("demo.py")
+    done = blog.run("-m", "tools.seed")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_progress_and_the_way_in_are_shown(output: str) -> None:
-    assert f"Posts: {demo.POSTS} of {demo.POSTS}" in output
+    assert f"Posts: {seed.POST_COUNT} of {seed.POST_COUNT}" in output
     assert "demo1@example.com" in output
 
 
@@ -72,11 +74,11 @@ def test_everybody_has_a_picture(blog: Blog, output: str) -> None:
     people = blog.ask("SELECT count(*) FROM users WHERE image_file IS NOT NULL")
     pictures = list((blog.var_dir / "media" / "profile_pics").iterdir())
 
-    assert people == len(pictures) == len(demo.PEOPLE)
+    assert people == len(pictures) == len(seed.PEOPLE)
 
 
 def test_posts_are_of_very_different_length(blog: Blog, output: str) -> None:
-    assert blog.ask("SELECT count(*) FROM posts") == demo.POSTS
+    assert blog.ask("SELECT count(*) FROM posts") == seed.POST_COUNT
     assert blog.ask("SELECT max(length(content)) > 5000 FROM posts")
     assert blog.ask("SELECT min(length(content)) < 150 FROM posts")
 
@@ -89,19 +91,27 @@ def test_one_is_untitled_and_one_from_right_to_left(
 
 
 def test_second_time_adds_nothing(blog: Blog, output: str) -> None:
-    done = blog.run("demo.py")
+    done = blog.run("-m", "tools.seed")
 
     assert "nothing was added" in done.stdout
-    assert blog.ask("SELECT count(*) FROM posts") == demo.POSTS
+    assert blog.ask("SELECT count(*) FROM posts") == seed.POST_COUNT
+
+
+# Not one of the local hosts, and nothing listens there.
+ELSEWHERE = "postgresql+asyncpg://u:p@127.0.0.2:1/blog"
 
 
 def test_database_elsewhere_is_refused(blog: Blog) -> None:
-    blog.environment["DATABASE_URL"] = "postgresql+asyncpg://u:p@db.example.com/blog"
-
-    done = blog.run("demo.py")
+    done = blog.run("-m", "tools.seed", DATABASE_URL=ELSEWHERE)
 
     assert done.stderr.startswith("The database is not on this machine")
     assert done.returncode == 1
+
+
+def test_force_connects_to_a_database_elsewhere(blog: Blog) -> None:
+    done = blog.run("-m", "tools.seed", "--force", DATABASE_URL=ELSEWHERE)
+
+    assert done.stderr.startswith("The database cannot be reached")
 
 
 @pytest.mark.parametrize(
@@ -122,4 +132,4 @@ def test_what_is_local(
 ) -> None:
     monkeypatch.setattr(type(settings), "database_dsn", dsn)
 
-    assert demo.is_local() is local
+    assert seed.is_local() is local

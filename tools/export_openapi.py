@@ -1,4 +1,4 @@
-"""Writes the description of the API: `python -m docs.openapi [FILE]`."""
+"""Write the OpenAPI document: `python -m tools.export_openapi [FILE]`."""
 
 import json
 import os
@@ -10,15 +10,15 @@ FILE = Path(__file__).parents[1] / "openapi.json"
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """A document as it stands in the file."""
+    """Return a document as it is written to the file."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def main(file: Path) -> None:
-    """Write the document that the application has when nothing is set."""
+    """Write the document that the app has with default settings."""
     os.environ.clear()
     os.environ["ENV_FILE"] = os.devnull
-    # Only now: the settings are read when the application is imported.
+    # Settings are read when the app is imported.
     from main import app
 
     file.write_text(as_text(app.openapi()), encoding="utf-8")

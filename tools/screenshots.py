@@ -1,4 +1,4 @@
-"""Takes the pictures in the README: `python -m docs.screenshots`. Needs Chromium."""
+"""Take the pictures in the README: `python -m tools.screenshots`. Needs Chromium."""
 
 from io import BytesIO
 from pathlib import Path
@@ -7,20 +7,20 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
-from benchmarks.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
+from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "docs"
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
-# Flat colours and text: with so few of them a picture is small and looks the same.
-COLOURS = 128
+# Flat colors and text: with so few of them a picture is small and looks the same.
+COLORS = 128
 
 
 def take(page: Page, name: str) -> None:
     """Store what the page shows now."""
     page.wait_for_load_state("networkidle")
     picture = Image.open(BytesIO(page.screenshot(animations="disabled")))
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(
         FOLDER / f"{name}.png", optimize=True
     )
 
