@@ -1,52 +1,54 @@
-"""Errors of the API: what is raised, what is answered, and what the document says."""
+"""API errors: what routes raise, what clients get, and what OpenAPI declares."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import HTTPException, Request
+from fastapi.openapi.constants import REF_PREFIX
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 
 PROBLEM_JSON = "application/problem+json"
 
-# What the document says about a status.
+# The standard library's phrases differ between Python versions.
 DESCRIPTIONS = {
-    400: "The request was understood, but cannot be carried out",
-    401: "Who asks has to log in first",
-    403: "Who asks may not do this",
-    404: "There is no such thing",
-    409: "The same request is being carried out",
-    412: "It is no longer what the request takes it for",
-    413: "The body is larger than this operation accepts",
-    422: "A part of the request is not as it should be",
-    429: "That was tried too often",
-    503: "What the operation needs cannot be reached at the moment",
+    400: "The request cannot be carried out",
+    401: "The client is not logged in",
+    403: "The user is not allowed to do this",
+    404: "There is no such resource",
+    409: "The same request is still in progress",
+    412: "The resource has changed",
+    413: "The request body is too large",
+    422: "Part of the request is invalid",
+    429: "The client has made too many requests",
+    503: "The server cannot handle the request right now",
 }
-# What RFC 9110 calls two statuses that older versions of Python know by older names.
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
-
 HEADERS = {
-    "Connection": "The connection ends here: the rest of the body is not read.",
-    "ETag": "The tag of what the server has now, to be sent in `If-Match`.",
-    "Retry-After": "How long to wait before trying again, in seconds.",
-    "WWW-Authenticate": "How to prove who one is: with a bearer token.",
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        "Connection": "The server closes the connection without reading the body.",
+        "ETag": "Identifies this version, for `If-None-Match` and `If-Match`.",
+        "Link": 'The next page: `<path>; rel="next"` (RFC 8288); absent on the last.',
+        "Location": "The path of the new resource.",
+        "Retry-After": "How many seconds to wait before trying again.",
+        "WWW-Authenticate": "The authentication scheme to use.",
+    }.items()
 }
 
 
-class Fault(BaseModel):
-    """What is wrong with one part of a request."""
+class ErrorDetails(BaseModel):
+    """An error in one part of a request."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
-    """The kind of fault, for programs."""
+    """The kind of error, for programs."""
     loc: list[str | int]
-    """Where it is: `body`, `query`, `path` or `header`, then the way to it."""
+    """Where it is: `body`, `query`, `path` or `header`, then the path to the value."""
     msg: str
-    """What is wrong, in words."""
+    """A sentence for people."""
 
 
 class ErrorResponse(BaseModel):
@@ -54,39 +56,22 @@ class ErrorResponse(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    detail: str | list[Fault]
-    """One sentence; for a 422 about parts of the request a list of these."""
-
-
-class ProblemDetails(BaseModel):
-    """What went wrong, as RFC 9457 has it: for those who accept its media type."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    type: Literal["about:blank"] = "about:blank"
-    """No more than what the status means."""
-    title: str
-    """What the status means."""
-    status: int
-    """The status, once more."""
-    detail: str
-    """One sentence."""
-    errors: list[Fault] | None = None
-    """What is wrong with the parts of the request; only with a 422 about these."""
+    detail: str | list[ErrorDetails]
+    """A sentence; for an invalid request (422), usually a list of errors."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An error that operations can answer with."""
+    """An error that operations can respond with."""
 
     status: int
     detail: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     varying: Sequence[str] = ()
-    """Names of the headers that are different each time."""
+    """Names of the headers whose value is different each time."""
 
     def error(self, **headers: str) -> HTTPException:
-        """The exception to raise; a name of a header has `_` for each `-`."""
+        """Return the exception to raise; header names are written with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return HTTPException(self.status, self.detail, {**self.headers, **named})
 
@@ -107,49 +92,36 @@ def answer_error(
     detail: Any,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An error as JSON, in the form that the client accepts."""
-    content = {"detail": detail}
-    media_type = "application/json"
+    """Return an error as JSON, or as problem details if the client accepts them."""
     if accepts_problems(request):
-        content = problem_details(status, detail)
-        media_type = PROBLEM_JSON
+        content, media_type = problem_details(status, detail), PROBLEM_JSON
+    else:
+        content, media_type = {"detail": detail}, "application/json"
     response = JSONResponse(content, status, headers, media_type)
     response.headers.add_vary_header("Accept")
     return response
 
 
 def accepts_problems(request: Request) -> bool:
-    """Whether a client names the media type of RFC 9457 and does not rule it out."""
-    for accepted in ",".join(request.headers.getlist("accept")).lower().split(","):
-        media_type, *parameters = (part.strip() for part in accepted.split(";"))
-        if media_type == PROBLEM_JSON:
-            return not any(is_zero_weight(parameter) for parameter in parameters)
-    return False
-
-
-def is_zero_weight(parameter: str) -> bool:
-    """Whether a parameter of `Accept` says "not this one" (RFC 9110, 12.4.2)."""
-    name, _, value = parameter.partition("=")
-    return name == "q" and value.rstrip("0") in {"", "0."}
+    """Return whether `Accept` names the media type of problem details."""
+    accepted = ",".join(request.headers.getlist("accept")).lower().split(",")
+    return any(entry.split(";")[0].strip() == PROBLEM_JSON for entry in accepted)
 
 
 def problem_details(status: int, detail: Any) -> dict[str, Any]:
-    """The members of a problem, from the `detail` of a plain error."""
+    """Return an error as RFC 9457 defines it."""
     problem = {
         "type": "about:blank",
-        "title": TITLES.get(status) or HTTPStatus(status).phrase,
+        "title": HTTPStatus(status).phrase,
         "status": status,
     }
     if isinstance(detail, str):
         return problem | {"detail": detail}
-    return problem | {"detail": "The request is not as it should be", "errors": detail}
-
-
-# What the document says
+    return problem | {"detail": "The request is invalid", "errors": detail}
 
 
 def errors(*problems: Problem) -> dict[int | str, dict[str, Any]]:
-    """What an operation declares that can answer with these."""
+    """Return the `responses` of an operation that can fail with these errors."""
     responses: dict[int | str, dict[str, Any]] = {}
     for problem in problems:
         declare(responses, problem)
@@ -157,30 +129,17 @@ def errors(*problems: Problem) -> dict[int | str, dict[str, Any]]:
 
 
 def declare(responses: dict[Any, dict[str, Any]], problem: Problem) -> None:
-    """Add an error to the answers of an operation, its detail as an example."""
+    """Add an error to the `responses` of an operation, its detail as an example."""
+    schema = {"$ref": REF_PREFIX + ErrorResponse.__name__}
     response = responses.setdefault(
         str(problem.status),
-        {"description": DESCRIPTIONS[problem.status], "content": {}},
+        {
+            "description": DESCRIPTIONS[problem.status],
+            "content": {"application/json": {"schema": schema, "examples": {}}},
+        },
     )
     for name in (*problem.headers, *problem.varying):
-        response.setdefault("headers", {})[name] = declared_header(HEADERS[name])
-    text = problem.detail if isinstance(problem.detail, str) else "Invalid request"
-    example = re.sub(r"\W+", "_", text).strip("_").lower()
-    forms = {
-        "application/json": ("ErrorResponse", {"detail": problem.detail}),
-        PROBLEM_JSON: (
-            "ProblemDetails",
-            problem_details(problem.status, problem.detail),
-        ),
-    }
-    for media_type, (schema, value) in forms.items():
-        form = response["content"].setdefault(
-            media_type,
-            {"schema": {"$ref": f"#/components/schemas/{schema}"}, "examples": {}},
-        )
-        form["examples"][example] = {"value": value}
-
-
-def declared_header(description: str) -> dict[str, Any]:
-    """A header of an answer."""
-    return {"description": description, "schema": {"type": "string"}}
+        response.setdefault("headers", {})[name] = HEADERS[name]
+    name = problem.detail if isinstance(problem.detail, str) else "Invalid request"
+    examples = response["content"]["application/json"]["examples"]
+    examples[name] = {"value": {"detail": problem.detail}}

@@ -114,31 +114,38 @@ Storable = AfterValidator(refuse_unstorable)
 
 # What is compared and not stored need not be short; a whole body is no longer.
 AnyText = Annotated[str, StringConstraints(max_length=1024 * 1024), Storable]
+Password = Annotated[AnyText, Field(examples=["three random words"])]
 Username = Annotated[
     str,
     StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
     BeforeValidator(compose),
     AfterValidator(refuse_invisible),
+    Field(examples=["Ada"]),
 ]
 Email = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
     AfterValidator(normalize_email),
-    Field(json_schema_extra={"format": "email"}),
+    Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
 NewPassword = Annotated[
     str,
     StringConstraints(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH),
     Storable,
+    Field(examples=["three random words"]),
 ]
 Title = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH), Storable
+    str,
+    StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH),
+    Storable,
+    Field(examples=["First light"]),
 ]
 Content = Annotated[
     str,
     StringConstraints(min_length=1, max_length=CONTENT_LENGTH),
     AfterValidator(refuse_blank),
     Storable,
+    Field(examples=["It works.\n\nMore tomorrow."]),
 ]
 
 
@@ -191,9 +198,9 @@ class UserPrivateResponse(UserPublicResponse):
 class LoginForm(Schema):
     """The password grant of OAuth 2 (RFC 6749, section 4.3), sent as a form."""
 
-    username: AnyText
+    username: Annotated[AnyText, Field(examples=["ada@example.com"])]
     """The email address."""
-    password: AnyText
+    password: Password
     """The password of the account."""
     grant_type: Literal["password"] = "password"
     """What RFC 6749 calls this way to log in; the only one there is."""
@@ -289,7 +296,7 @@ class ForgotPasswordRequest(Schema):
 class ResetPasswordRequest(Schema):
     """A new password, and the token from the mail that allows it."""
 
-    token: AnyText
+    token: Annotated[AnyText, Field(examples=["the part after token="])]
     """What comes after `token=` in the link of the mail."""
     new_password: NewPassword
     """8 to 128 characters; white space counts."""
@@ -298,7 +305,7 @@ class ResetPasswordRequest(Schema):
 class ChangePasswordRequest(Schema):
     """A new password, and the one that it replaces."""
 
-    current_password: AnyText
+    current_password: Password
     """The password that one has logged in with."""
     new_password: NewPassword
     """8 to 128 characters; white space counts."""

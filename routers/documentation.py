@@ -1,189 +1,52 @@
-"""What the OpenAPI document says beyond the code: examples, headers, common answers."""
+"""The OpenAPI document: introduction, common responses, headers."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from fastapi import Body, FastAPI, Form
-from fastapi.openapi.models import Example
-from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from fastapi import FastAPI
+from fastapi.openapi.constants import REF_PREFIX
 
 from auth import INVALID_TOKEN, NOT_AUTHENTICATED
-from models import TITLE_LENGTH
 from problems import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
+    HEADERS,
     TOO_MANY_ATTEMPTS,
     ErrorResponse,
-    Fault,
     Problem,
-    ProblemDetails,
     declare,
-    declared_header,
+    errors,
 )
-from schemas import CONTENT_LENGTH, PASSWORD_MIN_LENGTH
+from schemas import CONTENT_LENGTH
 
 DESCRIPTION = """\
-A blog: accounts with profile pictures, and posts that everybody can read.
+A blog with user accounts, profile pictures and public posts.
 
-**From here to a first post in two minutes**
+**Publish your first post in two minutes**
 
-1. Open `POST /api/users`, choose a name, an email address and a password, and press
+1. Open `POST /api/users`, enter a username, an email address and a password, and press
    *Execute*.
 2. Press *Authorize*. Enter the **email address** as `username`, and the password.
 3. Open `POST /api/posts`, write something and press *Execute*.
-   The post is on the site's home page now.
+   Your post is on the home page now.
 
 **For programs**
 
 - `POST /api/users/token` takes the email address (as `username`) and the password as a
-  form and gives an access token. Send it as `Authorization: Bearer <access_token>`.
-- Lists come in parts: follow the `Link` header with `rel="next"` until there is none.
-- Answers to `GET` have an `ETag`. Send it back in `If-None-Match` and get a 304 while
-  nothing has changed; send it in `If-Match` and overwrite nobody's changes.
-- Send an `Idempotency-Key` with `POST /api/posts`, and repeat the request as often as
-  it takes.
-- Errors are `{"detail": ...}`. Who accepts `application/problem+json` gets them in the
-  form of [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457).
+  form and returns an access token. Send it as `Authorization: Bearer <access_token>`.
+- Lists are paginated: follow the `Link` header with `rel="next"` until there is none.
+- Responses to `GET` have an `ETag`. Send it in `If-None-Match` to get a 304 if nothing
+  has changed, and in `If-Match` to avoid overwriting someone else's changes.
+- Send an `Idempotency-Key` with `POST /api/posts`, so that you can retry safely.
+- Errors are `{"detail": ...}`. Clients that accept `application/problem+json` get
+  problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.
 - A 429 or 503 says in `Retry-After` how many seconds to wait.
 """
 TAGS = [
-    {"name": "posts", "description": "What people write; everybody may read it."},
-    {
-        "name": "users",
-        "description": "Accounts: sign up, log in, change what is one's own.",
-    },
-    {"name": "health", "description": "For those who keep it running."},
+    {"name": "posts", "description": "Write posts, and read everyone's."},
+    {"name": "users", "description": "Sign up, log in and manage your account."},
+    {"name": "health", "description": "For operators."},
 ]
-
-# Headers of answers that are no errors
-
-TAG_HEADER = {
-    "ETag": "The tag of this representation, for `If-None-Match` and `If-Match`."
-}
-LINK_HEADER = {
-    "Link": 'Where it goes on: `<path>; rel="next"` (RFC 8288); absent at its end.'
-}
-LOCATION_HEADER = {"Location": "The path of what was made."}
-
-
-def answers(*headers: dict[str, str], status: int = 200) -> dict[int | str, Any]:
-    """What an operation declares whose success has these headers."""
-    declared = {
-        name: declared_header(description)
-        for header in headers
-        for name, description in header.items()
-    }
-    return {str(status): {"headers": declared}}
-
-
-# Examples of requests
-
-
-def examples(**values: tuple[str, Any]) -> dict[str, Example]:
-    """Bodies by name, each with what is to be said about it."""
-    return {
-        name: Example(summary=summary, value=value)
-        for name, (summary, value) in values.items()
-    }
-
-
-NEW_USER = Body(
-    openapi_examples=examples(
-        good=(
-            "An account",
-            {
-                "username": "Ada",
-                "email": "ada@example.com",
-                "password": "three random words",
-            },
-        ),
-        short_password=(
-            f"Refused: a password of less than {PASSWORD_MIN_LENGTH} characters",
-            {"username": "Ada", "email": "ada@example.com", "password": "short"},
-        ),
-    )
-)
-CHANGED_USER = Body(
-    openapi_examples=examples(
-        name=("Another name", {"username": "Ada L."}),
-        address=("Another address", {"email": "ada.l@example.com"}),
-        no_address=("Refused: no address", {"email": "ada at example.com"}),
-    )
-)
-LOGIN = Form(
-    openapi_examples=examples(
-        good=(
-            "The email address as `username`",
-            {"username": "ada@example.com", "password": "three random words"},
-        ),
-        name=(
-            "Refused: the user's name",
-            {"username": "Ada", "password": "three random words"},
-        ),
-    )
-)
-FORGOTTEN = Body(
-    openapi_examples=examples(
-        good=("An address", {"email": "ada@example.com"}),
-        no_address=("Refused: no address", {"email": "ada"}),
-    )
-)
-RESET = Body(
-    openapi_examples=examples(
-        good=(
-            "The token from the mail",
-            {
-                "token": "the part of the link after token=",
-                "new_password": "three other words",
-            },
-        ),
-        short_password=(
-            f"Refused: a password of less than {PASSWORD_MIN_LENGTH} characters",
-            {"token": "the part of the link after token=", "new_password": "short"},
-        ),
-    )
-)
-CHANGED_PASSWORD = Body(
-    openapi_examples=examples(
-        good=(
-            "A new password",
-            {
-                "current_password": "three random words",
-                "new_password": "three other words",
-            },
-        ),
-        short_password=(
-            f"Refused: a password of less than {PASSWORD_MIN_LENGTH} characters",
-            {"current_password": "three random words", "new_password": "short"},
-        ),
-    )
-)
-NEW_POST = Body(
-    openapi_examples=examples(
-        good=(
-            "With a title",
-            {"title": "First light", "content": "It works.\n\nMore tomorrow."},
-        ),
-        untitled=("Untitled", {"title": None, "content": "Just a thought."}),
-        long_title=(
-            f"Refused: a title of more than {TITLE_LENGTH} characters",
-            {"title": "Long " * 21, "content": "It works."},
-        ),
-        blank=("Refused: nothing but white space", {"title": "Empty", "content": " "}),
-    )
-)
-PATCHED_POST = Body(
-    openapi_examples=examples(
-        title=("Another title", {"title": "Second light"}),
-        content=("Another content", {"content": "It still works."}),
-        blank=("Refused: nothing but white space", {"content": " "}),
-    )
-)
-
-
-# What follows from the shape of an operation is added to all of them at once.
 
 INVALID_REQUEST = Problem(
     422,
@@ -195,108 +58,83 @@ INVALID_REQUEST = Problem(
         }
     ],
 )
-NOT_MODIFIED = "The client has this representation already: there is no body"
+COMMON_RESPONSES = errors(
+    NOT_AUTHENTICATED,
+    INVALID_TOKEN,
+    BODY_TOO_LARGE,
+    INVALID_REQUEST,
+    TOO_MANY_ATTEMPTS,
+    DATABASE_UNAVAILABLE,
+)
 IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "The `ETag` of what one has: the answer is a 304 while that is it.",
+    "description": "The `ETag` of your copy: if it is still current, you get a 304.",
     "schema": {"type": "string", "title": "If-None-Match"},
 }
 
 
-def set_up(app: FastAPI) -> None:
-    """Make the application give the complete document at `/openapi.json`."""
-    # The way that FastAPI's documentation gives; to mypy a method is no attribute.
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+def answers(*headers: str, status: int = 200) -> dict[int | str, Any]:
+    """Return the `responses` of an operation that sets these headers on success."""
+    return {str(status): {"headers": {name: HEADERS[name] for name in headers}}}
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
-    if not app.openapi_schema:
-        app.openapi_schema = complete(
-            get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                license_info=app.license_info,
-                tags=app.openapi_tags,
-                routes=app.routes,
-            )
-        )
-    return app.openapi_schema
-
-
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add what all operations of a kind have in common."""
-    for method, operation in operations(document):
-        responses = operation["responses"]
-        if is_made_up(responses.get("422")):
-            del responses["422"]
-        for parameter in operation.get("parameters", []):
-            parameter["schema"] = without_null(parameter["schema"])
-        for problem in common_problems(operation):
-            declare(responses, problem)
-        if method == "get" and "ETag" in responses["200"].get("headers", {}):
-            add_revalidation(operation)
-        operation["responses"] = dict(sorted(responses.items()))
-    schemas = document["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas.update(error_schemas())
+def custom_openapi(app: FastAPI) -> dict[str, Any]:
+    """Return FastAPI's OpenAPI document, completed with what many operations share."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    document = FastAPI.openapi(app)
+    for path in document["paths"].values():
+        for operation in path.values():
+            _add_common_responses(operation)
+        if "get" in path:
+            _add_revalidation(path["get"])
+    schema = ErrorResponse.model_json_schema(ref_template=REF_PREFIX + "{model}")
+    components = document["components"]
+    components["schemas"] |= schema.pop("$defs") | {ErrorResponse.__name__: schema}
+    components["responses"] = COMMON_RESPONSES
+    # FastAPI's schemas of a 422, which no operation refers to any longer.
+    del components["schemas"]["HTTPValidationError"]
+    del components["schemas"]["ValidationError"]
     return document
 
 
-def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The operations of a document, each with its method."""
-    for path in document["paths"].values():
-        yield from path.items()
+def _add_common_responses(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if responses.get("422", {}).get("description") == "Validation Error":
+        # FastAPI's own declaration.
+        del responses["422"]
+    for problem in _common_problems(operation):
+        declare(responses, problem)
+    operation["responses"] = {
+        status: {"$ref": f"#/components/responses/{status}"}
+        if response == COMMON_RESPONSES.get(status)
+        else response
+        for status, response in sorted(responses.items())
+    }
 
 
-def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter that can be left out: no text stands for null."""
-    choices = [part for part in schema.get("anyOf", []) if part != {"type": "null"}]
-    if len(choices) != 1:
-        return schema
-    choice: dict[str, Any] = choices[0]
-    return choice | {key: schema[key] for key in schema if key != "anyOf"}
-
-
-def is_made_up(response: dict[str, Any] | None) -> bool:
-    """Whether FastAPI has declared a 422 of its own, with a schema of its own."""
-    return response is not None and response["description"] == "Validation Error"
-
-
-def common_problems(operation: dict[str, Any]) -> Iterator[Problem]:
-    """The errors that follow from what an operation takes."""
+def _common_problems(operation: dict[str, Any]) -> Iterator[Problem]:
+    """Yield the errors that follow from what an operation takes."""
     if "security" in operation:
         yield from (NOT_AUTHENTICATED, INVALID_TOKEN)
     if "requestBody" in operation:
         yield BODY_TOO_LARGE
     if "requestBody" in operation or "parameters" in operation:
         yield INVALID_REQUEST
-    # How well the site is, it says as often as it is asked.
+    # Health checks are not limited.
     if "health" not in operation["tags"]:
         yield TOO_MANY_ATTEMPTS
     yield DATABASE_UNAVAILABLE
 
 
-def add_revalidation(operation: dict[str, Any]) -> None:
-    """Let an operation answer that nothing has changed."""
-    operation.setdefault("parameters", []).append(IF_NONE_MATCH)
-    operation["responses"]["304"] = {
-        "description": NOT_MODIFIED,
-        "headers": operation["responses"]["200"]["headers"],
-    }
-
-
-def error_schemas() -> dict[str, Any]:
-    """The schemas of errors, by name."""
-    models: tuple[type[BaseModel], ...] = (ErrorResponse, Fault, ProblemDetails)
-    _, schema = models_json_schema(
-        [(model, "validation") for model in models],
-        ref_template="#/components/schemas/{model}",
-    )
-    defined: dict[str, Any] = schema["$defs"]
-    return defined
+def _add_revalidation(operation: dict[str, Any]) -> None:
+    """Declare that a GET whose response has an `ETag` can respond with 304."""
+    headers = operation["responses"]["200"].get("headers", {})
+    if "ETag" in headers:
+        operation.setdefault("parameters", []).append(IF_NONE_MATCH)
+        operation["responses"]["304"] = {
+            "description": "Your copy is still current",
+            "headers": headers,
+        }

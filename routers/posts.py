@@ -18,14 +18,7 @@ from models import Post, User
 from problems import TOO_BUSY, Problem, errors
 from rate_limits import RateLimit
 from routers import idempotency
-from routers.documentation import (
-    LINK_HEADER,
-    LOCATION_HEADER,
-    NEW_POST,
-    PATCHED_POST,
-    TAG_HEADER,
-    answers,
-)
+from routers.documentation import answers
 from routers.paging import Cursor, QueriedWindow, Window, link_to_next
 from schemas import (
     PaginatedPostsResponse,
@@ -214,7 +207,7 @@ PostToDelete = Annotated[Post, Depends(own_post("delete"))]
     "",
     summary="List all posts",
     response_model=PaginatedPostsResponse,
-    responses=answers(TAG_HEADER, LINK_HEADER) | errors(TOO_BUSY),
+    responses=answers("ETag", "Link") | errors(TOO_BUSY),
 )
 async def list_posts(
     request: Request, response: Response, window: QueriedWindow, db: DbSession
@@ -230,7 +223,7 @@ async def list_posts(
     "/{post_id}",
     summary="Read a post",
     response_model=PostResponse,
-    responses=answers(TAG_HEADER) | errors(POST_NOT_FOUND),
+    responses=answers("ETag") | errors(POST_NOT_FOUND),
 )
 async def read_post(post: FoundPost) -> Response:
     """One post, whole. Its `ETag` is what `If-Match` of the operations below takes."""
@@ -242,12 +235,12 @@ async def read_post(post: FoundPost) -> Response:
     summary="Publish a post",
     response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=answers(TAG_HEADER, LOCATION_HEADER, status=201)
+    responses=answers("ETag", "Location", status=201)
     | errors(idempotency.KEY_REUSED, idempotency.STILL_RUNNING),
 )
 async def create_post(
     request: Request,
-    new: Annotated[PostCreate, NEW_POST],
+    new: PostCreate,
     user: CurrentUser,
     db: DbSession,
     key: idempotency.Key = None,
@@ -300,9 +293,7 @@ async def publish_once(
     response_model=PostResponse,
     responses=errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
 )
-async def replace_post(
-    new: Annotated[PostReplace, NEW_POST], post: PostToUpdate, db: DbSession
-) -> Response:
+async def replace_post(new: PostReplace, post: PostToUpdate, db: DbSession) -> Response:
     """Another title and content for a post of one's own; both must be there.
 
     The answer has no `ETag`: what is stored is not quite what was sent (RFC 9110,
@@ -317,11 +308,11 @@ async def replace_post(
     "/{post_id}",
     summary="Change a post",
     response_model=PostResponse,
-    responses=answers(TAG_HEADER)
+    responses=answers("ETag")
     | errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
 )
 async def update_post(
-    changes: Annotated[PostUpdate, PATCHED_POST], post: PostToUpdate, db: DbSession
+    changes: PostUpdate, post: PostToUpdate, db: DbSession
 ) -> Response:
     """Another title, another content or both for a post of one's own."""
     texts = {"title": post.title, "content": post.content}

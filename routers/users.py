@@ -11,6 +11,7 @@ from fastapi import (
     APIRouter,
     BackgroundTasks,
     Depends,
+    Form,
     HTTPException,
     Path,
     Request,
@@ -57,18 +58,7 @@ from models import PasswordResetToken, Post, User, now
 from problems import TOO_BUSY, Problem, errors
 from rate_limits import ClientAddress, RateLimit
 from routers import pictures
-from routers.documentation import (
-    CHANGED_PASSWORD,
-    CHANGED_USER,
-    FORGOTTEN,
-    LINK_HEADER,
-    LOCATION_HEADER,
-    LOGIN,
-    NEW_USER,
-    RESET,
-    TAG_HEADER,
-    answers,
-)
+from routers.documentation import answers
 from routers.paging import MAX_PAGE_LENGTH, Limit, QueriedWindow, Skip, link_to_next
 from routers.posts import PostPage, answer_page
 from schemas import (
@@ -155,13 +145,13 @@ UserToStrip = Annotated[User, Depends(own_account(NOT_TO_STRIP))]
     summary="Sign up",
     response_model=UserPrivateResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=answers(LOCATION_HEADER, status=201)
+    responses=answers("Location", status=201)
     | errors(USERNAME_TAKEN, EMAIL_TAKEN, TOO_BUSY),
 )
 async def create_user(
     request: Request,
     response: Response,
-    new: Annotated[UserCreate, NEW_USER],
+    new: UserCreate,
     address: ClientAddress,
     db: DbSession,
 ) -> User:
@@ -257,7 +247,7 @@ async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
     responses=errors(WRONG_LOGIN, TOO_BUSY),
 )
 async def create_token(
-    form: Annotated[LoginForm, LOGIN], address: ClientAddress, db: DbSession
+    form: Annotated[LoginForm, Form()], address: ClientAddress, db: DbSession
 ) -> Token:
     """An access token for an email address (as `username`) and its password.
 
@@ -345,7 +335,7 @@ async def read_current_user(user: CurrentUser) -> User:
     "",
     summary="List all users",
     response_model=list[UserPublicResponse],
-    responses=answers(TAG_HEADER, LINK_HEADER) | errors(NO_USERS),
+    responses=answers("ETag", "Link") | errors(NO_USERS),
 )
 async def list_users(
     request: Request,
@@ -369,7 +359,7 @@ async def list_users(
     "/{user_id}",
     summary="Read a user",
     response_model=UserPublicResponse,
-    responses=answers(TAG_HEADER) | errors(USER_NOT_FOUND),
+    responses=answers("ETag") | errors(USER_NOT_FOUND),
 )
 async def read_user(user: FoundUser) -> User:
     """What is public of a user: name and picture."""
@@ -383,7 +373,7 @@ async def read_user(user: FoundUser) -> User:
     responses=errors(USERNAME_TAKEN, EMAIL_TAKEN, NOT_TO_UPDATE),
 )
 async def update_user(
-    changes: Annotated[UserUpdate, CHANGED_USER],
+    changes: UserUpdate,
     user: UserToUpdate,
     db: DbSession,
     background: BackgroundTasks,
@@ -443,7 +433,7 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
     "/{user_id}/posts",
     summary="List the posts of a user",
     response_model=PaginatedPostsResponse,
-    responses=answers(TAG_HEADER, LINK_HEADER) | errors(USER_NOT_FOUND, TOO_BUSY),
+    responses=answers("ETag", "Link") | errors(USER_NOT_FOUND, TOO_BUSY),
 )
 async def list_user_posts(
     request: Request,
@@ -565,7 +555,7 @@ async def delete_picture(user: UserToStrip, db: DbSession) -> User:
     status_code=status.HTTP_202_ACCEPTED,
 )
 async def forgot_password(
-    forgotten: Annotated[ForgotPasswordRequest, FORGOTTEN],
+    forgotten: ForgotPasswordRequest,
     address: ClientAddress,
     db: BackgroundDbSession,
     background: BackgroundTasks,
@@ -632,7 +622,7 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
     responses=errors(WRONG_RESET_TOKEN, TOO_BUSY),
 )
 async def reset_password(
-    reset: Annotated[ResetPasswordRequest, RESET],
+    reset: ResetPasswordRequest,
     address: ClientAddress,
     db: DbSession,
     background: BackgroundTasks,
@@ -686,7 +676,7 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
     responses=errors(WRONG_PASSWORD, TOO_BUSY),
 )
 async def change_password(
-    change: Annotated[ChangePasswordRequest, CHANGED_PASSWORD],
+    change: ChangePasswordRequest,
     user: CurrentUser,
     db: DbSession,
     background: BackgroundTasks,

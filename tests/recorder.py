@@ -1,7 +1,8 @@
 """Holds the tests to the OpenAPI document, and the document to the tests.
 
 An answer that the document does not declare fails the test that got it. What the
-document declares and no test got fails a complete run at its end.
+document declares and no test got fails a complete run at its end. Each declared error
+may also come as problem details (RFC 9457), which the document only mentions.
 """
 
 import re
@@ -19,6 +20,7 @@ from jsonschema import Draft202012Validator
 # A part of a document; JSON has no better type.
 Json = dict[str, Any]
 
+PROBLEM_JSON = "application/problem+json"
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 # Every answer may have them: they belong to the connection, to caches or to browsers,
 # and not to an operation. `access-control-*` is among them.
@@ -133,12 +135,14 @@ class Answer:
             if response.content:
                 yield "a body is not declared"
             return
-        validator = self.validators.get(media_type_of(response))
+        media_type = media_type_of(response)
+        if response.is_error and media_type == PROBLEM_JSON:
+            media_type = "application/json"
+        validator = self.validators.get(media_type)
         if validator is None:
-            yield f"the media type {media_type_of(response)!r} is not declared"
+            yield f"the media type {media_type!r} is not declared"
             return
-        body = response.json() if is_json(response) else response.text
-        for error in validator.iter_errors(body):
+        for error in validator.iter_errors(body_of(response)):
             yield f"the body does not fit: {error.json_path}: {error.message}"
 
 
@@ -148,16 +152,19 @@ def media_type_of(response: httpx.Response) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def is_json(response: httpx.Response) -> bool:
-    """Whether the body is JSON, of whatever kind (RFC 6839, section 3.1)."""
-    media_type = media_type_of(response)
-    return media_type == "application/json" or media_type.endswith("+json")
+def body_of(response: httpx.Response) -> Any:
+    """Return the JSON of a response, with problem details in the declared form."""
+    if media_type_of(response) == PROBLEM_JSON:
+        problem = response.json()
+        return {"detail": problem.get("errors", problem.get("detail"))}
+    is_json = media_type_of(response) == "application/json"
+    return response.json() if is_json else response.text
 
 
 def detail_of(response: httpx.Response) -> str | None:
     """What an error says in words; the list of a 422 has a schema and no words."""
-    if response.is_error and response.content and is_json(response):
-        body = response.json()
+    if response.is_error and response.content:
+        body = body_of(response)
         if isinstance(body, dict) and isinstance(body.get("detail"), str):
             return str(body["detail"])
     return None

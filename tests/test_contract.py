@@ -16,7 +16,7 @@ from auth import create_access_token
 from database import DatabaseUnavailable, get_db
 from main import app
 from tests.conftest import auth_header, create_post, make_client, own_id, settings
-from tests.recorder import Json, operations
+from tests.recorder import Json, follow, operations
 
 DOCUMENT = app.openapi()
 OPERATIONS = {
@@ -56,10 +56,18 @@ def example_of(operation: Json) -> dict[str, Any]:
     media_type = media_type_of(operation)
     if media_type == MULTIPART:
         return {"files": {"file": b"-"}}
-    media = operation["requestBody"]["content"][media_type]
-    # By convention the first example is a good one.
-    value = next(iter(media["examples"].values()))["value"]
+    content = operation["requestBody"]["content"]
+    schema = follow(DOCUMENT, content[media_type]["schema"])
+    value = {
+        name: example_of_field(schema["properties"][name])
+        for name in schema.get("required", [])
+    }
     return {"json": value} if media_type == "application/json" else {"data": value}
+
+
+def example_of_field(schema: Json) -> Any:
+    """Return the first example of a field, which may be nullable."""
+    return schema.get("anyOf", [schema])[0]["examples"][0]
 
 
 def error_of(response: Any, status: int, accept: str) -> Any:

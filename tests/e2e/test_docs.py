@@ -85,20 +85,6 @@ def test_picture_is_uploaded_from_the_documentation(
     assert blog.call("GET", f"/api/users/{ada.id}")["image_file"]
 
 
-@pytest.mark.parametrize("example", ["blank", "long_title"])
-def test_bad_example_is_refused_as_it_says(
-    page: Page, ada: Person, example: str
-) -> None:
-    page.goto("/docs")
-    authorize(page, ada.email)
-    create = operation(page, "create_post")
-    create.locator(
-        ".opblock-section-request-body select.examples-select-element"
-    ).select_option(example)
-
-    execute(create, 422)
-
-
 def test_link_to_an_operation_opens_it(page: Page) -> None:
     page.goto("/docs#/posts/create_post")
 
