@@ -71,8 +71,8 @@ async def render_feed(
     request: Request, db: AsyncSession, author: User | None, *, feed: str, page: str
 ) -> Response:
     """The newest posts, of everybody or of one author (RFC 4287)."""
-    statement = Post.newest_first_of(author) if author else Post.newest_first()
-    posts = (await db.scalars(statement.limit(FEED_LENGTH))).all()
+    statement = Post.newest_first(author).limit(FEED_LENGTH)
+    posts = (await db.scalars(statement)).all()
     context = {
         "author": author,
         "page": page,

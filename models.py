@@ -185,18 +185,15 @@ class Post(Base):
             self.date_updated = now()
 
     @classmethod
-    def newest_first(cls) -> Select["Post"]:
-        """All posts, author loaded; of two posted at once the later id is first."""
-        return (
-            select(cls)
-            .options(joinedload(cls.author, innerjoin=True))
-            .order_by(cls.date_posted.desc(), cls.id.desc())
-        )
+    def newest_first(cls, author: "User | None" = None) -> Select["Post"]:
+        """Return all posts or an author's, newest first; ties break by id, descending.
 
-    @classmethod
-    def newest_first_of(cls, user: User) -> Select["Post"]:
-        """The posts of one user, in the same order."""
-        return cls.newest_first().where(cls.user_id == user.id)
+        Their authors are loaded.
+        """
+        statement = select(cls).options(joinedload(cls.author, innerjoin=True))
+        if author is not None:
+            statement = statement.where(cls.user_id == author.id)
+        return statement.order_by(cls.date_posted.desc(), cls.id.desc())
 
     @classmethod
     def comes_after(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:

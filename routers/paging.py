@@ -1,12 +1,9 @@
-"""Parts of lists: by number of entries, or on from where the part before ended."""
+"""Pagination: by number of entries, or after the last entry of the previous page."""
 
 import asyncio
-import hashlib
-import hmac
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, NamedTuple, Self
@@ -21,122 +18,83 @@ from workers import Busy
 
 MAX_PAGE_LENGTH = 100
 
-# While it is made, the longest list of the longest posts takes some 100 MB. With more
-# at once each would only be ready later.
+# A page of a hundred of the longest posts takes some 100 MB while it is built.
 SHORT_LENGTH = 20
-LONG_LISTS = 2
 TURN_SECONDS = 0.3
-_long_lists = asyncio.Semaphore(LONG_LISTS)
-
+_long_lists = asyncio.Semaphore(2)
 EPOCH = datetime.fromtimestamp(0, UTC)
-MICROSECOND = timedelta(microseconds=1)
-PLACE = struct.Struct(">qii")
-SEAL_BYTES = 8
+# Microseconds since the epoch, id, position.
+CURSOR_FORMAT = struct.Struct(">qii")
 
 
 class Cursor(NamedTuple):
-    """The place in a list of posts after which it goes on."""
+    """The post after which a list continues."""
 
     date_posted: datetime
     post_id: int
     position: int
-    """How many posts came up to here, when the cursor was made."""
+    """How many posts the list had up to this one when the cursor was made."""
 
-    def encode(self, list_id: int) -> str:
-        """The cursor as text: sealed, so that it fits the list that it was made for."""
-        microseconds = (self.date_posted - EPOCH) // MICROSECOND
-        place = PLACE.pack(microseconds, self.post_id, self.position)
-        return urlsafe_b64encode(seal(place, list_id) + place).decode()
+    def encode(self) -> str:
+        microseconds = (self.date_posted - EPOCH) // timedelta(microseconds=1)
+        packed = CURSOR_FORMAT.pack(microseconds, self.post_id, self.position)
+        return urlsafe_b64encode(packed).decode()
 
     @classmethod
-    def decode(cls, text: str, list_id: int) -> Self:
-        """Read a cursor of the list with this id.
-
-        Raises:
-            RequestValidationError: It is none, or one of another list.
-        """
+    def decode(cls, text: str) -> Self:
+        """Read a cursor; raise a 422 if no post can have its values."""
         try:
-            sealed = urlsafe_b64decode(text)
-        except ValueError:
-            sealed = b""
-        place = sealed[SEAL_BYTES:]
-        # Compared whole: other texts can stand for the same bytes.
-        if len(place) != PLACE.size or not hmac.compare_digest(
-            urlsafe_b64encode(seal(place, list_id) + place), text.encode()
-        ):
-            raise bad_cursor("is none of this list")
-        microseconds, post_id, position = PLACE.unpack(place)
-        return cls(EPOCH + microseconds * MICROSECOND, post_id, position)
-
-
-def seal(place: bytes, list_id: int) -> bytes:
-    """What only this installation can put before a place."""
-    message = b"cursor %d %s" % (list_id, place)
-    key = settings.signing_key.encode()
-    return hmac.new(key, message, hashlib.sha256).digest()[:SEAL_BYTES]
+            packed = b64decode(text, altchars=b"-_", validate=True)
+            microseconds, *place = CURSOR_FORMAT.unpack(packed)
+            cursor = cls(EPOCH + timedelta(microseconds=microseconds), *place)
+        except (ValueError, OverflowError, struct.error) as error:
+            raise bad_cursor("cannot be decoded") from error
+        if cursor.post_id < 1 or cursor.position < 0:
+            raise bad_cursor("names no post")
+        return cursor
 
 
 def bad_cursor(message: str) -> RequestValidationError:
-    """The 422 of a cursor that leads nowhere."""
+    """Return the 422 for a cursor that cannot be used."""
     return RequestValidationError(
         [{"type": "cursor", "loc": ("query", "cursor"), "msg": f"The cursor {message}"}]
     )
 
 
-Skip = Annotated[
-    int,
-    Query(ge=0, le=MAX_ID, description="How many entries to pass over."),
-]
+Skip = Annotated[int, Query(ge=0, le=MAX_ID, description="How many entries to skip.")]
 Limit = Annotated[
-    int, Query(ge=1, le=MAX_PAGE_LENGTH, description="How many entries at the most.")
+    int, Query(ge=1, le=MAX_PAGE_LENGTH, description="The maximum number of entries.")
 ]
 CursorText = Annotated[
     str | None,
     Query(
         max_length=64,
-        description="Where to go on: the `next_cursor` of the part before. Unlike "
-        "`skip`, it neither repeats nor leaves out a post when others are published "
-        "or deleted meanwhile. Not together with `skip`.",
+        description="The `next_cursor` of the previous page. Unlike `skip`, it neither "
+        "repeats nor omits a post while others publish and delete; not with `skip`.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which part of a list of posts is asked for."""
+    """Which page of a list of posts the client asks for."""
 
     skip: int
     limit: int
-    cursor: str | None = None
+    cursor: Cursor | None = None
 
 
-# async: FastAPI would call a plain function in a thread, and wait for it.
 async def get_window(
     skip: Skip = 0,
     limit: Limit = settings.posts_per_page,
     cursor: CursorText = None,
 ) -> AsyncIterator[Window]:
-    """The part of a list that the query names; a long one when it is its turn.
-
-    Raises:
-        RequestValidationError: It names two beginnings.
-        Busy: Very many long lists are being made.
-    """
+    """Yield the page that the query asks for; build only two long ones at a time."""
     if cursor is not None and skip:
         raise bad_cursor("cannot go together with skip")
-    async with turn(limit):
-        yield Window(skip, limit, cursor)
-
-
-@asynccontextmanager
-async def turn(length: int) -> AsyncIterator[None]:
-    """Let only a few long lists be made at once.
-
-    Raises:
-        Busy: It is not its turn for a while.
-    """
-    if length <= SHORT_LENGTH:
-        yield
+    window = Window(skip, limit, None if cursor is None else Cursor.decode(cursor))
+    if limit <= SHORT_LENGTH:
+        yield window
         return
     try:
         async with asyncio.timeout(TURN_SECONDS):
@@ -144,7 +102,7 @@ async def turn(length: int) -> AsyncIterator[None]:
     except TimeoutError as error:
         raise Busy("long lists") from error
     try:
-        yield
+        yield window
     finally:
         _long_lists.release()
 
@@ -153,5 +111,5 @@ QueriedWindow = Annotated[Window, Depends(get_window)]
 
 
 def link_to_next(request: Request, query: Mapping[str, object]) -> str:
-    """The value of `Link` that leads to the next part of a list (RFC 8288)."""
+    """Return the value of `Link` that leads to the next page (RFC 8288)."""
     return f'<{quote(request.scope["path"])}?{urlencode(query)}>; rel="next"'

@@ -41,49 +41,42 @@ CHANGED_MEANWHILE = Problem(
 # Room for a hundred tags; servers in front accept no longer headers either.
 MAX_CONDITION_LENGTH = 8192
 
-# Lists of posts, for their cursors: that of a user has the user's id.
-ALL_POSTS = 0
-
 
 @dataclass(frozen=True)
 class PostPage:
-    """A part of a list of posts."""
+    """A page of a list of posts."""
 
     posts: Sequence[Post]
     total: int
     skip: int
     limit: int
     has_more: bool
-    list_id: int
 
     @property
     def next_cursor(self) -> str | None:
-        """Where the list goes on; None when it ends here."""
+        """Return where the list continues; None on the last page."""
         if not self.has_more:
             return None
         last = self.posts[-1]
         position = min(self.skip + len(self.posts), MAX_ID)
-        return Cursor(last.date_posted, last.id, position).encode(self.list_id)
+        return Cursor(last.date_posted, last.id, position).encode()
 
 
 async def fetch_posts(
     db: AsyncSession, window: Window, author: User | None = None
 ) -> PostPage:
-    """The part that is asked for of all posts, or of those of one author.
-
-    Raises:
-        RequestValidationError: The cursor is none of this list.
-    """
-    list_id = author.id if author else ALL_POSTS
-    statement = Post.newest_first_of(author) if author else Post.newest_first()
-    skip, position, after = window.skip, window.skip, None
+    """Return a page of all posts, or of those of one author."""
+    position, after = window.skip, None
     if window.cursor is not None:
-        cursor = Cursor.decode(window.cursor, list_id)
-        position = cursor.position
-        after = Post.comes_after(cursor.date_posted, cursor.post_id)
-    # One more than asked for tells whether there are more.
+        position = window.cursor.position
+        after = Post.comes_after(window.cursor.date_posted, window.cursor.post_id)
     posts, total = await fetch_page(
-        db, statement, skip=skip, limit=window.limit + 1, after=after
+        db,
+        Post.newest_first(author),
+        skip=window.skip,
+        # The additional post tells whether there is another page.
+        limit=window.limit + 1,
+        after=after,
     )
     return PostPage(
         posts[: window.limit],
@@ -91,7 +84,6 @@ async def fetch_posts(
         skip=position,
         limit=window.limit,
         has_more=len(posts) > window.limit,
-        list_id=list_id,
     )
 
 
@@ -102,10 +94,10 @@ async def answer_page(
     window: Window,
     author: User | None = None,
 ) -> PostPage:
-    """A part of a list, with a link to the next one (RFC 8288) that goes on as it came.
+    """Return a page of posts, with a link to the next one (RFC 8288).
 
-    Who names no `skip` is led by cursors, which do not drift. Generated clients name
-    the default beside a cursor.
+    The link has a cursor, which does not drift, unless the client asked by `skip` alone
+    (generated clients send the default `skip` beside a cursor).
     """
     page = await fetch_posts(db, window, author)
     if page.has_more:

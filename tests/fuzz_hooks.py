@@ -34,7 +34,8 @@ RULES_IN_WORDS = (
     "must not contain control or invisible characters",
     # Trimmed and composed, a name has another length.
     "after validation, not",
-    "The cursor is none of this list",
+    "The cursor cannot be decoded",
+    "The cursor names no post",
     "The cursor cannot go together with skip",
     "Idempotency-Key was used for another request",
 )
