@@ -178,8 +178,10 @@ class Post(Base):
         """When its text became what it is."""
         return self.date_updated or self.date_posted
 
-    def edit(self, *, title: str, content: str) -> None:
-        """Give it a new text; the same text again is no edit."""
+    def edit(self, *, title: str | None, content: str | None) -> None:
+        """Change the texts; None leaves one as it is. The same texts are no edit."""
+        title = self.title if title is None else title
+        content = self.content if content is None else content
         if (title, content) != (self.title, self.content):
             self.title, self.content = title, content
             self.date_updated = now()
@@ -202,9 +204,9 @@ class Post(Base):
 
 
 class IdempotencyKey(Base):
-    """A request to publish that its client may repeat, and the answer to it.
+    """A request to publish a post that its client may repeat.
 
-    The IETF's draft "The Idempotency-Key HTTP Header Field" rules.
+    See draft-ietf-httpapi-idempotency-key-header.
     """
 
     __tablename__ = "idempotency_keys"
@@ -213,10 +215,12 @@ class IdempotencyKey(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     key: Mapped[str] = mapped_column(String(IDEMPOTENCY_KEY_LENGTH))
-    # SHA-256 of what was asked for, in hex.
+    # SHA-256 of the request, in hex.
     fingerprint: Mapped[str] = mapped_column(String(64))
-    # The JSON that was sent; empty only inside the transaction that makes the post.
-    answer: Mapped[str] = mapped_column(Text, default="", server_default="")
+    # Null once the post has been deleted.
+    post_id: Mapped[int | None] = mapped_column(
+        ForeignKey("posts.id", ondelete="SET NULL"), index=True
+    )
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), default=now, server_default=func.now(), index=True
     )

@@ -1,8 +1,4 @@
-"""Requests that can be repeated without being carried out twice.
-
-The IETF's draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-
-idempotency-key-header) rules.
-"""
+"""Idempotency keys, see draft-ietf-httpapi-idempotency-key-header."""
 
 import hashlib
 from datetime import timedelta
@@ -18,10 +14,8 @@ from database import LOCK_NOT_AVAILABLE, sqlstate
 from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, now
 from problems import Problem
 
-KEPT = timedelta(hours=24)
-# A repeated request waits so long for the first one; longer would keep connections.
-LOCK_SECONDS = 1
-PRUNED_AT_ONCE = 100
+KEY_TTL = timedelta(hours=24)
+MAX_PRUNED = 100
 
 KEY_REUSED = Problem(422, "Idempotency-Key was used for another request")
 STILL_RUNNING = Problem(
@@ -35,70 +29,57 @@ Key = Annotated[
         min_length=1,
         max_length=IDEMPOTENCY_KEY_LENGTH,
         pattern="^[ -~]+$",
-        description="A random text of your own, 1 to 255 printable ASCII characters. "
-        "Repeat it with the same body when you do not know whether a request arrived: "
-        "for 24 hours the answer is the first one, and nothing is published twice.",
+        description="1 to 255 printable ASCII characters of your choice. For 24 hours, "
+        "repeating the request with the same key returns the post that it published.",
     ),
 ]
 
 
-async def claim(db: AsyncSession, user: User, key: str, request: str) -> IdempotencyKey:
-    """Make a key one's own until the commit, or find the answer that it has.
+async def claim(
+    db: AsyncSession, user: User, key: str, request: str
+) -> tuple[IdempotencyKey, bool]:
+    """Return the row of a key, and whether this request is the first to use it.
 
-    A request with the same key that is being carried out is waited for: what this
-    transaction holds is its lock.
-
-    Raises:
-        HTTPException: 409, when that takes long; 422, when the key was another
-            request's.
-        IntegrityError: The user has been deleted meanwhile.
+    The row of a first request stays locked until its transaction ends. Raises 409 if
+    that takes too long, and 422 if the key was used for another request.
     """
     fingerprint = hashlib.sha256(request.encode()).hexdigest()
-    claimed = await _insert(db, user, key, fingerprint)
-    if claimed is not None:
-        await _prune(db)
-        return claimed
-    mine = IdempotencyKey.user_id == user.id
-    statement = select(IdempotencyKey).where(mine, IdempotencyKey.key == key)
-    before = await db.scalar(statement)
-    if before is None:
-        # It went in between, with its user: the next try will tell.
-        raise STILL_RUNNING.error()
-    if before.fingerprint != fingerprint:
-        raise KEY_REUSED.error()
-    return before
-
-
-async def _insert(
-    db: AsyncSession, user: User, key: str, fingerprint: str
-) -> IdempotencyKey | None:
-    """The row of a key that is new, or has been kept long enough."""
-    fresh = {"fingerprint": fingerprint, "answer": "", "created_at": now()}
+    fresh = {"fingerprint": fingerprint, "post_id": None, "created_at": now()}
+    is_expired = IdempotencyKey.created_at < now() - KEY_TTL
     statement = (
         insert(IdempotencyKey)
         .values(user_id=user.id, key=key, **fresh)
         .on_conflict_do_update(
-            index_elements=["user_id", "key"],
-            set_=fresh,
-            where=IdempotencyKey.created_at < now() - KEPT,
+            index_elements=["user_id", "key"], set_=fresh, where=is_expired
         )
         .returning(IdempotencyKey)
     )
-    await db.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+    # Longer waits would tie up connections.
+    await db.execute(text("SET LOCAL lock_timeout = '1s'"))
     try:
-        return await db.scalar(statement)
+        claimed = await db.scalar(statement)
     except DBAPIError as error:
         if sqlstate(error) == LOCK_NOT_AVAILABLE:
             raise STILL_RUNNING.error() from error
         raise
+    if claimed is not None:
+        await _prune(db)
+        return claimed, True
+    used = await db.scalar(select(IdempotencyKey).filter_by(user_id=user.id, key=key))
+    if used is None:
+        # Deleted with its user since the insert: a retry gets the 401.
+        raise STILL_RUNNING.error()
+    if used.fingerprint != fingerprint:
+        raise KEY_REUSED.error()
+    return used, False
 
 
 async def _prune(db: AsyncSession) -> None:
-    """Delete some of the keys that have been kept long enough."""
-    old = (
+    """Delete some expired keys."""
+    expired = (
         select(IdempotencyKey.id)
-        .where(IdempotencyKey.created_at < now() - KEPT)
-        .limit(PRUNED_AT_ONCE)
+        .where(IdempotencyKey.created_at < now() - KEY_TTL)
+        .limit(MAX_PRUNED)
         .with_for_update(skip_locked=True)
     )
-    await db.execute(delete(IdempotencyKey).where(IdempotencyKey.id.in_(old)))
+    await db.execute(delete(IdempotencyKey).where(IdempotencyKey.id.in_(expired)))

@@ -38,7 +38,7 @@ CHANGED_MEANWHILE = Problem(
     412, "The post has been changed meanwhile", varying=["ETag"]
 )
 
-# Room for a hundred tags; servers in front accept no longer headers either.
+# Room for a hundred ETags; servers in front accept no longer headers either.
 MAX_CONDITION_LENGTH = 8192
 
 
@@ -110,12 +110,8 @@ async def answer_page(
 
 
 async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
-    """The post with this id, author loaded.
-
-    Raises:
-        HTTPException: 404, when no post has this id.
-    """
-    # Outside this range the driver fails instead of finding none.
+    """Return a post with its author, or raise a 404."""
+    # Outside this range, the driver fails instead of finding none.
     if 0 < post_id <= MAX_ID:
         statement = Post.newest_first().where(Post.id == post_id)
         if lock:
@@ -130,7 +126,7 @@ PostId = Annotated[RowId, Path(description="The `id` of a post.")]
 
 
 async def get_post(post_id: PostId, db: DbSession) -> Post:
-    """The post named in the path; 404 when no post has this id."""
+    """Return the post that the path names, or raise a 404."""
     return await find_post(db, post_id)
 
 
@@ -141,51 +137,34 @@ IfMatch = Annotated[
     Header(
         alias="If-Match",
         max_length=MAX_CONDITION_LENGTH,
-        description="The `ETag` that came with the post: nothing is done, and the "
-        "answer is a 412, when it has been changed since.",
+        description="The `ETag` of the version that you have: if the post has changed "
+        "since, nothing is done, and you get a 412.",
     ),
 ]
 
 
-def represent(post: Post) -> bytes:
-    """The JSON of a post, as every operation that gives one sends it."""
-    return PostResponse.model_validate(post).model_dump_json().encode()
-
-
-def answer_post(content: bytes, status_code: int = status.HTTP_200_OK) -> Response:
-    """The JSON of a post as an answer, without a tag."""
-    return Response(content, status_code, media_type="application/json")
-
-
-def check_unchanged(post: Post, if_match: str | None) -> None:
-    """See to it that a post is still the one that a request speaks of.
-
-    Raises:
-        HTTPException: 412, with the present tag, when it is not (RFC 9110, 13.1.1).
-    """
-    if if_match is None:
-        return
-    tag = entity_tag(represent(post))
-    if not lists_tag(if_match, tag):
-        raise CHANGED_MEANWHILE.error(ETag=tag)
+def tag_of(post: Post) -> str:
+    """Return the ETag of a post: a hash of what a GET sends."""
+    return entity_tag(PostResponse.model_validate(post).model_dump_json().encode())
 
 
 def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]]:
-    """Make a dependency: the post named in the path, if the caller wrote it.
+    """Return a dependency that gives the post in the path if the caller wrote it.
 
-    It stays locked until the request has ended its transaction, so that nobody changes
-    or deletes it between this look and the change.
+    The post stays locked until the transaction ends, so that no other request changes
+    or deletes it between the checks and the change.
     """
     forbidden = NOT_TO_UPDATE if verb == "update" else NOT_TO_DELETE
 
-    # Parameters are resolved from left to right: who asks (401), then for what (404).
+    # Parameters are resolved from left to right: 401 before 404.
     async def get_own_post(
         user: CurrentUser, post_id: PostId, db: DbSession, if_match: IfMatch = None
     ) -> Post:
         post = await find_post(db, post_id, lock=True)
         if post.user_id != user.id:
             raise forbidden.error()
-        check_unchanged(post, if_match)
+        if if_match is not None and not lists_tag(if_match, tag_of(post)):
+            raise CHANGED_MEANWHILE.error(ETag=tag_of(post))
         return post
 
     return get_own_post
@@ -204,9 +183,9 @@ PostToDelete = Annotated[Post, Depends(own_post("delete"))]
 async def list_posts(
     request: Request, response: Response, window: QueriedWindow, db: DbSession
 ) -> PostPage:
-    """All posts, the newest first, part by part.
+    """List all posts, newest first, page by page.
 
-    To read on, follow `Link`, or repeat the request with `next_cursor` as `cursor`.
+    For the next page, follow `Link`, or send `next_cursor` as `cursor`.
     """
     return await answer_page(request, response, db, window)
 
@@ -217,9 +196,9 @@ async def list_posts(
     response_model=PostResponse,
     responses=answers("ETag") | errors(POST_NOT_FOUND),
 )
-async def read_post(post: FoundPost) -> Response:
-    """One post, whole. Its `ETag` is what `If-Match` of the operations below takes."""
-    return answer_post(represent(post))
+async def read_post(post: FoundPost) -> Post:
+    """Get a post. Send its `ETag` in `If-Match` when you change or delete it."""
+    return post
 
 
 @router.post(
@@ -228,55 +207,52 @@ async def read_post(post: FoundPost) -> Response:
     response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
     responses=answers("ETag", "Location", status=201)
-    | errors(idempotency.KEY_REUSED, idempotency.STILL_RUNNING),
+    | errors(POST_NOT_FOUND, idempotency.KEY_REUSED, idempotency.STILL_RUNNING),
 )
 async def create_post(
     request: Request,
+    response: Response,
     new: PostCreate,
     user: CurrentUser,
     db: DbSession,
     key: idempotency.Key = None,
-) -> Response:
-    """A new post of one's own; it comes first in all lists from now on.
+) -> Post:
+    """Create a post.
 
-    With an `Idempotency-Key` the request can be repeated until it is answered, and
-    publishes once.
+    With an `Idempotency-Key`, you can repeat the request until you get a response, and
+    it publishes once: repetitions get the post as it is now, or 404 if it has been
+    deleted.
     """
     try:
-        content = await publish_once(db, new, user, key)
+        post = await publish_once(db, new, user, key)
     except IntegrityError as error:
         await db.rollback()
         # The author has been deleted since the token was checked.
         raise INVALID_TOKEN.error() from error
-    response = answer_post(content, status.HTTP_201_CREATED)
-    # Not by the schema: an answer that was stored before an update may not fit it.
-    post_id = json.loads(content)["id"]
-    response.headers["Location"] = str(
-        request.app.url_path_for("read_post", post_id=post_id)
-    )
-    response.headers["ETag"] = entity_tag(content)
-    return response
+    path = request.app.url_path_for("read_post", post_id=post.id)
+    response.headers["Location"] = str(path)
+    response.headers["ETag"] = tag_of(post)
+    return post
 
 
 async def publish_once(
     db: AsyncSession, new: PostCreate, user: User, key: str | None
-) -> bytes:
-    """Commit a new post, unless the key says that it was; gives its JSON."""
+) -> Post:
+    """Commit a new post, or find the one that was published with this key."""
     claimed = None
     if key is not None:
         request = json.dumps([new.title or "", new.content])
-        claimed = await idempotency.claim(db, user, key, request)
-        if claimed.answer:
-            return claimed.answer.encode()
+        claimed, is_new = await idempotency.claim(db, user, key, request)
+        if not is_new:
+            return await find_post(db, claimed.post_id or 0)
     await rate_limits.count(RateLimit(settings.post_rate, ("post", str(user.id))))
     post = Post(title=new.title or "", content=new.content, author=user)
     db.add(post)
-    await db.flush()
-    content = represent(post)
     if claimed is not None:
-        claimed.answer = content.decode()
+        await db.flush()
+        claimed.post_id = post.id
     await db.commit()
-    return content
+    return post
 
 
 @router.put(
@@ -285,15 +261,15 @@ async def publish_once(
     response_model=PostResponse,
     responses=errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
 )
-async def replace_post(new: PostReplace, post: PostToUpdate, db: DbSession) -> Response:
-    """Another title and content for a post of one's own; both must be there.
+async def replace_post(new: PostReplace, post: PostToUpdate, db: DbSession) -> Post:
+    """Replace the title and the content of your post; both are required.
 
-    The answer has no `ETag`: what is stored is not quite what was sent (RFC 9110,
-    section 9.3.4). Read the post to get it.
+    The response has no `ETag`, because what is stored is not quite what was sent (RFC
+    9110, section 9.3.4). Get the post to read it.
     """
     post.edit(title=new.title or "", content=new.content)
     await db.commit()
-    return answer_post(represent(post))
+    return post
 
 
 @router.patch(
@@ -304,16 +280,13 @@ async def replace_post(new: PostReplace, post: PostToUpdate, db: DbSession) -> R
     | errors(POST_NOT_FOUND, NOT_TO_UPDATE, CHANGED_MEANWHILE),
 )
 async def update_post(
-    changes: PostUpdate, post: PostToUpdate, db: DbSession
-) -> Response:
-    """Another title, another content or both for a post of one's own."""
-    texts = {"title": post.title, "content": post.content}
-    post.edit(**(texts | changes.model_dump(exclude_none=True)))
+    changes: PostUpdate, post: PostToUpdate, db: DbSession, response: Response
+) -> Post:
+    """Change the title of your post, the content or both."""
+    post.edit(title=changes.title, content=changes.content)
     await db.commit()
-    content = represent(post)
-    response = answer_post(content)
-    response.headers["ETag"] = entity_tag(content)
-    return response
+    response.headers["ETag"] = tag_of(post)
+    return post
 
 
 @router.delete(
@@ -323,6 +296,6 @@ async def update_post(
     responses=errors(POST_NOT_FOUND, NOT_TO_DELETE, CHANGED_MEANWHILE),
 )
 async def delete_post(post: PostToDelete, db: DbSession) -> None:
-    """A post of one's own goes for good."""
+    """Delete your post for good."""
     await db.delete(post)
     await db.commit()

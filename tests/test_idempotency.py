@@ -1,13 +1,13 @@
 """Requests to publish that are repeated, and publish once."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from httpx import AsyncClient, Response
@@ -52,26 +52,55 @@ def what_is_repeated(response: Response) -> tuple[Any, ...]:
 # The same request again
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "edited", "deleted", "renamed"])
-async def test_repeated_request_gets_the_first_answer_and_publishes_nothing(
-    client: AsyncClient, ada: dict[str, str], db: AsyncSession, meanwhile: str
+async def test_repeated_request_gets_the_same_response_and_publishes_nothing(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     first = await publish(client, ada)
-    path = first.headers["location"]
-    if meanwhile == "edited":
-        await client.patch(path, json={"title": "Coffee"}, headers=ada)
-    elif meanwhile == "deleted":
-        await client.delete(path, headers=ada)
-    elif meanwhile == "renamed":
-        user_path = f"/api/users/{first.json()['user_id']}"
-        await client.patch(user_path, json={"username": "lady"}, headers=ada)
 
     second = await publish(client, ada)
 
     assert first.status_code == 201
-    assert path == f"/api/posts/{first.json()['id']}"
+    assert first.headers["location"] == f"/api/posts/{first.json()['id']}"
     assert what_is_repeated(second) == what_is_repeated(first)
-    assert await count(db, Post) == (meanwhile != "deleted")
+    assert await count(db, Post) == 1
+
+
+async def test_repeated_request_gets_the_post_as_it_is_now(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    first = await publish(client, ada)
+    path = first.headers["location"]
+    await client.patch(path, json={"title": "Coffee"}, headers=ada)
+    user_path = f"/api/users/{first.json()['user_id']}"
+    await client.patch(user_path, json={"username": "lady"}, headers=ada)
+    current = await client.get(path)
+
+    second = await publish(client, ada)
+
+    assert second.status_code == 201
+    assert second.json() == current.json()
+    assert second.json()["title"] == "Coffee"
+    assert second.json()["author"]["username"] == "lady"
+    assert second.headers["location"] == path
+    assert second.headers["etag"] == current.headers["etag"]
+    assert await count(db, Post) == 1
+
+
+async def test_repeated_request_does_not_find_a_deleted_post(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    first = await publish(client, ada)
+    await client.delete(first.headers["location"], headers=ada)
+
+    second = await publish(client, ada)
+
+    assert second.status_code == 404
+    assert second.json() == {"detail": "Post not found"}
+    assert "location" not in second.headers
+    assert await count(db, Post) == 0
+    # Nor does the key publish anything later.
+    assert (await publish(client, ada)).status_code == 404
+    assert (await publish(client, ada, title="Coffee")).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -166,21 +195,16 @@ async def test_key_belongs_to_publishing_alone(
     assert await count(db, IdempotencyKey) == 0
 
 
-async def test_answer_that_an_older_version_stored_is_given_as_it_is(
-    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+async def test_repeated_requests_do_not_count_as_posts(
+    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Posts gain keys from version to version, and a new one may start within the day.
-    first = await publish(client, ada)
-    old = {name: value for name, value in first.json().items() if name != "excerpt"}
-    await db.execute(update(IdempotencyKey).values(answer=json.dumps(old)))
-    await db.commit()
-    # Nor does the document of this version declare what that one sent.
-    client.event_hooks = {}
+    counted = AsyncMock()
+    monkeypatch.setattr("rate_limits.count", counted)
 
-    second = await publish(client, ada)
+    for _ in range(3):
+        await publish(client, ada)
 
-    assert (second.status_code, second.json()) == (201, old)
-    assert second.headers["location"] == first.headers["location"]
+    assert counted.await_count == 1
 
 
 # For how long
@@ -247,7 +271,7 @@ async def test_one_request_clears_away_only_so_many(
     db: AsyncSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(idempotency, "PRUNED_AT_ONCE", 2)
+    monkeypatch.setattr(idempotency, "MAX_PRUNED", 2)
     for number in range(5):
         await publish(client, ada, str(number))
     await make_older(db, DAY + timedelta(seconds=1))
@@ -319,11 +343,9 @@ async def test_refused_body_leaves_its_key_unused(
 async def test_request_that_breaks_off_leaves_its_key_unused(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
-    def fail(_post: Post) -> bytes:
-        raise DatabaseUnavailable("between the post and the commit")
-
+    failing = AsyncMock(side_effect=DatabaseUnavailable("before the commit"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("routers.posts.represent", fail)
+        patch.setattr("sqlalchemy.ext.asyncio.AsyncSession.commit", failing)
         broken = await publish(client, ada)
 
     assert broken.status_code == 503
@@ -337,13 +359,13 @@ async def test_author_who_is_deleted_meanwhile_leaves_nothing(
     db: AsyncSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    insert = idempotency._insert
+    claim = idempotency.claim
 
     async def delete_first(session: AsyncSession, user: User, *rest: str) -> Any:
         await session.execute(delete(User).where(User.id == user.id))
-        return await insert(session, user, *rest)
+        return await claim(session, user, *rest)
 
-    monkeypatch.setattr(idempotency, "_insert", delete_first)
+    monkeypatch.setattr(idempotency, "claim", delete_first)
 
     response = await publish(client, ada)
 
@@ -359,7 +381,7 @@ async def test_author_who_is_deleted_meanwhile_leaves_nothing(
 async def running_request(user_id: int, key: str = KEY) -> AsyncIterator[AsyncSession]:
     """A request with this key that has not ended yet."""
     async with AsyncSessionLocal() as session:
-        row = IdempotencyKey(user_id=user_id, key=key, fingerprint="", answer="")
+        row = IdempotencyKey(user_id=user_id, key=key, fingerprint="")
         session.add(row)
         await session.flush()
         yield session

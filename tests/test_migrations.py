@@ -122,6 +122,48 @@ async def test_migration_runs_up_and_down_with_rows(
     assert version == [revision]
 
 
+async def test_stored_responses_become_the_ids_of_their_posts(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "0004")
+    await execute(
+        database,
+        *ROWS,
+        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
+           SELECT user_id, id, '', json_build_object('id', id)::text FROM posts""",
+        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
+           SELECT id, 'deleted', '', '{"id": 2147483647}' FROM users""",
+        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
+           SELECT id, 'empty', '', '' FROM users""",
+    )
+
+    await migrate(database, command.upgrade, "0005")
+
+    found = await execute(
+        database,
+        "SELECT key || '=' || coalesce(post_id::text, '') FROM idempotency_keys "
+        "ORDER BY key",
+    )
+    assert found == ["1=1", "2=2", "deleted=", "deleted=", "empty=", "empty="]
+
+
+async def test_keys_are_forgotten_when_their_responses_cannot_be_restored(
+    database: AsyncEngine,
+) -> None:
+    await migrate(database, command.upgrade, "0005")
+    await execute(
+        database,
+        *ROWS,
+        """INSERT INTO idempotency_keys (user_id, key, fingerprint, post_id)
+           SELECT user_id, 'key', '', id FROM posts""",
+    )
+
+    await migrate(database, command.downgrade, "0004")
+
+    assert await execute(database, "SELECT count(*) FROM idempotency_keys") == ["0"]
+    assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
+
+
 async def test_all_migrations_run_down_with_rows_and_leave_nothing(
     database: AsyncEngine,
 ) -> None:

@@ -13,6 +13,7 @@ import { hideModal, showError, showSuccess, withId } from "./utils.js";
 const KEY_REUSED = "Idempotency-Key was used for another request";
 const PUBLISHED_BEFORE =
   "An earlier try did arrive: the text as it was then is published. Retry publishes this one too.";
+const DELETED_SINCE = "This post was already published, and then deleted. Retry publishes it again.";
 
 export function init(root = document) {
   for (const form of root.querySelectorAll("[data-post-form]")) attach(form);
@@ -126,10 +127,11 @@ function send(form, session) {
   // Sent again after an answer got lost, the same text is not published twice.
   const headers = { "Idempotency-Key": session.draftKey };
   return request(url, { method, json, headers }).catch((error) => {
-    if (error.message !== KEY_REUSED) throw error;
+    const isDeleted = error.status === 404;
+    if (error.message !== KEY_REUSED && !isDeleted) throw error;
     session.draftKey = newDraftKey(session.author.id, "");
     keepDraft(form, session);
-    throw new ApiError(PUBLISHED_BEFORE);
+    throw new ApiError(isDeleted ? DELETED_SINCE : PUBLISHED_BEFORE);
   });
 }
 

@@ -345,6 +345,25 @@ def test_text_changed_after_an_answer_got_lost_is_not_lost(
     assert len(blog.post_ids()) == 2
 
 
+def test_post_deleted_after_an_answer_got_lost_is_published_again(
+    ada_page: Page, blog: Blog, ada: Person
+) -> None:
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    lose_answer(ada_page)
+    button(form, "Publish").click()
+    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    [first_id] = blog.post_ids()
+    blog.call("DELETE", f"/api/posts/{first_id}", ada)
+    button(form, "Retry").click()
+    expect(form.get_by_role("alert").first).to_contain_text("then deleted")
+
+    button(form, "Retry").click()
+
+    published(ada_page)
+    assert len(blog.post_ids()) == 1
+
+
 # When somebody else was faster
 
 

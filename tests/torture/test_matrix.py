@@ -255,7 +255,9 @@ MATRIX: dict[str, Row] = {
     "PATCH /api/posts/{post_id}": Row(
         200, ("posts of $",), POST.format("update"), lambda _: {"json": TEXT}
     ),
-    "DELETE /api/posts/{post_id}": Row(204, ("posts of $",), POST.format("delete")),
+    "DELETE /api/posts/{post_id}": Row(
+        204, ("posts of $", "idempotency_keys of $"), POST.format("delete")
+    ),
     "GET /health": Row(),
 }
 
