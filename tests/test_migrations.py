@@ -188,6 +188,20 @@ async def test_migrations_and_models_make_the_same_schema(
     assert await execute(database, SCHEMA) == migrated
 
 
+async def test_every_foreign_key_has_an_index(database: AsyncEngine) -> None:
+    await migrate(database, command.upgrade, "head")
+
+    without = await execute(
+        database,
+        """SELECT conname FROM pg_constraint
+           WHERE contype = 'f' AND NOT EXISTS (
+               SELECT FROM pg_index WHERE indrelid = conrelid AND indkey[0] = conkey[1]
+           )""",
+    )
+
+    assert without == []
+
+
 async def test_rows_stay_when_the_newest_revision_is_there_already(
     database: AsyncEngine,
 ) -> None:
