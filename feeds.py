@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import MAX_ID, DbSession
 from models import Post, User
-from pages import templates
+from pages import path_of, templates
 from routers.users import FoundUser
 
 router = APIRouter(include_in_schema=False)
@@ -47,11 +47,6 @@ def paragraphs(text: str) -> Markup:
 
 
 templates.env.filters.update(xml_text=xml_text, paragraphs=paragraphs)
-
-
-def path_of(request: Request, route: str, **path_params: Any) -> str:
-    """The path of a route."""
-    return str(request.app.url_path_for(route, **path_params))
 
 
 def render(

@@ -57,6 +57,11 @@ def absolute_url(path: str) -> str:
     return settings.site_url + path if path.startswith("/") else path
 
 
+def path_of(request: Request, route: str, **path_params: Any) -> str:
+    """Return the path of a route."""
+    return str(request.app.url_path_for(route, **path_params))
+
+
 environment = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates"),
     autoescape=True,
@@ -137,7 +142,7 @@ def feed_context(feed: PostPage, path: str) -> dict[str, Any]:
 @router.get("/")
 async def home_page(request: Request, window: PageWindow, db: DbSession) -> Response:
     feed = await fetch_posts(db, window)
-    context = feed_context(feed, str(request.app.url_path_for("home_page")))
+    context = feed_context(feed, path_of(request, "home_page"))
     return templates.TemplateResponse(request, "home.html", context)
 
 
@@ -151,12 +156,9 @@ async def user_posts_page(
     request: Request, user: FoundUser, window: PageWindow, db: DbSession
 ) -> Response:
     feed = await fetch_posts(db, window, user)
-    context = feed_context(
-        feed, str(request.app.url_path_for("user_posts_page", user_id=user.id))
-    )
-    return templates.TemplateResponse(
-        request, "user_posts.html", {**context, "author": user}
-    )
+    path = path_of(request, "user_posts_page", user_id=user.id)
+    context = feed_context(feed, path) | {"author": user}
+    return templates.TemplateResponse(request, "user_posts.html", context)
 
 
 @router.get("/login")
