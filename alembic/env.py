@@ -31,7 +31,7 @@ async def migrate_online() -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         # A migration may take longer than what a request asks for.
-        async_creator=partial(connect, statement_seconds=None),
+        async_creator=partial(connect, limits_statements=False),
         poolclass=NullPool,
     )
     try:
