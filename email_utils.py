@@ -1,17 +1,15 @@
-"""Mail: builds messages and hands them to the SMTP server, or to the outbox."""
+"""Build emails, and send them by SMTP or write them to the outbox."""
 
 import asyncio
 import logging
-import threading
+import socket
 import uuid
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid, parseaddr
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import aiosmtplib
@@ -23,13 +21,23 @@ logger = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
 # For each exchange with the server, and for all of them together.
-SMTP_SECONDS = 5
-DELIVERY_SECONDS = 12
+SMTP_TIMEOUT = 5
+DELIVERY_TIMEOUT = 12
 # Pauses before the second, third and fourth attempt.
 RETRY_SECONDS = (1.0, 5.0, 25.0)
+MAX_DELIVERIES = 3
 
-# As many as ask a server at once; used on the loop of the mails alone.
-_deliveries = asyncio.Semaphore(3)
+_deliveries = asyncio.Semaphore(MAX_DELIVERIES)
+# uvloop looks up two names at a time: two lookups that hang would keep the database's
+# waiting, too, long after the delivery has timed out. So these have their own threads.
+_connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
+
+AccountChange = Literal["password_changed", "address_changed"]
+# Subjects, and paths on the site where users can react.
+NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
+    "password_changed": ("Your password was changed", "/forgot-password"),
+    "address_changed": ("Your email address was changed", "/account"),
+}
 
 templates = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
@@ -42,116 +50,79 @@ templates = Environment(
 async def send_email(
     *, to_email: str, subject: str, plain_text: str, html_content: str
 ) -> None:
-    """Send one mail, as text and as HTML, or write it to `var/outbox`.
+    """Send an email as text and as HTML, or write it to `var/outbox`.
 
-    Tries again a few times with growing pauses when the fault may pass.
+    After a temporary error, try again a few times with growing pauses.
 
     Raises:
-        aiosmtplib.SMTPException: The server refused it, or could not be reached.
-        OSError: The outbox cannot be written, or TLS does not come about (`SSLError`).
+        aiosmtplib.SMTPException: The server is unavailable or refuses the email.
+        OSError: The outbox cannot be written, or TLS fails (`SSLError`).
     """
     message = EmailMessage()
     message["From"] = settings.mail_from
     message["To"] = to_email
     message["Subject"] = subject
     message["Date"] = formatdate()
-    message["Message-ID"] = make_msgid(domain=_domain(settings.mail_from))
+    domain = parseaddr(settings.mail_from)[1].rpartition("@")[2]
+    message["Message-ID"] = make_msgid(domain=domain or "localhost")
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
     if settings.mail_server is None:
         path = await asyncio.to_thread(_write_to_outbox, message)
-        logger.info("MAIL_SERVER is not set: mail written to %s", path)
+        logger.info("MAIL_SERVER is not set: email written to %s", path)
         return
-    for pause in RETRY_SECONDS:
+    for pause in (*RETRY_SECONDS, None):
         try:
             await _deliver(message)
         except aiosmtplib.SMTPException as error:
-            if not _may_pass(error):
+            if pause is None or not _is_temporary(error):
                 raise
-            logger.warning("Mail not sent (%s), next try in %g s", reason(error), pause)
+            logger.warning("Email not sent (%s), retry in %g s", reason(error), pause)
             await asyncio.sleep(pause)
         else:
             return
-    await _deliver(message)
-
-
-class MailLoop(asyncio.SelectorEventLoop):
-    """An event loop, in a thread of its own, whose look-ups keep nobody else waiting.
-
-    Names are looked up in threads, one each for as long as it takes. On the loop that
-    serves requests these are the few that the database needs too; and the process does
-    not end before the threads of an executor have.
-    """
-
-    # asyncio's own types link the function to its arguments and result; these do not.
-    def run_in_executor(  # type: ignore[override]
-        self,
-        executor: Executor | None,  # noqa: ARG002 -- asyncio has it
-        func: Callable[..., Any],
-        *args: Any,
-    ) -> asyncio.Future[Any]:
-        """Call a function that blocks in a thread that nobody waits for at the end."""
-        job: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                job.set_result(func(*args))
-            # Whoever waits for it gets to know.
-            except Exception as error:  # noqa: BLE001
-                job.set_exception(error)
-
-        job.set_running_or_notify_cancel()
-        threading.Thread(target=run, name="mail look-up", daemon=True).start()
-        return asyncio.wrap_future(job, loop=self)
-
-
-@cache
-def _mail_loop() -> MailLoop:
-    loop = MailLoop()
-    threading.Thread(target=loop.run_forever, name="mail", daemon=True).start()
-    return loop
 
 
 async def _deliver(message: EmailMessage) -> None:
-    delivery = asyncio.run_coroutine_threadsafe(_hand_over(message), _mail_loop())
-    await asyncio.wrap_future(delivery)
-
-
-async def _hand_over(message: EmailMessage) -> None:
     password = settings.mail_password
-    needs_tls = settings.mail_use_tls or _would_leak_login()
+    # A login never crosses a network in plain text.
+    is_remote_login = settings.mail_username and settings.mail_server not in LOCAL_HOSTS
+    needs_tls = settings.mail_use_tls or bool(is_remote_login)
     implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
     try:
-        async with _deliveries, asyncio.timeout(DELIVERY_SECONDS):
+        async with _deliveries, asyncio.timeout(DELIVERY_TIMEOUT):
+            loop = asyncio.get_running_loop()
+            local_hostname, sock = await loop.run_in_executor(_connecting, _connect)
             await aiosmtplib.send(
                 message,
                 hostname=settings.mail_server,
-                port=settings.mail_port,
+                local_hostname=local_hostname,
+                sock=sock,
                 username=settings.mail_username,
                 password=password.get_secret_value() if password else None,
                 use_tls=implicit_tls,
-                # None takes STARTTLS where the server offers it, True fails where it
-                # does not.
+                # None uses STARTTLS if the server offers it, True requires it.
                 start_tls=True if needs_tls and not implicit_tls else None,
-                # Encryption that is taken only where it is offered keeps out who
-                # listens, not who interferes (RFC 7435): a certificate proves nothing
-                # then.
+                # TLS that is not required protects against eavesdroppers only (RFC
+                # 7435): a valid certificate would add nothing.
                 validate_certs=needs_tls,
-                timeout=SMTP_SECONDS,
+                timeout=SMTP_TIMEOUT,
             )
     except TimeoutError as error:
         raise aiosmtplib.SMTPTimeoutError("The server is too slow") from error
 
 
-def _would_leak_login() -> bool:
-    """Whether name and password would cross a network that others may listen to."""
-    return settings.mail_username is not None and (
-        settings.mail_server not in LOCAL_HOSTS
-    )
+def _connect() -> tuple[str, socket.socket]:
+    """Look up the names of both hosts, and connect; all of this can block."""
+    address = (settings.mail_server, settings.mail_port)
+    try:
+        return socket.getfqdn(), socket.create_connection(address, SMTP_TIMEOUT)
+    except OSError as error:
+        raise aiosmtplib.SMTPConnectError(str(error)) from error
 
 
-def _may_pass(error: aiosmtplib.SMTPException) -> bool:
-    """Whether another try helps: not after a permanent reply (RFC 5321, 4.2.1)."""
+def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
+    """Return whether the error is temporary (RFC 5321, section 4.2.1)."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return all(refused.code < 500 for refused in error.recipients)
     code = getattr(error, "code", None)
@@ -159,7 +130,7 @@ def _may_pass(error: aiosmtplib.SMTPException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, for the log: servers repeat the address in their texts."""
+    """Return an error for the log, without the email address in its text."""
     code = getattr(error, "code", None)
     return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
@@ -168,23 +139,18 @@ def _write_to_outbox(message: EmailMessage) -> Path:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
-    # Under its name it is whole: others look for what ends in ".eml".
+    # A file that ends in ".eml" is complete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
     return unfinished.replace(path)
 
 
-def _domain(address: str) -> str:
-    return parseaddr(address)[1].rpartition("@")[2] or "localhost"
-
-
 async def send_password_reset_email(
     *, to_email: str, username: str, token: str
 ) -> None:
-    """Send the link that allows a new password; a failure is logged, not raised.
+    """Send a link that sets a new password; an error is logged, not raised.
 
-    The link is built from `FRONTEND_URL` alone: a `Host` header is the client's to
-    write.
+    The link is built from `FRONTEND_URL`, as clients can forge the `Host` header.
     """
     await _send(
         "password_reset",
@@ -196,30 +162,17 @@ async def send_password_reset_email(
     )
 
 
-async def send_password_changed_email(*, to_email: str, username: str) -> None:
-    """Tell an owner that the password is new; a failure is logged, not raised."""
-    await _send(
-        "password_changed",
-        to_email=to_email,
-        subject="Your password was changed",
-        username=username,
-        url=f"{settings.site_url}/forgot-password",
-    )
-
-
-async def send_address_changed_email(*, to_email: str, username: str) -> None:
-    """Tell the old address that it is no longer used; a failure is only logged."""
-    await _send(
-        "address_changed",
-        to_email=to_email,
-        subject="Your email address was changed",
-        username=username,
-        url=f"{settings.site_url}/account",
-    )
+async def send_notification(
+    change: AccountChange, *, to_email: str, username: str
+) -> None:
+    """Tell users about a change of their account; an error is logged, not raised."""
+    subject, path = NOTIFICATIONS[change]
+    url = f"{settings.site_url}{path}"
+    await _send(change, to_email=to_email, subject=subject, username=username, url=url)
 
 
 async def _send(template: str, *, to_email: str, subject: str, **context: Any) -> None:
-    """Send what two templates make, after the answer, which it must not touch."""
+    """Render and send an email; an error cannot change the response any more."""
     try:
         await send_email(
             to_email=to_email,
@@ -228,4 +181,4 @@ async def _send(template: str, *, to_email: str, subject: str, **context: Any) -
             html_content=templates.get_template(f"{template}.html").render(context),
         )
     except (aiosmtplib.SMTPException, OSError) as error:
-        logger.error("Mail %s not sent: %s", template, reason(error))
+        logger.error("Email %s not sent: %s", template, reason(error))

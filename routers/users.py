@@ -50,8 +50,8 @@ from database import (
     sqlstate,
 )
 from email_utils import (
-    send_address_changed_email,
-    send_password_changed_email,
+    AccountChange,
+    send_notification,
     send_password_reset_email,
 )
 from models import PasswordResetToken, Post, User, now
@@ -390,7 +390,7 @@ async def update_user(
     await save_account(db, user, ends_reset_tokens=is_moved)
     if is_moved:
         background.add_task(
-            send_note, send_address_changed_email, to_email=address, username=username
+            send_note, "address_changed", to_email=address, username=username
         )
     return user
 
@@ -709,15 +709,13 @@ def note_new_password(background: BackgroundTasks, user: User) -> None:
     """Tell the owner of an account, after the answer, that its password is new."""
     background.add_task(
         send_note,
-        send_password_changed_email,
+        "password_changed",
         to_email=user.email,
         username=user.username,
     )
 
 
-async def send_note(
-    send: Callable[..., Awaitable[None]], *, to_email: str, username: str
-) -> None:
+async def send_note(change: AccountChange, *, to_email: str, username: str) -> None:
     """Mail a note about an account, unless the address got as many as it may.
 
     It need not be that of whoever makes the changes: nobody is to be flooded with them.
@@ -727,4 +725,4 @@ async def send_note(
         await rate_limits.count(limit)
     except rate_limits.LimitReached:
         return
-    await send(to_email=to_email, username=username)
+    await send_notification(change, to_email=to_email, username=username)

@@ -835,7 +835,7 @@ async def test_address_gets_only_so_many_notes(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = AsyncMock()
-    monkeypatch.setattr("routers.users.send_address_changed_email", send)
+    monkeypatch.setattr("routers.users.send_notification", send)
     ada = await sign_up(client, "ada")
     path = f"/api/users/{await own_id(client, ada)}"
 

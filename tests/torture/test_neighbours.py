@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.torture.conftest import FULL, Figures
+from tests.torture.conftest import FULL, Figures, NewSite
 from tests.torture.load import (
     LOADED,
     Answer,
@@ -41,6 +41,7 @@ from tests.torture.neighbours import (
 )
 from tests.torture.site import (
     PASSWORD,
+    SHUTDOWN_SECONDS,
     SMTP_PASSWORD,
     Person,
     Site,
@@ -333,3 +334,33 @@ def test_nobody_notices_the_mail_server(
         slowest <= ANSWER_SECONDS,
     )
     note_reads(figures, probe, f"the mail server {fault}")
+
+
+def test_process_ends_in_time_while_the_mail_server_hangs(
+    new_site: NewSite, mail_server: Neighbour, figures: Figures, full: bool
+) -> None:
+    site = new_site(
+        **mail_settings(mail_server.port),
+        UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN="10" if full else "1",
+    )
+    process = site.process
+    assert process is not None
+    ada = site.sign_up("mail-at-the-end")
+    forgotten = with_json("POST", "/api/users/forgot-password", {"email": ada.email})
+    mail_server.be(hangs)
+    ask_at_once(site, [forgotten] * MAILS)
+    time.sleep(1)
+
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    seconds = time.monotonic() - start
+    mail_server.be(accepts_mail)
+
+    assert process.returncode in {0, -signal.SIGTERM}
+    figures.add(
+        "end of the process while the mail server hangs",
+        f"{seconds:.1f} s",
+        f"{SHUTDOWN_SECONDS} s",
+        seconds <= SHUTDOWN_SECONDS,
+    )
