@@ -87,9 +87,7 @@ def test_image_command_serves_with_requirements_alone(
 
 def test_server_keeps_idle_connections_for_longer_than_the_load_balancer() -> None:
     assert server_settings() == {
-        "UVICORN_HTTP": "bounded_http:BoundedHttp",
         "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
-        "UVICORN_LIMIT_CONCURRENCY": "900",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "10",
         "UVICORN_SERVER_HEADER": "false",
     }

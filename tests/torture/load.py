@@ -332,6 +332,24 @@ def p99(seconds: Sequence[float]) -> float:
     return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
 
 
+def slowdown(probe: Probe, phase: str = LOADED) -> tuple[str, float]:
+    """Return how much slower the slowest reads became, in words and as a ratio."""
+    quiet, loaded = (
+        p99([sample.seconds for sample in probe.during(each)])
+        for each in (QUIET, phase)
+    )
+    ratio = loaded / quiet
+    return f"{ratio:.1f} ({loaded * 1000:.0f} ms / {quiet * 1000:.0f} ms)", ratio
+
+
+def wait_for(holds: Callable[[], bool], *, seconds: float = 30) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.1)
+
+
 def measure(port: int, per_second: float, paths: Sequence[str]) -> list[Sample]:
     """What the process of the probe does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)

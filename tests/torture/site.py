@@ -197,6 +197,18 @@ class Site:
         return asyncio.run(execute(self.database_url, statement))
 
 
+def fill(
+    site: Site, author: Person, posts: int, length: int, letter: str = "x"
+) -> None:
+    """Give the site posts, past the API, which is not what is tested."""
+    site.sql(
+        "INSERT INTO posts (title, content, user_id, date_posted) "
+        f"SELECT 'Post ' || n, repeat('{letter}', {length}), {author.id}, "
+        "now() - n * interval '1 second' "
+        f"FROM generate_series(1, {posts}) AS n"
+    )
+
+
 def production(*layers: dict[str, str]) -> dict[str, str]:
     """An environment in which nothing is left of the tests' own settings."""
     known = {name.upper() for name in Settings.model_fields}
