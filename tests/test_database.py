@@ -32,7 +32,7 @@ from database import (
 )
 from models import User
 from tests.conftest import auth_header, counted_statements, make_client, sign_up
-from tests.databases import free_port
+from tests.databases import execute, free_port
 
 
 @pytest.fixture(autouse=True)
@@ -391,13 +391,13 @@ async def test_lost_connections_are_replaced_without_an_error(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
-    async with engine.connect() as connection:
-        await connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        )
+    assert settings.database_url is not None
+    # Not over a connection of the pool, which would survive.
+    await execute(
+        make_url(settings.database_url.get_secret_value()),
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
 
     response = await concurrent_client.get("/api/users/me", headers=ada)
 

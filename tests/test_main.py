@@ -17,7 +17,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from httpx import AsyncClient
 from pydantic import SecretStr
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from config import settings
@@ -521,6 +521,7 @@ async def test_unreachable_database_makes_pages_unavailable(
     [
         ConnectionRefusedError(),
         OperationalError("SELECT 1", {}, ConnectionRefusedError()),
+        DBAPIError("SELECT 1", {}, OSError(), connection_invalidated=True),
     ],
     ids=lambda error: type(error).__name__,
 )
