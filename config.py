@@ -204,9 +204,6 @@ class Settings(BaseSettings):
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     """Largest picture accepted, in bytes."""
 
-    picture_decoders: int = Field(default=1, ge=1, le=16)
-    """Pictures decoded at once; each may take 250 MB, a hostile WebP twice that."""
-
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """How long the link for a new password works, in minutes."""
 

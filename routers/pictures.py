@@ -26,6 +26,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable
 from image_utils import (
+    DECODE_TIMEOUT,
     InvalidImage,
     StorageError,
     delete_profile_image,
@@ -63,10 +64,8 @@ HEALING_SECONDS = 15.0
 FAILURES_OF_A_STORE = 3
 DELETED_AT_ONCE = 100
 
-# Most pictures take some hundredths of a second, the worst one a second.
-decoders = Workers(
-    "pictures", threads=settings.picture_decoders, waiting=63, niceness=10
-)
+# This thread waits for the process that decodes pictures, one at a time.
+decoders = Workers("pictures", threads=1, waiting=63)
 storage = Workers("storage", threads=16, waiting=48)
 
 
@@ -133,9 +132,13 @@ async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
     with Buffer(user.id) as buffer:
         content = await read_file(request, buffer)
         try:
-            return await decoders.run(process_profile_image, content)
-        except InvalidImage as error:
-            raise INVALID_IMAGE.error() from error
+            async with asyncio.timeout(DECODE_TIMEOUT):
+                return await decoders.run(process_profile_image, content)
+        except InvalidImage as exc:
+            raise INVALID_IMAGE.error() from exc
+        except OSError as exc:
+            logger.error("Picture not decoded: %r", exc)
+            raise UPLOAD_FAILED.error() from exc
 
 
 async def read_file(request: Request, buffer: Buffer) -> bytes:

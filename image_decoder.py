@@ -1,0 +1,122 @@
+"""Turn the picture on standard input into an avatar on standard output.
+
+`image_utils` runs this file in a process of its own for each upload, so that no file
+takes more time or memory than the limits below, or any memory of the server.
+"""
+
+import os
+import resource
+import sys
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import ExifTags, Image, ImageOps
+
+MAX_CPU_SECONDS = 4
+MAX_MEMORY_BYTES = 512 * 1024 * 1024
+NICENESS = 10
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+# JPEG is decoded at a reduced scale, the others at full size.
+MAX_JPEG_PIXELS = 50_000_000
+MAX_PIXELS = 20_000_000
+AVATAR_SIZE = (300, 300)
+QUALITY = 85
+
+
+def main() -> None:
+    """Read a picture and write its avatar, or exit with `EX_DATAERR`."""
+    limit_process()
+    try:
+        avatar = make_avatar(sys.stdin.buffer.read())
+    # Damaged files make Pillow raise whatever their parsing runs into (OSError,
+    # SyntaxError, struct.error, IndexError, zlib.error, ...), large ones MemoryError.
+    except Exception as exc:  # noqa: BLE001
+        sys.stderr.write(f"{type(exc).__name__}: {exc}")
+        sys.exit(os.EX_DATAERR)
+    sys.stdout.buffer.write(avatar)
+
+
+def limit_process() -> None:
+    """Limit the CPU time and the memory of this process, and let others go first."""
+    os.nice(NICENESS)
+    limits = {
+        resource.RLIMIT_CPU: MAX_CPU_SECONDS,
+        resource.RLIMIT_AS: MAX_MEMORY_BYTES,
+        # The signal that ends a process over its CPU time would write a core dump.
+        resource.RLIMIT_CORE: 0,
+    }
+    for limit, value in limits.items():
+        # macOS doesn't enforce RLIMIT_AS, and a lower hard limit can't be raised.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+
+
+def make_avatar(content: bytes) -> bytes:
+    """Return the center of a picture as a JPEG: upright, on white, without metadata."""
+    square, orientation = read_square(content)
+    avatar = to_resizable_mode(square).resize(AVATAR_SIZE, Image.Resampling.LANCZOS)
+    # A new image: Pillow would save the comment of the old one again.
+    canvas = Image.new("RGB", AVATAR_SIZE, "white")
+    canvas.paste(avatar, mask=avatar if avatar.has_transparency_data else None)
+    canvas.getexif()[ExifTags.Base.Orientation] = orientation
+    output = BytesIO()
+    upright = ImageOps.exif_transpose(canvas)
+    upright.save(output, "JPEG", quality=QUALITY, optimize=True)
+    return output.getvalue()
+
+
+def read_square(content: bytes) -> tuple[Image.Image, int]:
+    """Return the center of a picture and its EXIF orientation.
+
+    Raises:
+        ValueError: It has too many pixels. Pillow raises anything else.
+    """
+    with Image.open(BytesIO(content), formats=FORMATS) as image:
+        pixels = image.width * image.height
+        is_jpeg = image.format in {"JPEG", "MPO"}
+        if pixels > (MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS):
+            raise ValueError(f"{image.width} x {image.height} pixels are too many")
+        # Twice the size is sharper, but needs too much memory for the largest JPEGs if
+        # they are as narrow as that.
+        factor = 2 if pixels <= MAX_PIXELS else 1
+        image.draft(None, (factor * AVATAR_SIZE[0], factor * AVATAR_SIZE[1]))
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # Not ImageOps.fit, which copies all of a transparent picture.
+        square = image.crop((left, top, left + side, top + side))
+        return square, get_orientation(image)
+
+
+def get_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) if it can't be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # As in `main`: broken EXIF data is no reason to reject a picture.
+    except Exception:  # noqa: BLE001
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def to_resizable_mode(image: Image.Image) -> Image.Image:
+    """Return the image in a mode whose pixels can be averaged."""
+    if image.mode == "I;16":
+        image = to_8_bits(image)
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in {"1", "P"}:
+        return image.convert("RGB")
+    return image
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grayscale image with 8 bits, its transparent gray included."""
+    gray = image.point(lambda value: value / 256).convert("L")
+    transparency = image.info.get("transparency")
+    if isinstance(transparency, int):
+        gray.info["transparency"] = transparency // 256
+    return gray
+
+
+if __name__ == "__main__":
+    main()
