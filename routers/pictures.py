@@ -8,20 +8,18 @@ Whatever fails in between, `delete_leftovers` finds the note.
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import Any, cast
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from python_multipart.exceptions import FormParserError
 from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartParser
 
 from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable
@@ -45,11 +43,14 @@ INVALID_IMAGE = Problem(
 UPLOAD_FAILED = Problem(
     503, "Failed to upload image. Please try again.", {"Retry-After": "5"}
 )
+MISSING_FILE = {"type": "missing", "loc": ("body", "file"), "msg": "File required"}
 
-# What arrives at the same time is kept in memory up to here; more has to come again.
-# One user takes a quarter of the room and no more, and one picture always fits.
-MOST_BUFFERED_BYTES_OF_ONE = max(24 * 1024 * 1024, 2 * settings.max_upload_size_bytes)
-MOST_BUFFERED_BYTES = 4 * MOST_BUFFERED_BYTES_OF_ONE
+# Each is kept in memory until it is decoded, and not on disk, which may be read-only.
+MAX_UPLOADS = 20
+MAX_UPLOADS_PER_USER = 5
+MultiPartParser.spool_max_size = settings.max_upload_size_bytes + 1
+uploads: list[int] = []
+"""The user ids of the uploads in progress."""
 
 # The client of the store gives up by itself; a queue in front of it can be long.
 PUT_SECONDS = 10.0
@@ -65,75 +66,21 @@ FAILURES_OF_A_STORE = 3
 DELETED_AT_ONCE = 100
 
 # This thread waits for the process that decodes pictures, one at a time.
-decoders = Workers("pictures", threads=1, waiting=63)
+decoder = Workers("decoder", threads=1, waiting=MAX_UPLOADS)
 storage = Workers("storage", threads=16, waiting=48)
 
 
-def file_too_large() -> Problem:
-    """What is said about a file above the limit, which is a setting."""
-    megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
-    return Problem(400, f"File too large. Maximum size is {megabytes:g}MB")
-
-
-# Uploads
-
-
-class Buffer:
-    """What one upload keeps in memory, as part of what all of them do."""
-
-    used_bytes: ClassVar[Counter[int]] = Counter()
-    """How much the uploads of each user keep, by the user's id."""
-
-    def __init__(self, user_id: int) -> None:
-        self.user_id = user_id
-        self.own_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.used_bytes[self.user_id] -= self.own_bytes
-        if not self.used_bytes[self.user_id]:
-            del self.used_bytes[self.user_id]
-
-    async def fill(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pass on what arrives.
-
-        Raises:
-            HTTPException: 503, when all uploads together, or those of one user, are too
-                much.
-        """
-        async for chunk in chunks:
-            self.own_bytes += len(chunk)
-            self.used_bytes[self.user_id] += len(chunk)
-            if (
-                self.used_bytes.total() > MOST_BUFFERED_BYTES
-                or self.used_bytes[self.user_id] > MOST_BUFFERED_BYTES_OF_ONE
-            ):
-                # What is still on its way is not read.
-                raise TOO_BUSY.error(Connection="close")
-            yield chunk
-
-
 async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
-    """The avatar that the file in a request makes, and the name to store it under.
+    """Return the avatar made from the file in a request, and its filename.
 
     Raises:
-        HTTPException: 400, when the file is too large or no picture; 413, when the body
-            is too large; 503, when too many pictures arrive.
-        RequestValidationError: The body is no form that has a file, or does not arrive.
-        Busy: Too many pictures wait to be decoded.
+        HTTPException: 400, if the file is invalid; 503, if the server is too busy.
     """
-    with Buffer(user.id) as buffer:
-        content = await read_file(request, buffer)
+    with upload_slot(user.id):
+        content = await read_file(request)
         try:
             async with asyncio.timeout(DECODE_TIMEOUT):
-                return await decoders.run(process_profile_image, content)
+                return await decoder.run(process_profile_image, content)
         except InvalidImage as exc:
             raise INVALID_IMAGE.error() from exc
         except OSError as exc:
@@ -141,47 +88,37 @@ async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
             raise UPLOAD_FAILED.error() from exc
 
 
-async def read_file(request: Request, buffer: Buffer) -> bytes:
-    """The file in a multipart form (RFC 7578).
+@contextmanager
+def upload_slot(user_id: int) -> Iterator[None]:
+    """Count an upload, and reject it if too many are in progress."""
+    if len(uploads) >= MAX_UPLOADS or uploads.count(user_id) >= MAX_UPLOADS_PER_USER:
+        # Nothing reads the body, so the connection can't be used again.
+        raise TOO_BUSY.error(Connection="close")
+    uploads.append(user_id)
+    try:
+        yield
+    finally:
+        uploads.remove(user_id)
 
-    It is read here and not by a parameter of the route: those are read before the
-    caller is known.
 
-    Raises:
-        HTTPException: 400, when the file is too large; 413, when the body is; 503, when
-            too many arrive.
-        RequestValidationError: It is no such form, or has no file.
+async def read_file(request: Request) -> bytes:
+    """Return the file in a multipart form (RFC 7578).
+
+    Not a parameter of the route, which FastAPI would read before it knows the caller.
     """
-    limit = settings.max_upload_size_bytes
-    media_type = request.headers.get("content-type", "").partition(";")[0]
-    if media_type.strip().lower() != "multipart/form-data":
-        raise missing_file("must be sent as multipart/form-data")
-    chunks = buffer.fill(request.stream())
-    # Starlette asks for a generator, which is more than it uses.
-    parser = MultiPartParser(request.headers, cast("Any", chunks), max_files=1)
-    parser.max_fields = 10
-    # In memory: what is within the limit needs no file on the disk.
-    parser.spool_max_size = limit + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError, UnicodeDecodeError) as error:
-        raise missing_file("cannot be found: the form is malformed") from error
-    try:
+    async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise missing_file("is missing")
-        if (file.size or 0) > limit:
+            raise RequestValidationError([MISSING_FILE])
+        if (file.size or 0) > settings.max_upload_size_bytes:
             raise file_too_large().error()
         return await file.read()
-    finally:
-        await form.close()
 
 
-def missing_file(message: str) -> RequestValidationError:
-    """The 422 of an upload that has no readable file."""
-    return RequestValidationError(
-        [{"type": "missing", "loc": ("body", "file"), "msg": f"The file {message}"}]
-    )
+def file_too_large() -> Problem:
+    """Return the error for a file above the limit, which is a setting."""
+    megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
+    return Problem(400, f"File too large. Maximum size is {megabytes:g}MB")
 
 
 # Storing

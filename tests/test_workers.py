@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,10 +14,8 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
-import middleware
 from auth import hash_reset_token
 from models import PasswordResetToken, User, now
-from routers import pictures
 from tests.conftest import PASSWORD, own_id
 from workers import Busy, Workers
 
@@ -94,11 +92,10 @@ async def test_threads_stand_back_and_nothing_else_does() -> None:
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing more can wait, neither passwords nor pictures."""
+    """No more passwords can wait."""
     full = Workers("full", threads=1, waiting=0)
     full._places.acquire()
     monkeypatch.setattr(auth, "_hashing", full)
-    monkeypatch.setattr(pictures, "decoders", full)
 
 
 def assert_busy(response: Response) -> None:
@@ -175,97 +172,6 @@ async def test_reset_beyond_what_can_wait_is_refused_and_can_be_repeated(
 
     assert_busy(refused)
     assert repeated.status_code == 200
-
-
-async def test_picture_beyond_what_can_wait_is_refused(
-    client: AsyncClient, ada: dict[str, str], busy: None
-) -> None:
-    response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
-        files={"file": b"-"},
-        headers=ada,
-    )
-
-    assert_busy(response)
-
-
-async def test_pictures_that_fill_the_memory_are_refused_while_they_arrive(
-    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = f"/api/users/{await own_id(client, ada)}/picture"
-    monkeypatch.setattr(pictures, "MOST_BUFFERED_BYTES", 1000)
-
-    large = await client.patch(path, files={"file": b"-" * 2000}, headers=ada)
-    small = await client.patch(path, files={"file": b"-"}, headers=ada)
-
-    assert_busy(large)
-    assert small.status_code == 400
-    assert pictures.Buffer.used_bytes == {}
-
-
-async def test_one_user_does_not_take_the_memory_from_others(
-    client: AsyncClient,
-    ada: dict[str, str],
-    bob: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(pictures, "MOST_BUFFERED_BYTES_OF_ONE", 1000)
-    held = pictures.Buffer(await own_id(client, ada))
-
-    async def some() -> AsyncIterator[bytes]:
-        yield b"-" * 900
-
-    with held:
-        [_ async for _ in held.fill(some())]
-        answers = [
-            await client.patch(
-                f"/api/users/{await own_id(client, headers)}/picture",
-                files={"file": b"-" * 200},
-                headers=headers,
-            )
-            for headers in (ada, bob)
-        ]
-
-    assert_busy(answers[0])
-    assert answers[1].status_code == 400
-    assert pictures.Buffer.used_bytes == {}
-
-
-async def silence() -> AsyncIterator[bytes]:
-    """The beginning of a form, and nothing after it."""
-    yield b"--x\r\n"
-    await asyncio.Event().wait()
-
-
-async def trickle() -> AsyncIterator[bytes]:
-    """A form that never comes to its end."""
-    yield b"--x\r\n"
-    while True:
-        yield b"a"
-        await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("content", "limit"), [(silence, "SILENCE_SECONDS"), (trickle, "ARRIVAL_SECONDS")]
-)
-async def test_picture_that_does_not_arrive_gives_its_memory_back(
-    client: AsyncClient,
-    ada: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    content: Callable[[], AsyncIterator[bytes]],
-    limit: str,
-) -> None:
-    monkeypatch.setattr(middleware, limit, 0.05)
-
-    response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
-        content=content(),
-        headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
-    )
-
-    assert response.status_code == 422
-    assert response.json()["detail"][0]["msg"] == "The body did not arrive in time"
-    assert pictures.Buffer.used_bytes == {}
 
 
 async def test_login_with_an_outdated_hash_makes_a_new_one(
