@@ -109,11 +109,11 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     # stop everything for a tenth of a second every now and then.
     gc.collect()
     gc.freeze()
-    healing = asyncio.create_task(pictures.keep_healing())
+    cleanup = asyncio.create_task(pictures.run_cleanup())
     yield
     gc.unfreeze()
-    healing.cancel()
-    await asyncio.wait({healing})
+    cleanup.cancel()
+    await asyncio.wait({cleanup})
     await shut_down()
 
 

@@ -1,21 +1,20 @@
-"""From an upload to a stored picture, and what becomes of those nobody needs.
+"""From an upload to a stored picture, and the cleanup of orphaned pictures.
 
-A picture is an object in a store that knows no transactions. So before an object is
-made, and in the transaction in which a row stops naming one, a note is written that it
-is to be deleted; the transaction in which a row begins to name it takes the note back.
-Whatever fails in between, `delete_leftovers` finds the note.
+Storage knows no transactions. So before a picture is stored, and in the transaction in
+which a row stops referring to one, its deletion is scheduled; the transaction in which
+a row begins to refer to it cancels the deletion. Whatever fails in between,
+`delete_orphans` deletes the picture later.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, cast
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import CursorResult, delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import UploadFile
@@ -52,22 +51,25 @@ MultiPartParser.spool_max_size = settings.max_upload_size_bytes + 1
 uploads: list[int] = []
 """The user ids of the uploads in progress."""
 
-# The client of the store gives up by itself; a queue in front of it can be long.
-PUT_SECONDS = 10.0
-# Nobody has to wait for a deletion: it is done again later.
-DELETE_SECONDS = 3.0
-
-# Longer than it takes from the note that a picture is to go, which is written before it
-# is stored, to the row that needs it.
-GRACE = timedelta(seconds=60)
-HEALING_SECONDS = 15.0
-# One can be the picture's fault, so many are the store's.
-FAILURES_OF_A_STORE = 3
-DELETED_AT_ONCE = 100
+# The client of the storage has timeouts too, but not for the queue in front of it.
+PUT_TIMEOUT = 10.0
+DELETE_TIMEOUT = 3.0
+# Longer than it takes from before a picture is stored until a row refers to it.
+GRACE_PERIOD = timedelta(seconds=60)
+CLEANUP_INTERVAL = 15.0
 
 # This thread waits for the process that decodes pictures, one at a time.
 decoder = Workers("decoder", threads=1, waiting=MAX_UPLOADS)
 storage = Workers("storage", threads=16, waiting=48)
+
+NEXT_ORPHAN = (
+    select(DiscardedPicture)
+    .where(DiscardedPicture.delete_after < func.now())
+    .order_by(DiscardedPicture.delete_after)
+    .limit(1)
+    # Other processes clean up at the same time.
+    .with_for_update(skip_locked=True)
+)
 
 
 async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
@@ -121,118 +123,78 @@ def file_too_large() -> Problem:
     return Problem(400, f"File too large. Maximum size is {megabytes:g}MB")
 
 
-# Storing
-
-
-async def store(db: AsyncSession, picture: bytes, filename: str) -> None:
-    """Put a picture into the store; it goes again unless `keep` follows.
-
-    Raises:
-        HTTPException: 503, when it could not be stored, or nobody knows whether it was.
-    """
-    discard(db, filename)
+async def upload(db: AsyncSession, picture: bytes, filename: str) -> None:
+    """Store a picture; it is deleted again unless `cancel_deletion` follows."""
+    schedule_deletion(db, filename)
     await db.commit()
     try:
-        async with asyncio.timeout(PUT_SECONDS):
+        async with asyncio.timeout(PUT_TIMEOUT):
             await storage.run(upload_profile_image, picture, filename)
-    except (StorageError, Busy, TimeoutError) as error:
-        logger.error("Picture not stored: %s", cause(error))
-        raise UPLOAD_FAILED.error() from error
+    except (StorageError, Busy, TimeoutError) as exc:
+        logger.error("Picture not stored: %r", exc)
+        raise UPLOAD_FAILED.error() from exc
 
 
-def discard(db: AsyncSession, filename: str) -> None:
-    """Note, in the present transaction, that a picture is to be deleted."""
-    db.add(DiscardedPicture(filename=filename, delete_after=func.now() + GRACE))
+def schedule_deletion(db: AsyncSession, filename: str) -> None:
+    """Have a picture deleted some time after the current transaction."""
+    db.add(DiscardedPicture(filename=filename, delete_after=func.now() + GRACE_PERIOD))
 
 
-async def keep(db: AsyncSession, filename: str) -> None:
-    """Take the note back: from the commit on a row names the picture.
-
-    Raises:
-        HTTPException: 503, when it is too late, as the picture has been deleted.
-    """
-    statement = delete(DiscardedPicture).where(DiscardedPicture.filename == filename)
-    result = await db.execute(statement)
-    if cast("CursorResult[Any]", result).rowcount == 0:
+async def cancel_deletion(db: AsyncSession, filename: str) -> None:
+    """Keep a picture, as a row refers to it; raise 503 if it is deleted already."""
+    canceled = delete(DiscardedPicture).where(DiscardedPicture.filename == filename)
+    if await db.scalar(canceled.returning(DiscardedPicture.id)) is None:
         raise UPLOAD_FAILED.error()
 
 
 async def replace_picture(db: AsyncSession, user: User, filename: str | None) -> None:
-    """Let a locked row name another picture, or none, from the commit on."""
+    """Let a locked row refer to another picture, or none, from the commit on."""
     if user.image_file is not None:
-        discard(db, user.image_file)
+        schedule_deletion(db, user.image_file)
     if filename is not None:
-        await keep(db, filename)
+        await cancel_deletion(db, filename)
     user.image_file = filename
     await db.flush()
 
 
 async def delete_stored(filename: str | None) -> bool:
-    """Delete a picture that no row names any more, if the store is there."""
+    """Delete a picture to which no row refers; return whether it is gone."""
     if filename is None:
         return True
     try:
-        async with asyncio.timeout(DELETE_SECONDS):
+        async with asyncio.timeout(DELETE_TIMEOUT):
             await storage.run(delete_profile_image, filename)
-    except (StorageError, Busy, TimeoutError) as error:
-        logger.warning("Picture %s is left over for now: %s", filename, cause(error))
+    except (StorageError, Busy, TimeoutError) as exc:
+        logger.warning("Picture %s not deleted yet: %r", filename, exc)
         return False
     return True
 
 
-def cause(error: Exception) -> str:
-    """What went wrong, for the log; a timeout has no text of its own."""
-    return str(error) or type(error).__name__
+# Orphan cleanup
 
 
-# Healing
-
-
-async def keep_healing() -> None:
-    """Delete, again and again, what should have gone."""
+async def run_cleanup() -> None:
+    """Delete orphaned pictures again and again, until canceled."""
     while True:
-        await asyncio.sleep(HEALING_SECONDS)
+        await asyncio.sleep(CLEANUP_INTERVAL)
         try:
             async with AsyncSessionLocal() as db:
-                await delete_leftovers(db)
-        except (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError) as error:
-            logger.warning("No leftover pictures deleted: %s", type(error).__name__)
+                await delete_orphans(db)
+        except (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError) as exc:
+            logger.warning("Orphaned pictures not deleted: %s", type(exc).__name__)
 
 
-async def delete_leftovers(db: AsyncSession) -> None:
-    """Delete the pictures that are due, and the notes about them."""
-    while leftovers := await claim_leftovers(db):
-        deleted = []
-        left = 0
-        for filename in leftovers:
-            if await delete_stored(filename):
-                deleted.append(filename)
-            elif (left := left + 1) == FAILURES_OF_A_STORE:
-                break
-        gone = DiscardedPicture.filename.in_(deleted)
-        await db.execute(delete(DiscardedPicture).where(gone))
+async def delete_orphans(db: AsyncSession) -> None:
+    """Delete the orphaned pictures that are due, up to the first that can't be.
+
+    Their rows stay locked meanwhile, so that no upload cancels such a deletion.
+    """
+    is_deleted = True
+    while is_deleted and (orphan := await db.scalar(NEXT_ORPHAN)) is not None:
+        is_deleted = await delete_stored(orphan.filename)
+        if is_deleted:
+            await db.delete(orphan)
+        else:
+            # The storage may be unavailable, or only this picture: others come first.
+            orphan.delete_after = func.now() + GRACE_PERIOD
         await db.commit()
-        if len(deleted) < len(leftovers):
-            # The store is away: the claim keeps the rest for the next time.
-            return
-
-
-async def claim_leftovers(db: AsyncSession) -> Sequence[str]:
-    """Some pictures that are due; nobody else sees them for a while."""
-    due = (
-        select(DiscardedPicture.id)
-        .where(DiscardedPicture.delete_after < func.now())
-        .order_by(DiscardedPicture.delete_after)
-        .limit(DELETED_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-    claimed = await db.scalars(
-        update(DiscardedPicture)
-        .where(DiscardedPicture.id.in_(due))
-        .values(delete_after=func.now() + GRACE)
-        .returning(DiscardedPicture.filename)
-        .execution_options(synchronize_session=False)
-    )
-    leftovers = claimed.all()
-    await db.commit()
-    return leftovers

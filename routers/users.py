@@ -409,7 +409,7 @@ async def delete_user(user: UserToDelete, db: DbSession) -> None:
     if deleted is None:
         raise INVALID_TOKEN.error()
     if deleted.image_file is not None:
-        pictures.discard(db, deleted.image_file)
+        pictures.schedule_deletion(db, deleted.image_file)
     await db.commit()
     await pictures.delete_stored(deleted.image_file)
 
@@ -494,7 +494,7 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
     await db.commit()
     await rate_limits.count(RateLimit(settings.upload_rate, ("upload", str(user.id))))
     picture, filename = await pictures.picture_from(request, user)
-    await pictures.store(db, picture, filename)
+    await pictures.upload(db, picture, filename)
     try:
         replaced = await enter_picture(db, user, filename)
     except Exception:

@@ -1,19 +1,32 @@
-"""Uploads in progress."""
+"""Uploads in progress, and the cleanup of orphaned pictures."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import middleware
 from config import settings
-from image_utils import process_profile_image
+from database import AsyncSessionLocal, DatabaseUnavailable
+from image_utils import (
+    StorageError,
+    process_profile_image,
+    upload_profile_image,
+)
+from models import DiscardedPicture, now
 from routers import pictures
-from tests.conftest import Body, own_id
-from tests.test_storage import INVALID, PHOTO, UPLOAD_FAILED, upload
+from tests.conftest import Body, keys, own_id
+from tests.test_storage import INVALID, PHOTO, UPLOAD_FAILED, me, upload
 from tests.test_workers import assert_busy
 from workers import Workers
+
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -36,6 +49,278 @@ async def trickle() -> AsyncIterator[bytes]:
     while True:
         yield b"a"
         await asyncio.sleep(0.01)
+
+
+async def scheduled(db: AsyncSession) -> list[str]:
+    """Return the pictures whose deletion is scheduled."""
+    return list((await db.scalars(select(DiscardedPicture.filename))).all())
+
+
+async def clean_up(db: AsyncSession) -> None:
+    """Delete orphaned pictures as if the grace period were over."""
+    await db.execute(update(DiscardedPicture).values(delete_after=now() - DAY))
+    await db.commit()
+    await pictures.delete_orphans(db)
+
+
+@pytest.fixture
+def lost_store(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A store that cannot be reached, until the patch is undone."""
+
+    def fail(*_: object) -> None:
+        raise StorageError("nobody answers")
+
+    monkeypatch.setattr(pictures, "delete_profile_image", fail)
+    monkeypatch.setattr(pictures, "upload_profile_image", fail)
+    return monkeypatch
+
+
+async def test_picture_that_is_kept_is_noted_nowhere(
+    client: AsyncClient, ada: dict[str, str], db: AsyncSession
+) -> None:
+    await upload(client, ada)
+
+    assert await scheduled(db) == []
+
+
+async def test_replaced_picture_goes_when_the_store_is_back(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = (await upload(client, ada)).json()["image_file"]
+
+    def fail(_filename: str) -> None:
+        raise StorageError("nobody answers")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "delete_profile_image", fail)
+        response = await upload(client, ada)
+        await clean_up(db)
+    left = keys(bucket)
+    await clean_up(db)
+
+    new = response.json()["image_file"]
+    assert response.status_code == 200
+    assert sorted(left) == sorted([f"profile_pics/{old}", f"profile_pics/{new}"])
+    assert keys(bucket) == [f"profile_pics/{new}"]
+    assert await scheduled(db) == []
+
+
+async def test_picture_of_a_deleted_account_goes_when_the_store_is_back(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    lost_store: pytest.MonkeyPatch,
+) -> None:
+    with lost_store.context() as patch:
+        patch.setattr(pictures, "upload_profile_image", upload_profile_image)
+        user = (await upload(client, ada)).json()
+    response = await client.delete(f"/api/users/{user['id']}", headers=ada)
+    lost_store.undo()
+    await clean_up(db)
+
+    assert response.status_code == 204
+    assert keys(bucket) == []
+    assert await scheduled(db) == []
+
+
+async def test_picture_that_was_stored_without_our_knowing_goes(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def store_and_fail(content: bytes, filename: str) -> None:
+        upload_profile_image(content, filename)
+        raise StorageError("the answer was lost")
+
+    monkeypatch.setattr(pictures, "upload_profile_image", store_and_fail)
+    response = await upload(client, ada)
+    left = keys(bucket)
+    await clean_up(db)
+
+    assert (response.status_code, len(left)) == (503, 1)
+    assert response.json() == {"detail": UPLOAD_FAILED}
+    assert (await me(client, ada))["image_file"] is None
+    assert keys(bucket) == []
+
+
+async def test_picture_that_a_row_names_survives_an_answer_that_was_lost(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = AsyncSession.commit
+    commits: list[None] = []
+
+    async def lose_the_third_answer(session: AsyncSession) -> None:
+        await commit(session)
+        commits.append(None)
+        if len(commits) == 3:
+            raise DatabaseUnavailable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncSession, "commit", lose_the_third_answer)
+        response = await upload(client, ada)
+    await clean_up(db)
+
+    image_file = (await me(client, ada))["image_file"]
+    assert response.status_code == 503
+    assert keys(bucket) == [f"profile_pics/{image_file}"]
+
+
+async def test_store_that_hangs_is_given_up(
+    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr(pictures, "PUT_TIMEOUT", 0.05)
+    monkeypatch.setattr(pictures, "upload_profile_image", lambda *_: let_go.wait())
+
+    response = await upload(client, ada)
+    let_go.set()
+
+    assert response.status_code == 503
+    assert response.json() == {"detail": UPLOAD_FAILED}
+
+
+async def test_deletion_does_not_wait_for_a_store_that_hangs(
+    client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = (await upload(client, ada)).json()
+    let_go = threading.Event()
+    monkeypatch.setattr(pictures, "DELETE_TIMEOUT", 0.05)
+    monkeypatch.setattr(pictures, "delete_profile_image", lambda _: let_go.wait())
+
+    response = await client.delete(f"/api/users/{user['id']}/picture", headers=ada)
+    let_go.set()
+
+    assert response.status_code == 200
+    assert response.json()["image_file"] is None
+
+
+async def test_upload_for_which_it_is_too_late_changes_nothing(
+    client: AsyncClient,
+    ada: dict[str, str],
+    db: AsyncSession,
+    bucket: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def store_for_too_long(content: bytes, filename: str) -> None:
+        upload_profile_image(content, filename)
+        asyncio.run_coroutine_threadsafe(clean_up(db), loop).result()
+
+    monkeypatch.setattr(pictures, "upload_profile_image", store_for_too_long)
+    response = await upload(client, ada)
+
+    assert response.status_code == 503
+    assert (await me(client, ada))["image_file"] is None
+    assert keys(bucket) == []
+
+
+class TestDeleteOrphans:
+    async def test_two_processes_never_delete_the_same_picture(
+        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        deleted = []
+
+        def delete_while_another_cleans_up(filename: str) -> None:
+            deleted.append(filename)
+            asyncio.run_coroutine_threadsafe(other_process(), loop).result()
+
+        async def other_process() -> None:
+            async with AsyncSessionLocal() as other:
+                await pictures.delete_orphans(other)
+
+        monkeypatch.setattr(
+            pictures, "delete_profile_image", delete_while_another_cleans_up
+        )
+        async with AsyncSessionLocal() as db:
+            db.add(DiscardedPicture(filename="a.jpg", delete_after=now() - DAY))
+            await db.commit()
+
+            await pictures.delete_orphans(db)
+
+        assert deleted == ["a.jpg"]
+
+    async def test_unavailable_storage_is_tried_once(
+        self, db: AsyncSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = []
+
+        def fail(filename: str) -> None:
+            tried.append(filename)
+            raise StorageError("connection refused")
+
+        monkeypatch.setattr(pictures, "delete_profile_image", fail)
+        for filename in ("a.jpg", "b.jpg"):
+            db.add(DiscardedPicture(filename=filename, delete_after=now() - DAY))
+        await db.commit()
+
+        await pictures.delete_orphans(db)
+
+        assert len(tried) == 1
+        assert sorted(await scheduled(db)) == ["a.jpg", "b.jpg"]
+
+    async def test_picture_that_cannot_be_deleted_does_not_block_others(
+        self, db: AsyncSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail_for_a(filename: str) -> None:
+            if filename == "a.jpg":
+                raise StorageError("access denied")
+
+        monkeypatch.setattr(pictures, "delete_profile_image", fail_for_a)
+        for days, filename in ((2, "a.jpg"), (1, "b.jpg")):
+            db.add(DiscardedPicture(filename=filename, delete_after=now() - days * DAY))
+        await db.commit()
+
+        await pictures.delete_orphans(db)
+        await pictures.delete_orphans(db)
+
+        assert await scheduled(db) == ["a.jpg"]
+
+    async def test_picture_within_the_grace_period_is_kept(
+        self, client: AsyncClient, ada: dict[str, str], db: AsyncSession, bucket: Any
+    ) -> None:
+        await pictures.upload(db, b"a picture", "a.jpg")
+
+        await pictures.delete_orphans(db)
+
+        assert keys(bucket) == ["profile_pics/a.jpg"]
+        assert await scheduled(db) == ["a.jpg"]
+
+
+async def test_cleanup_goes_on_after_an_error(
+    concurrent_client: AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    second = asyncio.Event()
+    rounds: list[None] = []
+
+    async def fail_once(_db: AsyncSession) -> None:
+        rounds.append(None)
+        if len(rounds) == 1:
+            raise DatabaseUnavailable
+        second.set()
+
+    monkeypatch.setattr(pictures, "CLEANUP_INTERVAL", 0.01)
+    monkeypatch.setattr(pictures, "delete_orphans", fail_once)
+    cleanup = asyncio.create_task(pictures.run_cleanup())
+    async with asyncio.timeout(10):
+        await second.wait()
+    cleanup.cancel()
+
+    assert "DatabaseUnavailable" in caplog.text
 
 
 class TestUploads:
