@@ -19,6 +19,7 @@ import pytest
 
 from tests.torture.conftest import FULL, Figures, NewSite
 from tests.torture.load import (
+    LOADED,
     Answer,
     Call,
     Connection,
