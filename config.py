@@ -1,7 +1,6 @@
 """Settings of the application, read from the environment and from `.env`."""
 
 import os
-import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -10,12 +9,17 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from limits import parse
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    HttpUrl,
+    RedisDsn,
     SecretStr,
+    StringConstraints,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -29,12 +33,27 @@ ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 # A key as long as the digest, as RFC 7518 (section 3.2) asks of HMAC signatures.
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(64))"'
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
+RENAMED_SETTINGS = {
+    "GENERAL_RATE": "RATE_LIMIT_DEFAULT",
+    "LOGIN_RATE_ACCOUNT": "RATE_LIMIT_LOGIN_PER_ACCOUNT_AND_IP",
+    "LOGIN_RATE_ACCOUNT_ANYWHERE": "RATE_LIMIT_LOGIN_PER_ACCOUNT",
+    "LOGIN_RATE_ADDRESS": "RATE_LIMIT_LOGIN_PER_IP",
+    "SIGN_UP_RATE": "RATE_LIMIT_SIGN_UP_PER_IP",
+    "PASSWORD_RATE": "RATE_LIMIT_PASSWORD_PER_USER",
+    "RESET_RATE_ADDRESS": "RATE_LIMIT_RESET_PER_IP",
+    "RESET_RATE_ACCOUNT": "RATE_LIMIT_EMAILS_PER_ACCOUNT",
+    "UPLOAD_RATE": "RATE_LIMIT_UPLOADS_PER_USER",
+    "POST_RATE": "RATE_LIMIT_POSTS_PER_USER",
+    "PICTURE_DECODERS": None,
+}
+"""Names that settings had before 1.0, and the names they have now."""
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
-    """Refuse what is no PostgreSQL URL; the driver is asyncpg however it is spelt."""
+    """Raise if the value isn't a PostgreSQL URL; the driver is asyncpg in any case."""
+    # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
     try:
         url = make_url(value.get_secret_value())
     except (ArgumentError, ValueError):
@@ -45,79 +64,51 @@ def check_database_url(value: SecretStr) -> SecretStr:
 
 
 def check_web_url(value: str) -> str:
-    """Refuse what is no http(s) address; a slash at its end is dropped."""
-    parts = urlsplit(value)
-    try:
-        has_port = parts.port is None or parts.port > 0
-    except ValueError:
-        has_port = False
-    if (
-        parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or not has_port
-        or re.search(r"\s", value)
-    ):
-        raise ValueError("must look like https://blog.example.com")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("must be an address without a query, fragment or user name")
-    return value.rstrip("/")
+    """Return an HTTP(S) URL without a trailing slash; raise if it is anything else."""
+    url = TypeAdapter(HttpUrl).validate_python(value)
+    if url.query or url.fragment or url.username or url.password:
+        raise ValueError("must be a URL without a query, fragment or user name")
+    return str(url).rstrip("/")
+
+
+def check_origin(value: str) -> str:
+    """Return an origin (RFC 6454), which is a URL without a path, or `*`."""
+    if value != "*" and urlsplit(value := check_web_url(value)).path:
+        raise ValueError("must be origins such as https://app.example.com, or *")
+    return value
+
+
+def check_redis_url(value: SecretStr) -> SecretStr:
+    """Raise if the value isn't a Redis URL."""
+    TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
+    return value
 
 
 def check_rate(value: str) -> str:
-    """Refuse what the library `limits` cannot read, and what allows nothing at all."""
+    """Raise if `limits` can't parse the rate, or if it allows nothing at all."""
     if parse(value).amount < 1:
         raise ValueError("must allow something, such as 10/5 minutes")
     return value
 
 
-def check_redis_url(value: SecretStr) -> SecretStr:
-    """Refuse what is no address of a Redis server, or has options that none has."""
-    # Imported here because all else that reads the settings does without it.
-    from redis import RedisError
-    from redis.asyncio import ConnectionPool
-
-    url = value.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        is_redis = parts.scheme in {"redis", "rediss"} and parts.port != 0
-        pool = ConnectionPool.from_url(url)
-        # Reads the options; nothing is connected yet.
-        pool.connection_class(**pool.connection_kwargs)
-    except (ValueError, TypeError, AttributeError, RedisError):
-        is_redis = False
-    if not is_redis or not parts.hostname:
-        raise ValueError("must look like redis://:password@host:6379/0")
-    return value
-
-
-def check_origin(value: str) -> str:
-    """Refuse what is no origin (RFC 6454): an address without a path, or `*`."""
-    if value == "*":
-        return value
-    if urlsplit(check_web_url(value)).path:
-        raise ValueError("must be origins such as https://app.example.com, or *")
-    return value.rstrip("/").lower()
-
-
-def check_host(value: str) -> str:
-    """Refuse what is no host name, with or without a `*.` before it."""
-    name = value.lower().removesuffix(".")
-    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]+", name):
-        raise ValueError("must be host names such as blog.example.com, *.example.com")
-    return name
-
-
 def split_list(value: object) -> object:
-    """The parts of a text between commas."""
+    """Split a comma-separated string."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
 WebUrl = Annotated[str, AfterValidator(check_web_url)]
-Rate = Annotated[str, AfterValidator(check_rate)]
-AllowedHost = Annotated[str, AfterValidator(check_host)]
 Origin = Annotated[str, AfterValidator(check_origin)]
+Rate = Annotated[str, AfterValidator(check_rate)]
+Host = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True,
+        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])$",
+    ),
+]
+CommaSeparated = BeforeValidator(split_list)
 
 
 class ConfigurationError(Exception):
@@ -136,61 +127,46 @@ class Settings(BaseSettings):
     )
 
     database_url: Annotated[SecretStr, AfterValidator(check_database_url)] | None = None
-    """PostgreSQL, as `postgresql+asyncpg://user:password@host:5432/name`. Setting it
-    means production. Unset: an embedded PostgreSQL under `var/postgres`."""
+    """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it means
+    production. Unset: an embedded PostgreSQL under `var/postgres`."""
 
     secret_key: SecretStr | None = None
-    """Signs the access tokens, 32 bytes at least. Unset: made once and kept in
-    `var/secret_key`."""
-
+    """Signs access tokens, at least 32 bytes. Unset: created in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     """Signature of the access tokens; no other is accepted."""
-
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """How long a login lasts, in minutes."""
 
     argon2_time_cost: int = Field(default=3, ge=1, le=100)
     """Passes over the memory for one password hash."""
-
     argon2_memory_cost: int = Field(default=65_536, ge=8, le=4_194_304)
     """Memory for one password hash, in KiB."""
-
     argon2_parallelism: int = Field(default=4, ge=1, le=64)
     """Threads for one password hash."""
 
     s3_bucket_name: str | None = None
     """Bucket of the profile pictures. Unset: files under `var/media`."""
-
     s3_region: str = "us-east-1"
     """Region of the bucket."""
-
     s3_access_key_id: SecretStr | None = None
-    """Unset: the credentials of the environment, on ECS those of the task's role."""
-
+    """Unset: the credentials of the environment, on ECS those of the task role."""
     s3_secret_access_key: SecretStr | None = None
     """Goes with `S3_ACCESS_KEY_ID`."""
-
     s3_endpoint_url: WebUrl | None = None
     """An S3-compatible service (MinIO, LocalStack) instead of AWS."""
-
     s3_public_url: WebUrl | None = None
     """Where browsers get the pictures from when that is not the bucket: a CDN."""
 
     mail_server: str | None = None
     """Host of the SMTP server. Unset: each mail becomes a file in `var/outbox`."""
-
     mail_port: int = Field(default=587, ge=1, le=65_535)
     """Port of the SMTP server; with `MAIL_USE_TLS` on 465 TLS begins at once."""
-
     mail_username: str | None = None
     """Name for the SMTP login. Unset: no login."""
-
     mail_password: SecretStr | None = None
     """Password for the SMTP login."""
-
     mail_from: str = "noreply@localhost"
     """Sender of every mail."""
-
     mail_use_tls: bool = False
     """True demands encryption; false takes STARTTLS where the server offers it."""
 
@@ -200,67 +176,48 @@ class Settings(BaseSettings):
 
     posts_per_page: int = Field(default=10, ge=1, le=100)
     """Posts on a page, and on a page of the API that names no `limit`."""
-
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     """Largest picture accepted, in bytes."""
-
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """How long the link for a new password works, in minutes."""
 
     trusted_proxy_hops: int | None = Field(default=None, ge=0, le=10)
-    """How many proxies of your own stand in front. Unset: 1 in production (the load
-    balancer), otherwise 0, which takes no word from `X-Forwarded-*`."""
-
-    cors_origins: Annotated[
-        tuple[Origin, ...], NoDecode, BeforeValidator(split_list)
-    ] = ()
-    """Origins of other sites whose scripts may use the API, with commas between them;
-    `*` for all. Unset: none."""
-
-    allowed_hosts: Annotated[
-        tuple[AllowedHost, ...], NoDecode, BeforeValidator(split_list)
-    ] = ()
-    """Names under which the site is served, with commas between them; `*.example.com`
-    for all under it, `*` for any. Unset: that of `FRONTEND_URL` and those of this
-    machine, or any while that is unset too."""
+    """Number of trusted proxies in front. Unset: 1 in production, otherwise 0."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, CommaSeparated] = ()
+    """Origins whose scripts may use the API, comma-separated; `*` for all."""
+    allowed_hosts: Annotated[tuple[Host, ...], NoDecode, CommaSeparated] = ()
+    """Hosts that the site is served at, comma-separated; `*.example.com` for all
+    subdomains, `*` for any host. Unset: that of `FRONTEND_URL` and local ones."""
 
     rate_limit_enabled: bool = True
-    """False turns every rate limit off."""
-
+    """False turns off all rate limits."""
     redis_url: Annotated[SecretStr, AfterValidator(check_redis_url)] | None = None
     """Redis, as `redis://:password@host:6379/0`, where several processes count
-    together. Unset, or while it is away: each counts in its own memory."""
+    together. Unset or unavailable: each process counts in its own memory."""
 
-    general_rate: Rate = "30000/5 minutes"
-    """Requests of all kinds from one network address."""
-
-    login_rate_account: Rate = "10/5 minutes"
-    """Failed logins with one e-mail address from one network address."""
-
-    login_rate_account_anywhere: Rate = "100/hour"
-    """Failed logins with one e-mail address from all network addresses together."""
-
-    login_rate_address: Rate = "25/5 minutes"
-    """Failed logins from one network address."""
-
-    sign_up_rate: Rate = "5/30 minutes"
-    """New accounts from one network address."""
-
-    password_rate: Rate = "10/10 minutes"  # noqa: S105 -- a rate, and no password
+    rate_limit_default: Rate = "30000/5 minutes"
+    """Requests of any kind from one client IP."""
+    rate_limit_concurrent_requests: int = Field(default=100, ge=1)
+    """Requests of one client IP in progress at the same time, in each process."""
+    rate_limit_login_per_account_and_ip: Rate = "10/5 minutes"
+    """Failed logins to one account from one client IP."""
+    rate_limit_login_per_account: Rate = "100/hour"
+    """Failed logins to one account, from all client IPs that never logged in to it
+    together, and from each of the others."""
+    rate_limit_login_per_ip: Rate = "100/5 minutes"
+    """Failed logins from one client IP."""
+    rate_limit_sign_up_per_ip: Rate = "100/hour"
+    """New accounts from one client IP."""
+    rate_limit_password_per_user: Rate = "10/10 minutes"  # noqa: S105 -- not a password
     """Wrong current passwords of one user who changes it."""
-
-    upload_rate: Rate = "30/30 minutes"
-    """Pictures sent by one user."""
-
-    post_rate: Rate = "30/5 minutes"
+    rate_limit_reset_per_ip: Rate = "100/hour"
+    """Requests for a password reset from one client IP."""
+    rate_limit_emails_per_account: Rate = "5/day"
+    """Password reset emails to one account, and notifications to one email address."""
+    rate_limit_uploads_per_user: Rate = "30/30 minutes"
+    """Pictures uploaded by one user."""
+    rate_limit_posts_per_user: Rate = "30/5 minutes"
     """New posts of one user."""
-
-    reset_rate_address: Rate = "6/hour"
-    """Requests for a reset link from one network address."""
-
-    reset_rate_account: Rate = "5/day"
-    """Reset mails to one account, and notes about changes to one address; over it the
-    answer is the same, without a mail."""
 
     var_dir: Path = BASE_DIR / "var"
     """Directory of the local data: database, pictures, outbox, secret key."""
@@ -269,15 +226,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def check_secrets(self) -> Self:
-        """Refuse production without a key, and a key that is too short."""
-        if self.secret_key is None:
-            if self.is_production:
-                raise ValueError(f"SECRET_KEY: is missing; make one with: {MAKE_A_KEY}")
-        elif len(self.secret_key.get_secret_value().encode()) < self._key_bytes:
-            raise ValueError(
-                f"SECRET_KEY: has fewer than {self._key_bytes} bytes; "
-                f"make one with: {MAKE_A_KEY}"
-            )
+        """Raise if a secret is missing or too short."""
+        min_bytes = KEY_BYTES[self.algorithm]
+        key = self.secret_key
+        if key is None and self.is_production:
+            raise ValueError(f"SECRET_KEY: is missing; make one with: {MAKE_A_KEY}")
+        if key is not None and len(key.get_secret_value().encode()) < min_bytes:
+            text = f"has fewer than {min_bytes} bytes; make one with: {MAKE_A_KEY}"
+            raise ValueError(f"SECRET_KEY: {text}")
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
                 "S3_ACCESS_KEY_ID: goes with S3_SECRET_ACCESS_KEY; set both or neither"
@@ -285,12 +241,8 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def _key_bytes(self) -> int:
-        return KEY_BYTES[self.algorithm]
-
-    @property
     def is_production(self) -> bool:
-        """Whether the database is somebody's real one."""
+        """True if `DATABASE_URL` is set."""
         return self.database_url is not None
 
     @property
@@ -299,10 +251,8 @@ class Settings(BaseSettings):
         if self.database_url is None:
             return None
         url = make_url(self.database_url.get_secret_value())
-        # SQLAlchemy's name for it; in a DSN it has libpq's, which managed databases
-        # print too.
-        if "ssl" in url.query:
-            mode = url.query["ssl"]
+        # SQLAlchemy calls it `ssl`; libpq and managed databases call it `sslmode`.
+        if mode := url.query.get("ssl"):
             url = url.difference_update_query(["ssl"])
             url = url.update_query_dict({"sslmode": mode})
         url = url.set(drivername="postgresql")
@@ -320,19 +270,13 @@ class Settings(BaseSettings):
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
-        """The names under which the site is served; `*` stands for any."""
-        if self.allowed_hosts:
-            return self.allowed_hosts
-        if self.frontend_url is None:
-            return ("*",)
-        return (urlsplit(self.frontend_url).hostname or "", *LOCAL_HOSTS)
+        """The hosts that the site is served at; `*` stands for any."""
+        if self.allowed_hosts or self.frontend_url is None:
+            return self.allowed_hosts or ("*",)
+        return (HttpUrl(self.frontend_url).host or "", *LOCAL_HOSTS)
 
     def check_ready_to_serve(self) -> None:
-        """Refuse to serve in production without what only serving needs.
-
-        Raises:
-            ConfigurationError: `FRONTEND_URL` is missing.
-        """
+        """Raise `ConfigurationError` in production if `FRONTEND_URL` is missing."""
         if self.is_production and self.frontend_url is None:
             raise ConfigurationError(
                 "Configuration error: FRONTEND_URL: is missing; set it to the address "
@@ -341,9 +285,9 @@ class Settings(BaseSettings):
 
     @property
     def proxy_hops(self) -> int:
-        """How many proxies in front are trusted to tell where a request came from."""
+        """Number of trusted proxies in front."""
         if self.trusted_proxy_hops is None:
-            return 1 if self.is_production else 0
+            return int(self.is_production)
         return self.trusted_proxy_hops
 
     @property
@@ -369,11 +313,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def signing_key(self) -> str:
-        """The key of the access tokens; a local one is made when none is set.
-
-        Raises:
-            OSError: The local key can be neither read nor written.
-        """
+        """The key that signs access tokens; a local one is created if none is set."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
         return local_key(self.var_dir / "secret_key")
@@ -394,22 +334,34 @@ def local_key(path: Path) -> str:
     return path.read_text().strip()
 
 
-def describe(error: ValidationError) -> str:
-    """One line that names every setting in `error`, and none of their values."""
-    faults = []
-    for fault in error.errors(include_input=False, include_url=False):
-        text = fault["msg"].removeprefix("Value error, ")
-        name = ".".join(str(part) for part in fault["loc"][:1]).upper()
-        faults.append(f"{name}: {text}" if name else text)
-    return "Configuration error: " + "; ".join(faults)
+def format_errors(error: ValidationError) -> str:
+    """Return one line that names the invalid settings, without their values."""
+    messages = []
+    for item in error.errors(include_input=False, include_url=False):
+        text = item["msg"].removeprefix("Value error, ")
+        messages.append(
+            ": ".join([*(str(name).upper() for name in item["loc"][:1]), text])
+        )
+    return "Configuration error: " + "; ".join(messages)
 
 
 def load_settings() -> Settings:
-    """Read the settings; end the process with one line when one of them is wrong."""
+    """Read the settings; exit with one line if any of them is invalid."""
     try:
         return Settings()
     except ValidationError as error:
-        raise SystemExit(describe(error)) from None
+        raise SystemExit(format_errors(error)) from None
+
+
+def renamed_settings() -> list[str]:
+    """Return a warning for each setting in use that has a new name or is gone."""
+    used = {name.upper() for name, value in os.environ.items() if value}
+    used |= {name.upper() for name, value in dotenv_values(ENV_FILE).items() if value}
+    return [
+        f"{old} is no longer used" + (f": set {new} instead" if new else "")
+        for old, new in RENAMED_SETTINGS.items()
+        if old in used
+    ]
 
 
 settings = load_settings()

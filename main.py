@@ -26,7 +26,7 @@ import feeds
 import pages
 import schemas
 from collapsing import CollapseRequests
-from config import ConfigurationError, settings
+from config import ConfigurationError, renamed_settings, settings
 from database import (
     UNAVAILABLE_ERRORS,
     BackgroundDbSession,
@@ -37,31 +37,26 @@ from database import (
 )
 from entity_tags import ConditionalRequests, EntityTags
 from middleware import (
-    CatchErrors,
-    DropTrailingSlash,
-    FormsInUtf8,
-    HeadAsGet,
-    LimitBodies,
-    LimitRequests,
-    NameClient,
-    PlainStartupErrors,
-    RefuseHosts,
-    SecurityHeaders,
+    AllowedHostsMiddleware,
+    BodyLimitMiddleware,
+    ClientIPMiddleware,
+    FormCharsetMiddleware,
+    HeadMiddleware,
+    RateLimitMiddleware,
+    SecurityHeadersMiddleware,
     ServerAddressMiddleware,
+    ServerErrorMiddleware,
+    StartupErrorMiddleware,
+    TrailingSlashMiddleware,
     content_security_policy,
-    cross_origin_options,
+    cors_options,
 )
-from problems import DATABASE_UNAVAILABLE, TOO_BUSY, TOO_MANY_ATTEMPTS, answer_error
-from rate_limits import (
-    LimitReached,
-    client_address,
-    count_request,
-    delay_refusal,
-    forwarded_address,
-)
+from problems import DATABASE_UNAVAILABLE, TOO_BUSY, answer_error
 from routers import documentation, pictures, posts, users
 from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
 from workers import Busy
+
+logger = logging.getLogger(__name__)
 
 BODY_BYTES = 1024 * 1024
 MULTIPART_FRAME_BYTES = 64 * 1024
@@ -102,6 +97,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Check and start what serving needs; leave nothing running at the end."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     settings.check_ready_to_serve()
+    for warning in renamed_settings():
+        logger.warning(warning)
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
         logging.getLogger(__name__).info("Data directory: %s", settings.var_dir)
@@ -223,24 +220,6 @@ async def answer_invalid_request(
     return answer_invalid(request, error)
 
 
-@app.exception_handler(LimitReached)
-async def answer_limit_reached(request: Request, error: LimitReached) -> Response:
-    """A 429 that says how long to wait."""
-    await delay_refusal(client_address(request))
-    return await answer_http_error(
-        request, TOO_MANY_ATTEMPTS.error(Retry_After=str(error.retry_after))
-    )
-
-
-async def check_request_rate(request: Request) -> Response | None:
-    """The refusal of a request from where very many come."""
-    try:
-        await count_request(client_address(request))
-    except LimitReached as error:
-        return await answer_limit_reached(request, error)
-    return None
-
-
 @app.exception_handler(Busy)
 async def answer_busy(request: Request, _error: Busy) -> Response:
     """A 503 while more is waiting than can be done soon."""
@@ -256,24 +235,12 @@ async def answer_database_error(request: Request, error: Exception) -> Response:
     """Return a 503 while the database is unavailable; any other error is a bug."""
     if not is_unavailable(error):
         raise error
-    logging.getLogger(__name__).error("Database unavailable: %s", error)
+    logger.error("Database unavailable: %s", error)
     return await answer_http_error(request, DATABASE_UNAVAILABLE.error())
 
 
 for error_class in (DBAPIError, *UNAVAILABLE_ERRORS):
     app.add_exception_handler(error_class, answer_database_error)
-
-
-def answer_bug(request: Request) -> Response:
-    """A 500 that tells nothing but that."""
-    return answer_plainly(request, HTTPException(status.HTTP_500_INTERNAL_SERVER_ERROR))
-
-
-def answer_other_host(request: Request) -> Response:
-    """A 400 for a request that was meant for another site, or for none."""
-    return answer_plainly(
-        request, HTTPException(status.HTTP_400_BAD_REQUEST, "Invalid host header")
-    )
 
 
 def answer_plainly(request: Request, error: HTTPException) -> Response:
@@ -286,21 +253,21 @@ def answer_plainly(request: Request, error: HTTPException) -> Response:
 # Middleware: the one added last comes first.
 
 
-def body_limit(scope: Scope) -> int:
-    """The largest body accepted on a path, in bytes."""
+def max_body_size(scope: Scope) -> int:
+    """Return the maximum size of a request body, in bytes."""
     if UPLOAD_PATH.fullmatch(scope["path"]):
         return settings.max_upload_size_bytes + MULTIPART_FRAME_BYTES
     return BODY_BYTES
 
 
-app.add_middleware(FormsInUtf8)
-app.add_middleware(LimitBodies, limit_for=body_limit)
-app.add_middleware(DropTrailingSlash)
+app.add_middleware(FormCharsetMiddleware)
+app.add_middleware(BodyLimitMiddleware, max_body_size=max_body_size)
+app.add_middleware(TrailingSlashMiddleware)
 app.add_middleware(EntityTags)
 # Of the three codings this one makes the smallest files at a speed that pages allow.
 app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
 app.add_middleware(ConditionalRequests)
-app.add_middleware(HeadAsGet)
+app.add_middleware(HeadMiddleware)
 # Outside these two: answers without a body need no room.
 app.add_middleware(
     CollapseRequests,
@@ -308,27 +275,25 @@ app.add_middleware(
     # Files are sent as they are read, and only one's own probe tells of a database.
     exempt=("/static/", "/media/", HEALTH_PATH),
 )
-app.add_middleware(LimitRequests, check=check_request_rate, exempt=(HEALTH_PATH,))
-if "*" not in settings.served_hosts:
-    app.add_middleware(
-        RefuseHosts,
-        allowed=settings.served_hosts,
-        answer=answer_other_host,
-        # Load balancers ask a task after its health, and have no name for it.
-        exempt=(HEALTH_PATH,),
-    )
-app.add_middleware(CatchErrors, answer=answer_bug)
-app.add_middleware(SecurityHeaders, headers=SECURITY_HEADERS)
+# Load balancers check the health often, and don't know the name of the site.
+app.add_middleware(RateLimitMiddleware, exempt_path=HEALTH_PATH)
 app.add_middleware(
-    PlainStartupErrors, expected=(ConfigurationError, DatabaseUnavailable)
+    AllowedHostsMiddleware,
+    allowed_hosts=settings.served_hosts,
+    exempt_path=HEALTH_PATH,
+)
+app.add_middleware(ServerErrorMiddleware, error_response=answer_plainly)
+app.add_middleware(SecurityHeadersMiddleware, headers=SECURITY_HEADERS)
+app.add_middleware(
+    StartupErrorMiddleware, expected=(ConfigurationError, DatabaseUnavailable)
 )
 if settings.frontend_url is None and not settings.is_production:
     app.add_middleware(ServerAddressMiddleware)
 if settings.cors_origins:
-    app.add_middleware(CORSMiddleware, **cross_origin_options(settings.cors_origins))
+    app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
+app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)
 if settings.proxy_hops:
-    app.add_middleware(NameClient, address=forwarded_address)
-    # Behind a load balancer of one's own everything comes from it.
+    # Takes the scheme from the load balancer; `ClientIPMiddleware` corrects the client.
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")
 
 

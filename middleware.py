@@ -1,71 +1,64 @@
-"""What happens to every request before the routes, and to every answer after them."""
+"""Middleware: what happens before and after the routes, for every request."""
 
 import asyncio
+import ipaddress
 import logging
 import re
+import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from fastapi.exceptions import RequestValidationError
-from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config import LOCAL_HOSTS, settings
-from problems import BODY_TOO_LARGE
+import rate_limit
+from config import settings
+from problems import BODY_TIMED_OUT, BODY_TOO_LARGE, INVALID_HOST, TOO_BUSY
 
 logger = logging.getLogger(__name__)
 
-HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?", re.ASCII)
-# For 5 MB over the slowest lines, and for a line to come back. Without an end, those
-# who send nothing any more would keep the memory that their uploads take from others.
-ARRIVAL_SECONDS = 120.0
-SILENCE_SECONDS = 20.0
 HSTS = "max-age=63072000; includeSubDomains"
+LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1])(:\d*)?", re.IGNORECASE)
+CHARSET = re.compile(r"(?<=;)(\s*)charset", re.IGNORECASE)
+BODY_TIMEOUT_PER_MIB = 15.0
+MIB = 1024 * 1024
+# Clients whose IP is unknown count together, as this machine.
+UNKNOWN_IP = "127.0.0.1"
 
 
-class PlainStartupErrors:
-    """Let the server print expected start-up errors as one line, not as a traceback."""
+class StartupErrorMiddleware:
+    """Let the server print expected startup errors as one line, without a traceback."""
 
     def __init__(self, app: ASGIApp, expected: tuple[type[Exception], ...]) -> None:
         self.app = app
         self.expected = expected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self.app(scope, receive, send)
-            return
-        failures: list[Message] = []
+        async def send_one_line(message: Message) -> None:
+            error = sys.exception()
+            if isinstance(error, self.expected) and "message" in message:
+                message = {**message, "message": str(error)}
+            await send(message)
 
-        async def hold_failure(message: Message) -> None:
-            if message["type"] == "lifespan.startup.failed":
-                failures.append(message)
-            else:
-                await send(message)
-
-        try:
-            await self.app(scope, receive, hold_failure)
-        except self.expected as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-        except BaseException:
-            for message in failures:
-                await send(message)
-            raise
+        is_lifespan = scope["type"] == "lifespan"
+        await self.app(scope, receive, send_one_line if is_lifespan else send)
 
 
 def content_security_policy(
     media_url: str, *, style_hashes: Sequence[str] = (), policies: Sequence[str] = ()
 ) -> str:
-    """What a page may load, run and send, and to whom (CSP Level 3).
+    """Return a content security policy (CSP Level 3) for pages with these pictures.
 
-    Args:
-        media_url: Where pictures come from; another host's origin is allowed for them.
-        style_hashes: SHA-256 of inline styles that are allowed, in base64.
-        policies: Trusted Types policies, by name, that may make HTML out of strings.
+    It allows inline styles with these SHA-256 hashes (base64), and the Trusted Types
+    policies with these names.
     """
     media = urlsplit(media_url)
     pictures = f" {media.scheme}://{media.netloc}" if media.netloc else ""
@@ -89,21 +82,12 @@ def content_security_policy(
     return "; ".join(directives)
 
 
-def cross_origin_options(origins: Sequence[str]) -> dict[str, Any]:
-    """What scripts of other origins may send and read (the Fetch standard's CORS).
-
-    Cookies are out of the question: the API knows none.
-    """
+def cors_options(origins: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `CORSMiddleware`; the API uses no cookies."""
     return {
         "allow_origins": origins,
-        "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
-        "allow_headers": [
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "If-Match",
-            "If-None-Match",
-        ],
+        "allow_methods": ["*"],
+        "allow_headers": ["*"],
         "expose_headers": [
             "ETag",
             "Link",
@@ -115,8 +99,8 @@ def cross_origin_options(origins: Sequence[str]) -> dict[str, Any]:
     }
 
 
-class SecurityHeaders:
-    """Give every HTTP response these headers, unless it sets them itself."""
+class SecurityHeadersMiddleware:
+    """Add security headers to every response, unless it sets them itself."""
 
     def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app
@@ -132,40 +116,57 @@ class SecurityHeaders:
                 response_headers = MutableHeaders(scope=message)
                 for name, value in self.headers.items():
                     response_headers.setdefault(name, value)
-                if host_name(Headers(scope=scope).get("host", "")) not in LOCAL_HOSTS:
+                if not LOCAL_HOST.fullmatch(Headers(scope=scope).get("host", "")):
                     response_headers["Strict-Transport-Security"] = HSTS
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def host_name(host: str) -> str:
-    """The name in a `Host` header (RFC 9110, section 7.2), without port and brackets.
+class ClientIPMiddleware:
+    """Set `scope["client"]` to the client IP that the trusted proxies report.
 
-    Empty when there is none, or anything else that no host can have.
-    """
-    match = HOST.fullmatch(host)
-    return match[1].strip("[]").lower().removesuffix(".") if match else ""
-
-
-class NameClient:
-    """Let the access log name the client by the address that counts.
-
-    uvicorn's own reading of `X-Forwarded-For`, where every proxy is trusted, gives the
-    first address in it, which is the client's to write.
+    Each proxy appends the IP that it received the request from to `X-Forwarded-For`;
+    what comes before the entries of the trusted proxies is written by the client.
     """
 
-    def __init__(self, app: ASGIApp, address: Callable[[Headers], str | None]) -> None:
+    def __init__(self, app: ASGIApp, hops: int) -> None:
         self.app = app
-        self.address = address
+        self.hops = hops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            address = self.address(Headers(scope=scope))
-            if address is not None:
-                # In the server's own scope: it is what the log is written from.
-                scope["client"] = (address, 0)
+            peer = scope.get("client") or (UNKNOWN_IP, 0)
+            ip = self._client_ip(peer[0], Headers(scope=scope))
+            # In the server's own dict, which the access log is written from.
+            scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
+
+    def _client_ip(self, peer: str, headers: Headers) -> str:
+        forwarded = ",".join(headers.getlist("x-forwarded-for"))
+        if self.hops == 0:
+            # By default, uvicorn believes the header if the peer is 127.0.0.1, and
+            # sets the client to one of its entries.
+            return UNKNOWN_IP if peer in forwarded else peer
+        if "x-forwarded-for" not in headers:
+            return peer
+        entries = forwarded.split(",")
+        return (
+            parse_ip(entries[-self.hops]) if self.hops <= len(entries) else UNKNOWN_IP
+        )
+
+
+def parse_ip(entry: str) -> str:
+    """Return the IP in an entry of `X-Forwarded-For`, without port and brackets."""
+    host = entry.strip()
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return UNKNOWN_IP
 
 
 class ServerAddressMiddleware:
@@ -184,88 +185,90 @@ class ServerAddressMiddleware:
         await self.app(scope, receive, send)
 
 
-class RefuseHosts:
-    """Refuse requests for other sites than this one.
-
-    Not `TrustedHostMiddleware`: it answers bare text, without the security headers.
-    """
+class AllowedHostsMiddleware(TrustedHostMiddleware):
+    """Starlette's check of the host, with this site's error response."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        allowed: Sequence[str],
-        answer: Callable[[Request], Response],
-        exempt: Sequence[str] = (),
+        self, app: ASGIApp, allowed_hosts: Sequence[str], exempt_path: str
     ) -> None:
-        """Name the hosts.
-
-        Args:
-            app: What comes after.
-            allowed: Host names; `*.example.com` stands for all under it, `*` for all.
-            answer: Makes the refusal.
-            exempt: Paths that are served under any name.
-        """
-        self.app = app
-        self.allowed = tuple(host for host in allowed if not host.startswith("*"))
-        self.suffixes = tuple(host[1:] for host in allowed if host.startswith("*"))
-        self.answer = answer
-        self.exempt = exempt
+        super().__init__(_accept, allowed_hosts, www_redirect=False)
+        self.next_app = app
+        self.exempt_path = exempt_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self.serves(scope):
-            await self.answer(Request(scope))(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] != self.exempt_path:
+            # Starlette looks at the first of several headers only.
+            if not self.allow_any and len(Headers(scope=scope).getlist("host")) != 1:
+                raise INVALID_HOST.error()
+            await super().__call__(scope, receive, _reject)
+        await self.next_app(scope, receive, send)
+
+
+async def _accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Stand in for the app while the host is checked."""
+
+
+async def _reject(_message: Message) -> None:
+    raise INVALID_HOST.error()
+
+
+class RateLimitMiddleware:
+    """Limit how many requests a client makes, and how many are in progress at once."""
+
+    def __init__(self, app: ASGIApp, exempt_path: str) -> None:
+        self.app = app
+        self.exempt_path = exempt_path
+        self.in_progress: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_exempt = scope["type"] != "http" or scope["path"] == self.exempt_path
+        if is_exempt or not settings.rate_limit_enabled:
+            await self.app(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        ip = rate_limit.client_network(scope["client"][0])
+        if self.in_progress[ip] >= settings.rate_limit_concurrent_requests:
+            # Otherwise the server would wait for the rest of a slow body.
+            raise TOO_BUSY.error(Connection="close")
+        with ExitStack() as stack:
+            self.in_progress[ip] += 1
+            stack.callback(self._end, ip)
 
-    def serves(self, scope: Scope) -> bool:
-        """Whether the one host that a request names is one of ours."""
-        if scope["path"] in self.exempt:
-            return True
-        hosts = [host_name(host) for host in Headers(scope=scope).getlist("host")]
-        return len(hosts) == 1 and (
-            hosts[0] in self.allowed
-            or any(hosts[0].endswith(suffix) for suffix in self.suffixes)
-        )
+            async def send_until_complete(message: Message) -> None:
+                await send(message)
+                if is_end(message):
+                    # What goes on after the response doesn't count.
+                    stack.close()
+
+            limit = rate_limit.RateLimit(settings.rate_limit_default, ("request", ip))
+            await rate_limit.count(limit)
+            await self.app(scope, receive, send_until_complete)
+
+    def _end(self, ip: str) -> None:
+        self.in_progress[ip] -= 1
+        if not self.in_progress[ip]:
+            del self.in_progress[ip]
 
 
-class LimitRequests:
-    """Ask about every request, before anything is done for it, whether it may be."""
+def is_end(message: Message) -> bool:
+    """Return whether a response is complete with this message."""
+    is_body = message["type"] == "http.response.body"
+    return is_body and not message.get("more_body", False)
+
+
+class ServerErrorMiddleware:
+    """Respond to errors that nothing else has handled, such as those of middleware.
+
+    Starlette's own is outside of all other middleware, so that its responses have no
+    security headers.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
-        check: Callable[[Request], Awaitable[Response | None]],
-        exempt: Sequence[str] = (),
+        error_response: Callable[[Request, HTTPException], Response],
     ) -> None:
-        """Name the question.
-
-        Args:
-            app: What comes after.
-            check: Gives the answer to a request that may not be.
-            exempt: Paths about which nobody is asked.
-        """
         self.app = app
-        self.check = check
-        self.exempt = exempt
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in self.exempt:
-            refusal = await self.check(Request(scope))
-            if refusal is not None:
-                await refusal(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
-
-
-class CatchErrors:
-    """Answer whatever nothing else has caught, so that the answer has its headers too.
-
-    Starlette's own last line stands outside all middleware that an application adds.
-    """
-
-    def __init__(self, app: ASGIApp, answer: Callable[[Request], Response]) -> None:
-        self.app = app
-        self.answer = answer
+        self.error_response = error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -273,82 +276,77 @@ class CatchErrors:
             return
         started = complete = False
 
-        async def watch(message: Message) -> None:
+        async def track_response(message: Message) -> None:
             nonlocal started, complete
             started = True
-            is_body = message["type"] == "http.response.body"
-            complete = is_body and not message.get("more_body", False)
+            complete = is_end(message)
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, track_response)
         except ClientDisconnect:
-            # In the midst of its request: nobody is there to be answered.
             return
-        except Exception:
-            error_id = uuid.uuid4().hex
-            # The path without its query, which may carry a reset token, even where its
-            # question mark was encoded.
-            path = quote(scope["path"].partition("?")[0])
-            logger.exception("Error %s on %s %s", error_id, scope["method"], path)
-            if complete:
-                # It failed in the background: the answer and the connection are good.
-                return
-            if started:
-                raise
-            response = self.answer(Request(scope))
-            response.headers["X-Error-Id"] = error_id
+        except Exception as error:
+            if isinstance(error, HTTPException) and not started:
+                response = self.error_response(Request(scope), error)
+            else:
+                error_id = uuid.uuid4().hex
+                # The path without its query, which may contain a reset token, even if
+                # its question mark is encoded.
+                path = quote(scope["path"].partition("?")[0])
+                logger.exception("Error %s on %s %s", error_id, scope["method"], path)
+                if complete:
+                    # It failed in the background: response and connection are fine.
+                    return
+                if started:
+                    raise
+                response = self.error_response(Request(scope), HTTPException(500))
+                response.headers["X-Error-Id"] = error_id
             await response(scope, receive, send)
 
 
-class LimitBodies:
-    """Refuse a request body as soon as it is known to be too large, or too slow.
+class BodyLimitMiddleware:
+    """Reject a request body as soon as it is known to be too large, or too slow.
 
-    Starlette's `max_body_size` does the same, but its answer bypasses the error
-    handlers and the security headers.
+    Starlette's `max_body_size` responds outside of the error handlers and without the
+    security headers.
     """
 
-    def __init__(self, app: ASGIApp, limit_for: Callable[[Scope], int]) -> None:
+    def __init__(self, app: ASGIApp, max_body_size: Callable[[Scope], int]) -> None:
         self.app = app
-        self.limit_for = limit_for
+        self.max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A body means nothing here (RFC 9110, section 9.3.1): nobody keeps it, and what
-        # sends files looks into it only to learn whether the client has gone.
+        # The body of a GET means nothing (RFC 9110, section 9.3.1) and isn't kept.
         if scope["type"] != "http" or scope["method"] == "GET":
             await self.app(scope, receive, send)
             return
-        limit = self.limit_for(scope)
-        too_large = _declared_length(scope) > limit
+        max_size = self.max_body_size(scope)
+        too_large = _declared_length(scope) > max_size
         received = 0
-        now = asyncio.get_running_loop().time
-        deadline = now() + ARRIVAL_SECONDS
-        arrived = False
+        timeout = BODY_TIMEOUT_PER_MIB * max_size / MIB
+        deadline: float | None = asyncio.get_running_loop().time() + timeout
 
-        async def receive_within_limit() -> Message:
-            nonlocal received, arrived
-            # Raised here and not above: only for a route that wants the body, and where
-            # that route's error handling sees it.
+        async def receive_within_limits() -> Message:
+            nonlocal received, deadline
+            # Raised here, where the error handling of the route sees it, and only if
+            # the route reads the body.
             if too_large:
                 raise BODY_TOO_LARGE.error()
-            # Then there is nothing to wait for any more but that the client goes.
-            patience = None if arrived else min(deadline, now() + SILENCE_SECONDS)
             try:
-                async with asyncio.timeout_at(patience):
+                async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError as error:
-                raise _unreadable("The body did not arrive in time") from error
-            arrived = not message.get("more_body", False)
+                raise BODY_TIMED_OUT.error() from error
+            if not message.get("more_body", False):
+                # The only message left is that the client disconnects.
+                deadline = None
             received += len(message.get("body", b""))
-            if received > limit:
+            if received > max_size:
                 raise BODY_TOO_LARGE.error()
             return message
 
-        await self.app(scope, receive_within_limit, send)
-
-
-def _unreadable(message: str) -> RequestValidationError:
-    return RequestValidationError([{"type": "body", "loc": ("body",), "msg": message}])
+        await self.app(scope, receive_within_limits, send)
 
 
 def _declared_length(scope: Scope) -> float:
@@ -357,11 +355,11 @@ def _declared_length(scope: Scope) -> float:
     return float(declared) if declared.isdecimal() else 0
 
 
-class FormsInUtf8:
-    """Read forms as UTF-8, whatever they call themselves (RFC 7578, section 5.1.2).
+class FormCharsetMiddleware:
+    """Ignore the charset of a form: forms are UTF-8 (RFC 7578, section 5.1.2).
 
-    Starlette decodes them with any codec of Python's that a client names. Some of these
-    take minutes for a megabyte, and others fail as nobody expects.
+    Starlette decodes them with any codec of Python's that the client names. Some of
+    these take minutes for a megabyte, others raise unexpected errors.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -369,19 +367,16 @@ class FormsInUtf8:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            kind = Headers(scope=scope).get("content-type", "")
-            media_type, parameters = parse_options_header(kind)
-            if media_type == b"multipart/form-data" and b"charset" in parameters:
-                boundary = parameters.get(b"boundary", b"").decode("latin-1")
-                quoted = re.sub(r'(["\\])', r"\\\1", boundary)
-                headers = Headers(scope=scope).mutablecopy()
-                headers["content-type"] = f'multipart/form-data; boundary="{quoted}"'
+            headers = MutableHeaders(raw=list(scope["headers"]))
+            content_type = headers.get("content-type", "")
+            if CHARSET.search(content_type):
+                headers["content-type"] = CHARSET.sub(r"\1x-charset", content_type)
                 scope = {**scope, "headers": headers.raw}
         await self.app(scope, receive, send)
 
 
-class HeadAsGet:
-    """Answer HEAD as GET without its body (RFC 9110, section 9.3.2)."""
+class HeadMiddleware:
+    """Respond to HEAD as to GET, without the body (RFC 9110, section 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -399,11 +394,10 @@ class HeadAsGet:
         await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
-class DropTrailingSlash:
-    """Lead from a path with a slash at its end to the one without.
+class TrailingSlashMiddleware:
+    """Redirect `/path/` to `/path`.
 
-    Starlette's own redirect builds an absolute URL from the `Host` header, which is the
-    client's to write.
+    Starlette's own redirect builds an absolute URL from the `Host` header.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -414,7 +408,7 @@ class DropTrailingSlash:
         if scope["type"] != "http" or path == "/" or not path.endswith("/"):
             await self.app(scope, receive, send)
             return
-        # One slash at the start: two would name a host, as would the backslash that
+        # One slash at the start: two would name a host, as would a backslash, which
         # `quote` encodes.
         location = "/" + quote(path.strip("/"))
         if scope["query_string"]:

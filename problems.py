@@ -81,6 +81,12 @@ TOO_BUSY = Problem(
     503, "The server is busy. Please try again in a moment.", {"Retry-After": "5"}
 )
 BODY_TOO_LARGE = Problem(413, "Request body too large", {"Connection": "close"})
+BODY_TIMED_OUT = Problem(
+    422,
+    [{"type": "body", "loc": ("body",), "msg": "The body did not arrive in time"}],
+    {"Connection": "close"},
+)
+INVALID_HOST = Problem(400, "Invalid host header")
 TOO_MANY_ATTEMPTS = Problem(
     429, "Too many attempts. Please try again later.", varying=["Retry-After"]
 )

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Header, Path, Request, Response, status
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import rate_limits
+import rate_limit
 from auth import INVALID_TOKEN, CurrentUser
 from config import settings
 from database import MAX_ID, DbSession, fetch_page
 from entity_tags import entity_tag, lists_tag
 from models import Post, User
 from problems import TOO_BUSY, Problem, errors
-from rate_limits import RateLimit
+from rate_limit import RateLimit
 from routers import idempotency
 from routers.documentation import answers
 from routers.paging import Cursor, QueriedWindow, Window, link_to_next
@@ -245,7 +245,8 @@ async def publish_once(
         claimed, is_new = await idempotency.claim(db, user, key, request)
         if not is_new:
             return await find_post(db, claimed.post_id or 0)
-    await rate_limits.count(RateLimit(settings.post_rate, ("post", str(user.id))))
+    limit = RateLimit(settings.rate_limit_posts_per_user, ("post", str(user.id)))
+    await rate_limit.count(limit)
     post = Post(title=new.title or "", content=new.content, author=user)
     db.add(post)
     if claimed is not None:

@@ -28,7 +28,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-import rate_limits
+import rate_limit
 from auth import (
     INVALID_TOKEN,
     CurrentUser,
@@ -56,7 +56,7 @@ from email_utils import (
 )
 from models import PasswordResetToken, Post, User, now
 from problems import TOO_BUSY, Problem, errors
-from rate_limits import ClientAddress, RateLimit
+from rate_limit import ClientIP, RateLimit
 from routers import pictures
 from routers.documentation import answers
 from routers.paging import MAX_PAGE_LENGTH, Limit, QueriedWindow, Skip, link_to_next
@@ -152,7 +152,7 @@ async def create_user(
     request: Request,
     response: Response,
     new: UserCreate,
-    address: ClientAddress,
+    client_ip: ClientIP,
     db: DbSession,
 ) -> User:
     """A new account. No mail is sent; log in with the address and the password.
@@ -160,8 +160,8 @@ async def create_user(
     Names and addresses are unique without regard to case. When both are taken, the name
     is reported.
     """
-    limit = RateLimit(settings.sign_up_rate, ("sign-up", address))
-    async with rate_limits.attempt(limit) as count_this:
+    limit = RateLimit(settings.rate_limit_sign_up_per_ip, ("sign-up", client_ip))
+    async with rate_limit.attempt(limit) as keep_count:
         # Before the password is hashed, which costs far more. The index decides all the
         # same: others sign up meanwhile.
         await check_not_taken(db, new.username, new.email)
@@ -173,7 +173,7 @@ async def create_user(
         )
         db.add(user)
         await save_account(db, user)
-        await count_this()
+        keep_count()
     response.headers["Location"] = str(
         request.app.url_path_for("read_user", user_id=user.id)
     )
@@ -247,60 +247,23 @@ async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
     responses=errors(WRONG_LOGIN, TOO_BUSY),
 )
 async def create_token(
-    form: Annotated[LoginForm, Form()], address: ClientAddress, db: DbSession
+    form: Annotated[LoginForm, Form()], client_ip: ClientIP, db: DbSession
 ) -> Token:
     """An access token for an email address (as `username`) and its password.
 
     The token ends after the time that the site's operator has set, and as soon as the
     password changes.
     """
-    email = email_of(form)
-    is_known = await rate_limits.is_known("login", email, address)
-    limits = login_limits(email, address, is_known=is_known)
-    async with rate_limits.attempt(*limits) as count_this:
-        user = await db.scalar(User.with_email(email))
+    async with rate_limit.login_attempt(email_of(form), client_ip) as keep_count:
+        user = await db.scalar(User.with_email(email_of(form)))
         # The connection goes back while the password is hashed.
         await db.commit()
         if not await verified(form.password, user) or user is None:
-            await count_this()
-            if is_known:
-                await rate_limits.count(own_login_limit(email, address))
+            keep_count()
             raise WRONG_LOGIN.error()
-    await rate_limits.remember("login", email, address)
     if is_outdated(user.password_hash):
         await rehash(db, user, form.password)
     return Token(access_token=access_token_for(user))
-
-
-def login_limits(email: str, address: str, *, is_known: bool) -> list[RateLimit]:
-    """What refuses a login before its password is verified.
-
-    Where its owner has logged in before, only very many failures with this account from
-    there: strangers who try the account, or other accounts from there, keep nobody out.
-    A few of them refuse wrong passwords there, and let the right one in.
-    """
-    if is_known:
-        return [known_login_limit(email, address)]
-    return [
-        own_login_limit(email, address),
-        RateLimit(settings.login_rate_account_anywhere, ("login", email)),
-        RateLimit(settings.login_rate_address, ("login from", address)),
-    ]
-
-
-def own_login_limit(email: str, address: str) -> RateLimit:
-    """What counts failed logins with an account from where its owner may be."""
-    return RateLimit(settings.login_rate_account, ("login", email, address))
-
-
-def known_login_limit(email: str, address: str) -> RateLimit:
-    """What counts them where its owner has logged in before.
-
-    As many as from everywhere else together: who shares the owner's address may guess
-    no more than strangers may.
-    """
-    rate = settings.login_rate_account_anywhere
-    return RateLimit(rate, ("login where known", email, address))
 
 
 async def rehash(db: AsyncSession, user: User, password: str) -> None:
@@ -492,7 +455,8 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
     """
     # The connection goes back while the body arrives and the picture is made.
     await db.commit()
-    await rate_limits.count(RateLimit(settings.upload_rate, ("upload", str(user.id))))
+    limit = RateLimit(settings.rate_limit_uploads_per_user, ("upload", str(user.id)))
+    await rate_limit.count(limit)
     picture, filename = await pictures.picture_from(request, user)
     await pictures.upload(db, picture, filename)
     try:
@@ -556,7 +520,7 @@ async def delete_picture(user: UserToStrip, db: DbSession) -> User:
 )
 async def forgot_password(
     forgotten: ForgotPasswordRequest,
-    address: ClientAddress,
+    client_ip: ClientIP,
     db: BackgroundDbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
@@ -564,31 +528,30 @@ async def forgot_password(
 
     The answer does not tell whether it is. A new link makes the ones before it useless.
     """
-    await rate_limits.count(
-        RateLimit(settings.reset_rate_address, ("reset from", address))
-    )
+    limit = RateLimit(settings.rate_limit_reset_per_ip, ("reset from", client_ip))
+    await rate_limit.count(limit)
     user = await db.scalar(User.with_email(forgotten.email))
     await db.commit()
     if user is not None:
         # After the answer, which therefore takes as long as for an unknown address.
-        background.add_task(send_reset_link, db, user, address)
+        background.add_task(send_reset_link, db, user, client_ip)
     return MessageResponse(message=RESET_REQUESTED)
 
 
-async def send_reset_link(db: AsyncSession, user: User, address: str) -> None:
-    """Mail a new reset token to a user; the ones before it end.
+async def send_reset_link(db: AsyncSession, user: User, client_ip: str) -> None:
+    """Send an email with a new reset token, which replaces older ones.
 
-    Where the owner has logged in before, strangers cannot use up the mails of a day.
+    Trusted clients aren't limited: others can't use up the user's emails of a day.
     """
     # Whoever asks for something else at once would be answered later while a mail is
     # made, and so learn that there is an account. When it is made nobody can know.
     await asyncio.sleep(chance.uniform(0, MAIL_PAUSE_SECONDS))
-    limit = RateLimit(settings.reset_rate_account, ("reset", str(user.id)))
+    limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", str(user.id)))
     try:
-        if not await rate_limits.is_known("login", user.email, address):
-            await rate_limits.count(limit)
+        if not await rate_limit.is_trusted_client(user.email, client_ip):
+            await rate_limit.count(limit)
         token = await replace_reset_token(db, user)
-    except (rate_limits.LimitReached, HTTPException):
+    except HTTPException:
         return
     except (DatabaseUnavailable, SQLAlchemyError) as error:
         logger.error("No reset token made: %s", type(error).__name__)
@@ -623,7 +586,7 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
 )
 async def reset_password(
     reset: ResetPasswordRequest,
-    address: ClientAddress,
+    client_ip: ClientIP,
     db: DbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
@@ -649,10 +612,9 @@ async def reset_password(
     if used is None:
         raise WRONG_RESET_TOKEN.error()
     await set_password(db, user, password_hash)
-    # This is the owner, who can log in now, whatever was tried before.
-    await rate_limits.remember("login", user.email, address)
-    for limit in (own_login_limit, known_login_limit):
-        await rate_limits.forget(limit(user.email, address))
+    # This is the user, who can log in now, however many logins failed before.
+    await rate_limit.trust_client(user.email, client_ip)
+    await rate_limit.clear_failed_logins(user.email, client_ip)
     note_new_password(background, user)
     return MessageResponse(
         message="Password reset successfully. "
@@ -688,10 +650,10 @@ async def change_password(
     # The connection goes back while the passwords are hashed.
     await db.commit()
     verified_hash = user.password_hash
-    limit = RateLimit(settings.password_rate, ("password", str(user.id)))
-    async with rate_limits.attempt(limit) as count_this:
+    limit = RateLimit(settings.rate_limit_password_per_user, ("password", str(user.id)))
+    async with rate_limit.attempt(limit) as keep_count:
         if not await verified(change.current_password, user):
-            await count_this()
+            keep_count()
             raise WRONG_PASSWORD.error()
     password_hash = await hashed(change.new_password)
     await lock_user(db, user)
@@ -720,9 +682,9 @@ async def send_note(change: AccountChange, *, to_email: str, username: str) -> N
 
     It need not be that of whoever makes the changes: nobody is to be flooded with them.
     """
-    limit = RateLimit(settings.reset_rate_account, ("note", to_email))
+    limit = RateLimit(settings.rate_limit_emails_per_account, ("note", to_email))
     try:
-        await rate_limits.count(limit)
-    except rate_limits.LimitReached:
+        await rate_limit.count(limit)
+    except rate_limit.RateLimitExceeded:
         return
     await send_notification(change, to_email=to_email, username=username)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
-import rate_limits
+import rate_limit
 from auth import create_access_token
 from database import DatabaseUnavailable, get_db
 from main import app
@@ -124,11 +124,11 @@ async def busy_address(
 ) -> AsyncIterator[None]:
     """As many requests as there may be have come from the client's address."""
     monkeypatch.setattr(settings, "rate_limit_enabled", True)
-    monkeypatch.setattr(settings, "general_rate", "1/hour")
-    await rate_limits.reset()
+    monkeypatch.setattr(settings, "rate_limit_default", "1/hour")
+    await rate_limit.reset()
     await client.get("/")
     yield
-    await rate_limits.reset()
+    await rate_limit.reset()
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)

@@ -30,7 +30,7 @@ OTHER_SETTINGS = {
     "MAX_UPLOAD_SIZE_BYTES": "1000",
     "ACCESS_TOKEN_EXPIRE_MINUTES": "7",
     "RESET_TOKEN_EXPIRE_MINUTES": "7",
-    "LOGIN_RATE_ACCOUNT": "7/day",
+    "RATE_LIMIT_LOGIN_PER_IP": "7/day",
     "FRONTEND_URL": "https://blog.example.com",
     "S3_BUCKET_NAME": "bucket",
 }

@@ -9,7 +9,7 @@ from httpx import AsyncClient, Response
 
 from database import DatabaseUnavailable, get_db
 from main import app
-from rate_limits import LimitReached
+from rate_limit import RateLimitExceeded
 from tests.conftest import create_post, make_client
 
 PROBLEM = "application/problem+json"
@@ -52,7 +52,7 @@ ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
 }
 # What the database or the counting of attempts makes of any request.
 FAILURES: dict[int, tuple[Exception, str]] = {
-    429: (LimitReached(7), "Too Many Requests"),
+    429: (RateLimitExceeded(7), "Too Many Requests"),
     500: (RuntimeError("a secret detail"), "Internal Server Error"),
     503: (DatabaseUnavailable("a secret address"), "Service Unavailable"),
 }

@@ -1,0 +1,295 @@
+"""Rate limits: how often a client, an account or a user may do something."""
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import Depends, HTTPException, Request
+from limits import RateLimitItem, parse
+from limits.aio.storage import RedisStorage, Storage
+from limits.aio.strategies import FixedWindowRateLimiter as Limiter
+from limits.errors import StorageError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from config import settings
+from problems import TOO_MANY_ATTEMPTS
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+# About 15 MB.
+MAX_KEYS = 50_000
+REDIS_TIMEOUT = 0.25
+# Redis is left alone for so long after it didn't respond.
+REDIS_PAUSE = 5.0
+TRUSTED_FOR = "1/30 days"
+# The smallest network that one customer gets (RFC 6177).
+IPV6_PREFIX = 64
+# TypeError and ValueError: an option in REDIS_URL that doesn't exist.
+REDIS_ERRORS = (StorageError, OSError, TimeoutError, TypeError, ValueError)
+
+
+class RateLimitExceeded(HTTPException):
+    """A 429 that says how many seconds to wait."""
+
+    def __init__(self, retry_after: int) -> None:
+        error = TOO_MANY_ATTEMPTS.error(Retry_After=str(retry_after))
+        super().__init__(error.status_code, error.detail, error.headers)
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """A rate as in the settings (`10/5 minutes`), and what it is counted by."""
+
+    rate: str
+    identifiers: tuple[str, ...]
+
+    @property
+    def counter(self) -> tuple[RateLimitItem, str]:
+        """The parsed rate, and a key of a fixed length that reveals no identifiers."""
+        key = hashlib.sha256(json.dumps(self.identifiers).encode()).hexdigest()
+        return _parse(self.rate), key[:32]
+
+
+_parse = cache(parse)
+
+
+# Client IP
+
+
+def client_network(ip: str) -> str:
+    """Return what one client is counted by: its IPv4 address, or its IPv6 /64."""
+    try:
+        address = ipaddress.ip_address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
+
+
+async def get_client_ip(request: Request) -> str:
+    """Return the client IP that limits count by; see `ClientIPMiddleware`."""
+    return client_network(request.scope["client"][0])
+
+
+ClientIP = Annotated[str, Depends(get_client_ip)]
+
+
+# Storage
+
+
+class LRUMemoryStorage(Storage):
+    """Counters in the memory of this process; the least recently used ones go first.
+
+    The library's own storage is unbounded and scans all keys at every hit.
+    """
+
+    def __init__(self, max_keys: int = MAX_KEYS) -> None:
+        super().__init__()
+        self.max_keys = max_keys
+        self.counters: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return StorageError
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        now = time.time()
+        count, expires_at = self.counters.pop(key, (0, 0.0))
+        if expires_at <= now:
+            count, expires_at = 0, now + expiry
+        count += amount
+        if count > 0:
+            self.counters[key] = (count, expires_at)
+        if len(self.counters) > self.max_keys:
+            self.counters.popitem(last=False)
+        return count
+
+    async def get(self, key: str) -> int:
+        count, expires_at = self.counters.get(key, (0, 0.0))
+        return count if expires_at > time.time() else 0
+
+    async def get_expiry(self, key: str) -> float:
+        return self.counters.get(key, (0, time.time()))[1]
+
+    async def check(self) -> bool:
+        return True
+
+    async def reset(self) -> None:
+        self.counters.clear()
+
+    async def clear(self, key: str) -> None:
+        self.counters.pop(key, None)
+
+
+class FallbackStorage:
+    """Redis if `REDIS_URL` is set and Redis responds, otherwise memory."""
+
+    def __init__(self) -> None:
+        self.memory = Limiter(LRUMemoryStorage())
+        self.retry_at = 0.0
+
+    async def run(
+        self,
+        operation: Callable[..., Awaitable[Result]],
+        limit: RateLimit,
+        **options: int,
+    ) -> Result:
+        """Call a method of the limiter whose storage is available."""
+        url = settings.redis_url
+        if url is not None and time.monotonic() >= self.retry_at:
+            try:
+                # An operation may take several round trips; bound their sum.
+                async with asyncio.timeout(2 * REDIS_TIMEOUT):
+                    limiter = _redis(url.get_secret_value())
+                    return await operation(limiter, *limit.counter, **options)
+            except REDIS_ERRORS as exc:
+                self.retry_at = time.monotonic() + REDIS_PAUSE
+                cause = type(exc.__cause__ or exc).__name__
+                logger.warning("Redis unavailable (%s): counting in memory", cause)
+        return await operation(self.memory, *limit.counter, **options)
+
+    async def reset(self) -> None:
+        """Clear the memory, and try Redis again."""
+        await self.memory.storage.reset()
+        self.retry_at = 0.0
+
+
+@cache
+def _redis(url: str) -> Limiter:
+    storage = RedisStorage(
+        url,
+        wrap_exceptions=True,
+        implementation="redispy",
+        socket_timeout=REDIS_TIMEOUT,
+        socket_connect_timeout=REDIS_TIMEOUT,
+        # No retries: counting in memory is better than waiting. The library's types
+        # leave out that options are passed to the Redis client.
+        retry=cast("Any", Retry(NoBackoff(), 0)),
+    )
+    return Limiter(storage)
+
+
+_counters = FallbackStorage()
+# A storage of their own, so that a flood of attempts doesn't evict them.
+_trusted_clients = FallbackStorage()
+
+
+async def reset() -> None:
+    """Forget what this process has counted."""
+    await _counters.reset()
+    await _trusted_clients.reset()
+
+
+# Counting
+
+
+async def count(*limits: RateLimit) -> None:
+    """Count an event by all limits, or raise `RateLimitExceeded` and count nothing."""
+    for position, limit in enumerate(limits, 1):
+        if not await _add(limit, 1):
+            await _refund(*limits[:position])
+            raise RateLimitExceeded(await _seconds_left(limit))
+
+
+@asynccontextmanager
+async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], None]]:
+    """Count an attempt before it is made, and take the count back unless it is kept.
+
+    Counting first bounds simultaneous attempts too. Only one count is taken back: what
+    others did stays counted. Yields the function that keeps the count.
+    """
+    await count(*limits)
+    to_refund = list(limits)
+    try:
+        yield to_refund.clear
+    finally:
+        await _refund(*to_refund)
+
+
+async def _refund(*limits: RateLimit) -> None:
+    for limit in limits:
+        await _add(limit, -1)
+
+
+async def _add(limit: RateLimit, amount: int) -> bool:
+    if not settings.rate_limit_enabled:
+        return True
+    return await _counters.run(Limiter.hit, limit, cost=amount)
+
+
+async def _seconds_left(limit: RateLimit) -> int:
+    stats = await _counters.run(Limiter.get_window_stats, limit)
+    return max(1, math.ceil(stats.reset_time - time.time()))
+
+
+# Logins
+
+
+@asynccontextmanager
+async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]]:
+    """Count a login before the password is verified; trust the client if it succeeds.
+
+    A client that the user has logged in from before has a limit of its own, so that
+    attacks from elsewhere, or on other accounts from there, don't lock the user out.
+    Yields the function to call when the password is wrong, before raising.
+    """
+    if await is_trusted_client(email, ip):
+        limits = [_trusted_client_limit(email, ip)]
+    else:
+        limits = [
+            _account_and_ip_limit(email, ip),
+            RateLimit(settings.rate_limit_login_per_ip, ("login from", ip)),
+            RateLimit(settings.rate_limit_login_per_account, ("login", email)),
+        ]
+    async with attempt(*limits) as keep_count:
+        yield keep_count
+    await trust_client(email, ip)
+
+
+async def is_trusted_client(email: str, ip: str) -> bool:
+    """Return whether the user has logged in from this IP within the last 30 days."""
+    return not await _trusted_clients.run(Limiter.test, _trust(email, ip))
+
+
+async def trust_client(email: str, ip: str) -> None:
+    """Trust a client for 30 days from now on."""
+    await _trusted_clients.run(Limiter.clear, _trust(email, ip))
+    await _trusted_clients.run(Limiter.hit, _trust(email, ip))
+
+
+async def clear_failed_logins(email: str, ip: str) -> None:
+    """Delete the counters of one client's failed logins to one account."""
+    await _counters.run(Limiter.clear, _account_and_ip_limit(email, ip))
+    await _counters.run(Limiter.clear, _trusted_client_limit(email, ip))
+
+
+def _account_and_ip_limit(email: str, ip: str) -> RateLimit:
+    rate = settings.rate_limit_login_per_account_and_ip
+    return RateLimit(rate, ("login", email, ip))
+
+
+def _trusted_client_limit(email: str, ip: str) -> RateLimit:
+    # As many as all others together: enough for the user, and no more for an attacker
+    # who shares the user's IP.
+    rate = settings.rate_limit_login_per_account
+    return RateLimit(rate, ("login trusted", email, ip))
+
+
+def _trust(email: str, ip: str) -> RateLimit:
+    return RateLimit(TRUSTED_FOR, ("trusted client", email, ip))
