@@ -96,9 +96,9 @@ logging.getLogger("uvicorn.access").addFilter(without_query)
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Check and start what serving needs; leave nothing running at the end."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
-    settings.check_ready_to_serve()
     for warning in renamed_settings():
         logger.warning(warning)
+    settings.check_ready_to_serve()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
         logging.getLogger(__name__).info("Data directory: %s", settings.var_dir)

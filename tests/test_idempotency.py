@@ -199,7 +199,7 @@ async def test_repeated_requests_do_not_count_as_posts(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = AsyncMock()
-    monkeypatch.setattr("rate_limits.count", counted)
+    monkeypatch.setattr("rate_limit.count", counted)
 
     for _ in range(3):
         await publish(client, ada)

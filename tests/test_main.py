@@ -1030,7 +1030,17 @@ def is_async(call: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-16", "idna", "no"])
+@pytest.mark.parametrize(
+    "charset",
+    [
+        "; charset=undefined",
+        "; charset=punycode",
+        ";CHARSET=utf-16",
+        ";\xa0charset=utf-16",
+        "; charset*=utf-8''utf-16",
+        "; charset*0=utf-16",
+    ],
+)
 async def test_form_is_read_as_utf_8_whatever_it_says(
     client: AsyncClient, charset: str
 ) -> None:
@@ -1040,12 +1050,12 @@ async def test_form_is_read_as_utf_8_whatever_it_says(
         f'--;x"\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
     )
-    kind = f'multipart/form-data; boundary=";x\\""; charset={charset}'
+    kind = f'multipart/form-data; boundary=";x\\""{charset}'
 
     response = await client.post(
         "/api/users/token",
         content=f'{parts}--;x"--\r\n'.encode(),
-        headers={"Content-Type": kind},
+        headers={b"Content-Type": kind.encode("latin-1")},
     )
 
     assert response.status_code == 200
