@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # About 15 MB.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
-# Redis is left alone for so long after it didn't respond.
+# Pause before Redis is tried again, in seconds.
 REDIS_PAUSE = 5.0
 TRUSTED_FOR = "1/30 days"
 # The smallest network that one customer gets (RFC 6177).
@@ -164,11 +164,6 @@ class FallbackStorage:
                 logger.warning("Redis unavailable (%s): counting in memory", cause)
         return await operation(self.memory, *limit.counter, **options)
 
-    async def reset(self) -> None:
-        """Clear the memory, and try Redis again."""
-        await self.memory.storage.reset()
-        self.retry_at = 0.0
-
 
 @cache
 def _redis(url: str) -> Limiter:
@@ -191,9 +186,10 @@ _trusted_clients = FallbackStorage()
 
 
 async def reset() -> None:
-    """Forget what this process has counted."""
-    await _counters.reset()
-    await _trusted_clients.reset()
+    """Clear the memory of this process, and try Redis again."""
+    for storage in (_counters, _trusted_clients):
+        await storage.memory.storage.reset()
+        storage.retry_at = 0.0
 
 
 # Counting
