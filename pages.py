@@ -21,18 +21,18 @@ from static_files import module_graph
 
 # What a page says about an error; for the others the standard's own words will do.
 ERROR_TEXTS = {
-    404: ("Page not found", "There is nothing at this address."),
-    405: ("Not possible here", "This page cannot be used in that way."),
-    413: ("Too large", "What was sent is larger than this site accepts."),
-    422: (
-        "Address not understood",
-        "Something in this address is not as it should be.",
+    404: ("Page not found", "We couldn't find that page."),
+    405: ("Method not allowed", "This page doesn't support that kind of request."),
+    413: ("Request too large", "Your request is larger than this site accepts."),
+    422: ("Invalid URL", "Part of this URL isn't valid."),
+    429: ("Too many requests", "Please wait a moment and try again."),
+    500: (
+        "Something went wrong",
+        "An error occurred on our end. Please try again in a moment.",
     ),
-    429: ("Too many requests", "Please wait a little before you try again."),
-    500: ("Something went wrong", "The fault is ours. Please try again in a moment."),
     503: (
-        "Not available right now",
-        "The site cannot reach its data at the moment. Please try again in a moment.",
+        "Temporarily unavailable",
+        "We can't reach our database right now. Please try again in a moment.",
     ),
 }
 

@@ -236,7 +236,7 @@ async def test_page_answers_503_within_5_seconds(lost_client: AsyncClient) -> No
     response, seconds = await timed(lost_client.get("/"))
 
     assert response.status_code == 503
-    assert "Not available right now" in response.text
+    assert "Temporarily unavailable" in response.text
     assert int(response.headers["retry-after"]) > 0
     assert seconds < 5
 

@@ -74,7 +74,7 @@ def take_all(browser: Browser, url: str) -> None:
     page.locator("[data-bs-target='#create-post']").first.click()
     dialog = page.locator("#create-post")
     dialog.get_by_label("Title").fill("The tomatoes, at last")
-    dialog.get_by_label("Text").fill(
+    dialog.get_by_label("Content").fill(
         "Red, since this morning.\n\nIt took longer than one thinks, and less skill."
     )
     take(page, "editor")

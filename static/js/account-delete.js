@@ -13,14 +13,14 @@ export function init(root = document) {
 async function deleteAccount(form) {
   const user = await getCurrentUser();
   if (!(await isConfirmed(user, form.elements.confirmation.value))) {
-    showFieldErrors(form, { confirmation: "This is neither your password nor your username." });
+    showFieldErrors(form, { confirmation: "That doesn't match your password or username." });
     return;
   }
   await request(withId(form.dataset.url, user.id), { method: "DELETE" });
   document.querySelector("[data-account]").setAttribute("data-account-deleted", "");
   removeToken();
   await hideModal(form.closest(".modal").id);
-  showSuccess("Your account is deleted.", { onClose: logout });
+  showSuccess("Your account has been deleted.", { onClose: logout });
 }
 
 async function isConfirmed(user, typed) {

@@ -23,5 +23,5 @@ async function changePassword(form) {
   setToken(answer.access_token);
   current_password.value = "";
   new_password.value = "";
-  showStatus(form, "The password is changed. Other devices have to log in again.");
+  showStatus(form, "Password changed. Your other devices have been logged out.");
 }

@@ -5,7 +5,7 @@ import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
 import { clearErrors, onSubmit, showErrors, showFieldErrors, showStatus } from "./forms.js";
 import { withId } from "./utils.js";
 
-const NO_PICTURE = "This file is not a picture that the browser can show. Choose a JPEG, PNG, GIF or WebP.";
+const UNSUPPORTED_IMAGE = "That file isn't a supported image. Choose a JPEG, PNG, GIF, or WebP.";
 
 export function init(root = document) {
   const form = root.querySelector("[data-picture-form]");
@@ -35,12 +35,12 @@ async function preview(form) {
     drawSquare(form.querySelector("[data-picture-preview]"), await createImageBitmap(file));
     setPreviewShown(form, true);
   } catch {
-    showFieldErrors(form, { file: NO_PICTURE });
+    showFieldErrors(form, { file: UNSUPPORTED_IMAGE });
   }
 }
 
 function tooLargeText(form) {
-  return `This file is too large: choose one of at most ${Math.floor(form.dataset.maxBytes / 1048576)} MB.`;
+  return `That file is too large. The maximum is ${Math.floor(form.dataset.maxBytes / 1048576)} MB.`;
 }
 
 // A canvas, because the page allows no picture from a blob: or data: address.
@@ -60,7 +60,7 @@ function setPreviewShown(form, isShown) {
 async function upload(form) {
   const body = new FormData();
   body.append("file", form.elements.file.files[0]);
-  await change(form, form.dataset.url, { method: "PATCH", body }, "The new picture is saved.");
+  await change(form, form.dataset.url, { method: "PATCH", body }, "Picture updated.");
   form.reset();
   setPreviewShown(form, false);
 }
@@ -69,7 +69,7 @@ async function deletePicture(form, button) {
   clearErrors(form);
   button.disabled = true;
   try {
-    await change(form, button.dataset.url, { method: "DELETE" }, "The picture is removed.");
+    await change(form, button.dataset.url, { method: "DELETE" }, "Picture removed.");
     form.elements.file.focus();
   } catch (error) {
     showErrors(form, error);

@@ -29,5 +29,5 @@ async function save(form) {
   username.value = username.defaultValue = user.username;
   email.value = email.defaultValue = user.email;
   announceProfileChange();
-  showStatus(form, "The profile is saved.");
+  showStatus(form, "Profile updated.");
 }

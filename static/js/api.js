@@ -5,10 +5,10 @@ import { getErrorMessage } from "./utils.js";
 const TIMEOUT_MS = 60_000;
 
 const UNREACHABLE =
-  "The site cannot be reached. Check the connection and try again; what you typed is still here.";
-const UNAVAILABLE = "The site cannot do this right now. Please try again in a moment.";
-const STILL_RUNNING = "The first try is still on its way. Please try again in a moment.";
-const SESSION_ENDED = "Your session has ended. Please log in again.";
+  "Can't reach the site. Check your connection and try again; nothing you typed is lost.";
+const UNAVAILABLE = "This isn't available right now. Please try again in a moment.";
+const STILL_RUNNING = "Your first attempt is still being processed. Please try again in a moment.";
+const SESSION_EXPIRED = "Your session has expired. Please log in again.";
 
 // The API names no field when a rule that spans several rows or tables is broken.
 const FIELD_OF_MESSAGE = {
@@ -74,7 +74,7 @@ async function readJson(response) {
 
 async function toError(response, token) {
   const { status } = response;
-  if (status === 401 && token) return new ApiError(SESSION_ENDED, { status });
+  if (status === 401 && token) return new ApiError(SESSION_EXPIRED, { status });
   if (status === 409) return new ApiError(STILL_RUNNING, { status });
   if (status === 429) return new ApiError(waitMessage(response), { status });
   if (status >= 500) return new ApiError(UNAVAILABLE, { status });
@@ -86,7 +86,7 @@ function waitMessage(response) {
   const seconds = Number(response.headers.get("Retry-After")) || 60;
   const minutes = Math.ceil(seconds / 60);
   const wait = seconds < 60 ? `${seconds} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
-  return `That was tried very often. Please try again in ${wait}.`;
+  return `Too many attempts. Please try again in ${wait}.`;
 }
 
 function fieldErrors(detail) {

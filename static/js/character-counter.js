@@ -17,6 +17,6 @@ export function init(root = document) {
 
 function remaining(input) {
   const left = Number(input.dataset.maxLength) - lengthOf(input.value);
-  if (left < 0) return `${count(-left, "character")} too many.`;
+  if (left < 0) return `${count(-left, "character")} over the limit.`;
   return left <= SHOWN_FROM ? `${count(left, "character")} left.` : "";
 }

@@ -13,5 +13,5 @@ async function deletePost(form) {
   await hideModal(form.closest(".modal").id);
   // Replaced, so that Back does not lead to a page that is gone.
   const goHome = () => window.location.replace(document.documentElement.dataset.homeUrl);
-  showSuccess("The post is deleted.", { onClose: goHome });
+  showSuccess("Post deleted.", { onClose: goHome });
 }

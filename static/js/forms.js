@@ -1,5 +1,5 @@
 // What every form does: check, send once at a time, and say at the field what is wrong.
-import { count, getErrorMessage, lengthOf } from "./utils.js";
+import { REQUIRED, count, getErrorMessage, lengthOf } from "./utils.js";
 
 /** Take `form` over: `send(form)` runs when all fields are fine, and may throw an ApiError. */
 export function onSubmit(form, send) {
@@ -57,9 +57,9 @@ function isAsked(input) {
 function problemOf(input) {
   const { minLength, maxLength } = input.dataset;
   const length = lengthOf(input.type === "text" ? input.value.trim() : input.value);
-  if (input.required && !input.value.trim()) return "Please fill this in.";
+  if (input.required && !input.value.trim()) return REQUIRED;
   if (length < minLength) return `Use at least ${count(Number(minLength), "character")}.`;
-  if (length > maxLength) return `Use at most ${count(Number(maxLength), "character")}; there are ${length}.`;
+  if (length > maxLength) return `Use at most ${count(Number(maxLength), "character")} (currently ${length}).`;
   return input.validationMessage;
 }
 

@@ -61,8 +61,8 @@ function append(feed, { posts, next_cursor, has_more }) {
   feed.dataset.cursor = next_cursor ?? "";
   feed.querySelector("[data-feed-more]").hidden = !has_more;
   feed.querySelector("[data-feed-status]").textContent = has_more
-    ? `${count(added.length, "more post")}.`
-    : `${count(added.length, "more post")}. That is all.`;
+    ? `Loaded ${count(added.length, "more post")}.`
+    : `Loaded ${count(added.length, "more post")}. You've reached the end.`;
   return added[0] ?? null;
 }
 

@@ -4,7 +4,7 @@ import { onSubmit, showFieldErrors } from "./forms.js";
 import { goBack } from "./return-url.js";
 
 const STORAGE_BLOCKED =
-  "This browser does not let the site remember that you are logged in. Allow it to store data, then try again.";
+  "Your browser is blocking site storage, so we can't keep you logged in. Allow storage for this site, then try again.";
 
 export function init(root = document) {
   const form = root.querySelector("[data-login-form]");

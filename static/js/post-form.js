@@ -11,9 +11,10 @@ import { goToLogin } from "./return-url.js";
 import { hideModal, showError, showSuccess, withId } from "./utils.js";
 
 const KEY_REUSED = "Idempotency-Key was used for another request";
-const PUBLISHED_BEFORE =
-  "An earlier try did arrive: the text as it was then is published. Retry publishes this one too.";
-const DELETED_SINCE = "This post was already published, and then deleted. Retry publishes it again.";
+const ALREADY_PUBLISHED =
+  "Your first attempt went through, so that version is already published. Try again to publish this one as well.";
+const DELETED_SINCE =
+  "Your post was already published, and then deleted. Try again to publish it once more.";
 
 export function init(root = document) {
   for (const form of root.querySelectorAll("[data-post-form]")) attach(form);
@@ -115,8 +116,8 @@ async function submit(form, modal, session) {
   await hideModal(modal.id);
   const { postId, postUrl } = form.dataset;
   document.dispatchEvent(new CustomEvent(postId ? "post-updated" : "post-created", { detail: post }));
-  if (postId) showSuccess("Your changes are saved.");
-  else showSuccess("Your post is published.", { link: withId(postUrl, post.id) });
+  if (postId) showSuccess("Changes saved.");
+  else showSuccess("Post published.", { link: withId(postUrl, post.id) });
 }
 
 /** The post as the server has it now, or null with a question to the author. */
@@ -131,7 +132,7 @@ function send(form, session) {
     if (error.message !== KEY_REUSED && !isDeleted) throw error;
     session.draftKey = newDraftKey(session.author.id, "");
     keepDraft(form, session);
-    throw new ApiError(isDeleted ? DELETED_SINCE : PUBLISHED_BEFORE);
+    throw new ApiError(isDeleted ? DELETED_SINCE : ALREADY_PUBLISHED);
   });
 }
 

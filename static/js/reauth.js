@@ -33,7 +33,7 @@ async function logIn(author, form) {
     return true;
   } catch (error) {
     if (error.status !== 401) throw error;
-    showFieldErrors(form, { password: "This is not the password of the account." });
+    showFieldErrors(form, { password: "Incorrect password." });
     return false;
   }
 }

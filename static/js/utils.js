@@ -1,7 +1,8 @@
 // Small things that several behaviours need.
 import { Modal } from "../vendor/bootstrap-5.3.9/bootstrap.esm.min.js";
 
-const UNKNOWN_ERROR = "Something went wrong. Please try again.";
+export const REQUIRED = "This field is required.";
+const UNKNOWN_ERROR = "An unexpected error occurred. Please try again.";
 
 /** A sentence for people from an error, or from an answer of the API with `detail`. */
 export function getErrorMessage(error) {
@@ -11,7 +12,7 @@ export function getErrorMessage(error) {
 }
 
 function problemText({ type, msg }) {
-  if (type === "missing") return "Please fill this in.";
+  if (type === "missing") return REQUIRED;
   const text = msg.replace(/^(Value error,|String) /, "It ");
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }

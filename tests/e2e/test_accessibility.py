@@ -100,7 +100,7 @@ def test_page_of_a_member_has_no_barrier(
 
 def empty_post(page: Page, _post_id: int) -> None:
     button(start_post(page), "Publish").click()
-    expect(page.get_by_text("Please fill this in.")).to_be_visible()
+    expect(page.get_by_text("This field is required.")).to_be_visible()
 
 
 def new_post_too_long(page: Page, _post_id: int) -> None:
@@ -111,13 +111,13 @@ def question_before_leaving(page: Page, _post_id: int) -> None:
     form = start_post(page)
     fill(form, content="Text")
     page.keyboard.press("Escape")
-    expect(button(form, "Go on writing")).to_be_focused()
+    expect(button(form, "Keep editing")).to_be_focused()
 
 
 def offered_draft(page: Page, post_id: int) -> None:
     question_before_leaving(page, post_id)
-    button(page, "Close, keep the draft").click()
-    expect(button(start_post(page), "Use this text")).to_be_visible()
+    button(page, "Close and keep draft").click()
+    expect(button(start_post(page), "Restore draft")).to_be_visible()
 
 
 def question_for_the_password(page: Page, _post_id: int) -> None:
@@ -133,7 +133,7 @@ def failed_network(page: Page, _post_id: int) -> None:
     fill(form, content="Text")
     page.context.set_offline(True)
     button(form, "Publish").click()
-    expect(button(form, "Retry")).to_be_visible()
+    expect(button(form, "Try again")).to_be_visible()
 
 
 def published_post(page: Page, _post_id: int) -> None:
@@ -158,15 +158,15 @@ def post_changed_elsewhere(page: Page, post_id: int) -> None:
             else route.continue_()
         ),
     )
-    button(form, "Save").click()
-    expect(button(form, "Save my text instead")).to_be_visible()
+    button(form, "Save changes").click()
+    expect(button(form, "Keep my version")).to_be_visible()
 
 
 def post_that_cannot_be_opened(page: Page, post_id: int) -> None:
     page.route("**/api/posts/*", lambda route: route.abort())
     page.goto(f"/posts/{post_id}")
     button(page, "Edit").click()
-    expect(dialog(page, "That did not work")).to_be_visible()
+    expect(dialog(page, "Something went wrong")).to_be_visible()
 
 
 def post_to_delete(page: Page, post_id: int) -> None:
@@ -176,17 +176,17 @@ def post_to_delete(page: Page, post_id: int) -> None:
 
 def account_to_delete(page: Page, _post_id: int) -> None:
     page.goto("/account")
-    form = open_dialog(page, "Delete the account…", "Delete the account?")
-    button(form, "Delete the account").click()
-    expect(form.get_by_text("Please fill this in.")).to_be_visible()
+    form = open_dialog(page, "Delete account…", "Delete your account?")
+    button(form, "Delete account").click()
+    expect(form.get_by_text("This field is required.")).to_be_visible()
 
 
 def wrong_profile(page: Page, _post_id: int) -> None:
     page.goto("/account")
     expect(page.get_by_label("Username", exact=True)).to_have_value("ada")
     fill(page, email="nobody")
-    button(page, "Save the profile").click()
-    button(page, "Change the password").click()
+    button(page, "Save changes").click()
+    button(page, "Change password").click()
 
 
 STATES = [
@@ -279,7 +279,7 @@ def test_dialog_is_usable_when_it_is_zoomed(
 
     button(form, "Publish").click()
 
-    expect(dialog(page, "Done")).to_contain_text("Your post is published.")
+    expect(dialog(page, "Done")).to_contain_text("Post published.")
 
 
 FADED_BUTTONS = """

@@ -99,7 +99,7 @@ def test_attack_stays_text_on_every_page(
     assert page.locator("[data-post-title]").inner_text() == attack
     assert page.locator("[data-author-name]").first.inner_text() == attack
     assert form.get_by_label("Title").input_value() == attack
-    assert form.get_by_label("Text", exact=True).input_value() == text
+    assert form.get_by_label("Content", exact=True).input_value() == text
     page.goto(f"/users/{attacker.id}/posts")
     expect(page.get_by_role("heading", level=1)).to_have_text(attack)
     expect_signed_in(page, attack)
@@ -114,11 +114,11 @@ def test_attack_stays_text_where_scripts_show_what_was_written(
     form = start_post(page)
     fill(form, title=attack, content=attack)
     button(form, "Cancel").click()
-    button(form, "Close, keep the draft").click()
+    button(form, "Close and keep draft").click()
 
     form = start_post(page)
     expect(form.locator("[data-draft-start]")).to_contain_text(f"{attack} ")
-    button(form, "Use this text").click()
+    button(form, "Restore draft").click()
     blog.end_sessions(attacker)
     button(form, "Publish").click()
     expect(form.locator("[data-reauth-name]")).to_have_text(attack)

@@ -383,10 +383,10 @@ def test_hostile_text_stays_text_in_dialogs(
         blog.call("PATCH", f"/api/posts/{post['id']}", ada, json=change)
         mine = string.replace("\n", " ")[:90] + "!"
         fill(form, title=mine, content=mine)
-        button(form, "Save").click()
+        button(form, "Save changes").click()
         expect(form.locator("[data-conflict]")).to_be_focused()
         conflict = texts(page, "conflict-title") + texts(page, "conflict-content")
-        button(form, "Save my text instead").click()
+        button(form, "Keep my version").click()
         expect(dialog(page, "Done")).to_be_visible()
 
         post = blog.call("GET", f"/api/posts/{post['id']}")
@@ -400,7 +400,7 @@ def shown_text(form: Locator) -> tuple[str, str]:
     """What stands in a form to write in."""
     return (
         form.get_by_label("Title").input_value(),
-        form.get_by_label("Text", exact=True).input_value(),
+        form.get_by_label("Content", exact=True).input_value(),
     )
 
 

@@ -35,14 +35,16 @@ def picture(colour: str = "teal") -> bytes:
 
 def choose_picture(page: Page, content: bytes) -> None:
     """Choose a file on the account page."""
-    expect(button(page, "Upload")).to_be_enabled()
+    expect(button(page, "Upload picture")).to_be_enabled()
     file = FilePayload(name="me.png", mimeType="image/png", buffer=content)
-    page.get_by_label("New picture", exact=True).set_input_files(file)
+    page.get_by_label("Choose a new picture", exact=True).set_input_files(file)
 
 
 def panel(page: Page, heading: str) -> Locator:
     """One of the forms on the account page."""
-    return page.locator(".panel", has=page.get_by_role("heading", name=heading))
+    return page.locator(
+        ".panel", has=page.get_by_role("heading", name=heading, exact=True)
+    )
 
 
 def status_of(form: Locator) -> Locator:
@@ -76,30 +78,30 @@ def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
 
     publish(page, "First", "Hello")
     expect(page.get_by_role("listitem").filter(has_text="Hello").first).to_be_visible()
-    dialog(page, "Done").get_by_role("link", name="Read it").click()
+    dialog(page, "Done").get_by_role("link", name="View post").click()
     form = open_dialog(page, "Edit", "Edit post")
     fill(form, title="First, changed")
-    button(form, "Save").click()
+    button(form, "Save changes").click()
     button(dialog(page, "Done"), "OK").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("First, changed")
 
     page.goto("/account")
     choose_picture(page, picture())
-    button(page, "Upload").click()
-    expect(status_of(panel(page, "Picture"))).to_have_text("The new picture is saved.")
+    button(page, "Upload picture").click()
+    expect(status_of(panel(page, "Profile picture"))).to_have_text("Picture updated.")
     fill(page, current_password=PASSWORD, new_password=NEW_PASSWORD)
-    button(page, "Change the password").click()
-    expect(status_of(panel(page, "Password"))).to_contain_text("is changed")
+    button(page, "Change password").click()
+    expect(status_of(panel(page, "Password"))).to_contain_text("Password changed.")
 
     button(page, "Log out").click()
     navigation(page).get_by_role("link", name="Log in").click()
     page.get_by_role("link", name="Forgot your password?").click()
     fill(page, email=ADDRESS)
-    button(page, "Send the link").click()
+    button(page, "Send reset link").click()
     expect(page.get_by_role("status")).not_to_be_empty()
     page.goto(blog.mailed_link())
     fill(page, new_password=FORGOTTEN)
-    button(page, "Save the new password").click()
+    button(page, "Save new password").click()
     expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
     page.goto("/login")
     log_in(page, ADDRESS, FORGOTTEN)
@@ -107,15 +109,15 @@ def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
 
     page.get_by_role("link", name="First, changed").click()
     form = open_dialog(page, "Delete", "Delete this post?")
-    button(form, "Delete").click()
+    button(form, "Delete post").click()
     button(dialog(page, "Done"), "OK").click()
-    expect(page.get_by_role("main")).to_contain_text("Nobody has written anything yet.")
+    expect(page.get_by_role("main")).to_contain_text("No posts yet.")
 
     page.goto("/account")
     expect(page.get_by_label("Username", exact=True)).to_have_value("Ada")
-    form = open_dialog(page, "Delete the account…", "Delete the account?")
+    form = open_dialog(page, "Delete account…", "Delete your account?")
     fill(form, confirmation=FORGOTTEN)
-    button(form, "Delete the account").click()
+    button(form, "Delete account").click()
     button(dialog(page, "Done"), "OK").click()
     expect_signed_out(page)
     assert blog.client.get("/api/users").status_code == 404
@@ -143,11 +145,13 @@ def test_uploaded_picture_is_shown_wherever_the_name_is(
     choose_picture(ada_page, picture())
     expect(ada_page.get_by_role("img", name="Preview")).to_be_visible()
 
-    button(ada_page, "Upload").click()
-    expect(button(ada_page, "Remove the picture")).to_be_visible()
+    button(ada_page, "Upload picture").click()
+    expect(button(ada_page, "Remove picture")).to_be_visible()
     path = blog.call("GET", f"/api/users/{ada.id}")["image_path"]
 
-    expect(panel(ada_page, "Picture").locator("img")).to_have_attribute("src", path)
+    expect(panel(ada_page, "Profile picture").locator("img")).to_have_attribute(
+        "src", path
+    )
     expect(navigation(ada_page).locator("img")).to_have_attribute("src", path)
     ada_page.goto(f"/posts/{post['id']}")
     shown = ada_page.get_by_role("main").locator("img")
@@ -161,17 +165,20 @@ def test_removed_picture_is_gone(ada_page: Page, blog: Blog, ada: Person) -> Non
     )
     ada_page.goto("/account")
 
-    button(ada_page, "Remove the picture").click()
+    button(ada_page, "Remove picture").click()
 
-    expect(status_of(panel(ada_page, "Picture"))).to_have_text(
-        "The picture is removed."
+    expect(status_of(panel(ada_page, "Profile picture"))).to_have_text(
+        "Picture removed."
     )
     assert blog.call("GET", f"/api/users/{ada.id}")["image_file"] is None
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(b"no picture", "not a picture"), (b"x" * (5 * 1024 * 1024 + 1), "at most 5 MB")],
+    [
+        (b"no picture", "supported image"),
+        (b"x" * (5 * 1024 * 1024 + 1), "maximum is 5 MB"),
+    ],
 )
 def test_bad_picture_is_refused_before_it_is_sent(
     ada_page: Page, content: bytes, text: str
@@ -180,7 +187,9 @@ def test_bad_picture_is_refused_before_it_is_sent(
 
     choose_picture(ada_page, content)
 
-    expect(panel(ada_page, "Picture").locator("[data-error-for]")).to_contain_text(text)
+    expect(
+        panel(ada_page, "Profile picture").locator("[data-error-for]")
+    ).to_contain_text(text)
 
 
 def test_changed_name_shows_everywhere_at_once(ada_page: Page) -> None:
@@ -189,9 +198,9 @@ def test_changed_name_shows_everywhere_at_once(ada_page: Page) -> None:
     expect(profile.get_by_label("Username")).to_have_value("ada")
 
     fill(profile, username="Countess")
-    button(profile, "Save the profile").click()
+    button(profile, "Save changes").click()
 
-    expect(status_of(profile)).to_have_text("The profile is saved.")
+    expect(status_of(profile)).to_have_text("Profile updated.")
     expect_signed_in(ada_page, "Countess")
 
 
@@ -199,9 +208,9 @@ def test_password_change_keeps_this_browser_logged_in(ada_page: Page) -> None:
     ada_page.goto("/account")
     fill(ada_page, current_password=PASSWORD, new_password=NEW_PASSWORD)
 
-    button(ada_page, "Change the password").click()
+    button(ada_page, "Change password").click()
 
-    expect(status_of(panel(ada_page, "Password"))).to_contain_text("is changed")
+    expect(status_of(panel(ada_page, "Password"))).to_contain_text("Password changed.")
     ada_page.reload()
     expect_signed_in(ada_page, "ada")
 
@@ -217,11 +226,11 @@ def test_reset_link_leaves_the_address_bar_and_works_once(
     # The page can still be loaded again.
     page.reload()
     fill(page, new_password=NEW_PASSWORD)
-    button(page, "Save the new password").click()
+    button(page, "Save new password").click()
     expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
     page.goto(link)
     fill(page, new_password=FORGOTTEN)
-    button(page, "Save the new password").click()
+    button(page, "Save new password").click()
 
     expect(page.get_by_role("alert")).to_contain_text("Invalid or expired reset token")
 
@@ -231,10 +240,10 @@ def test_account_is_deleted_by_password_or_username(
     ada_page: Page, blog: Blog, confirmation: str
 ) -> None:
     ada_page.goto("/account")
-    form = open_dialog(ada_page, "Delete the account…", "Delete the account?")
+    form = open_dialog(ada_page, "Delete account…", "Delete your account?")
     fill(form, confirmation=confirmation)
 
-    button(form, "Delete the account").click()
+    button(form, "Delete account").click()
     button(dialog(ada_page, "Done"), "OK").click()
 
     ada_page.wait_for_url("/")
@@ -246,13 +255,13 @@ def test_wrong_confirmation_deletes_nothing(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     ada_page.goto("/account")
-    form = open_dialog(ada_page, "Delete the account…", "Delete the account?")
+    form = open_dialog(ada_page, "Delete account…", "Delete your account?")
     fill(form, confirmation="something else")
 
-    button(form, "Delete the account").click()
+    button(form, "Delete account").click()
 
-    expect(form.get_by_label("Your password or your username")).to_be_focused()
-    expect(form).to_contain_text("neither your password nor your username")
+    expect(form.get_by_label("Password or username")).to_be_focused()
+    expect(form).to_contain_text("doesn't match your password or username")
     assert blog.call("GET", "/api/users/me", ada)["id"] == ada.id
 
 
@@ -263,7 +272,7 @@ def test_deleted_post_is_not_where_back_leads(
     ada_page.goto("/forgot-password")
     ada_page.goto(f"/posts/{post['id']}")
     form = open_dialog(ada_page, "Delete", "Delete this post?")
-    button(form, "Delete").click()
+    button(form, "Delete post").click()
     button(dialog(ada_page, "Done"), "OK").click()
     ada_page.wait_for_url("/")
 

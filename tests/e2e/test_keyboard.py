@@ -65,16 +65,16 @@ def test_journey_by_keyboard_alone(page: Page, blog: Blog) -> None:
     form = dialog(page, "New post")
     expect(form.locator("[name=title]")).to_be_focused()
     page.keyboard.type("By hand")
-    type_into(page, "Text", "Not one click", form)
+    type_into(page, "Content", "Not one click", form)
     press(page, button(form, "Publish"), "Space")
-    press(page, dialog(page, "Done").get_by_role("link", name="Read it"))
+    press(page, dialog(page, "Done").get_by_role("link", name="View post"))
 
     expect(page.get_by_role("heading", level=1)).to_have_text("By hand")
     press(page, button(page, "Edit"))
     form = dialog(page, "Edit post")
     expect(form.locator("[name=title]")).to_be_focused()
-    type_into(page, "Text", "Nor a second one", form)
-    press(page, button(form, "Save"))
+    type_into(page, "Content", "Nor a second one", form)
+    press(page, button(form, "Save changes"))
     expect(dialog(page, "Done")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("article")).to_contain_text("Nor a second one")
@@ -82,7 +82,7 @@ def test_journey_by_keyboard_alone(page: Page, blog: Blog) -> None:
 
     press(page, button(page, "Delete"), "Space")
     form = dialog(page, "Delete this post?")
-    press(page, button(form, "Delete"))
+    press(page, button(form, "Delete post"))
     press(page, button(dialog(page, "Done"), "OK"))
     page.wait_for_url("/")
 
@@ -99,9 +99,9 @@ def test_account_is_managed_by_keyboard_alone(ada_page: Page, blog: Blog) -> Non
 
     type_into(ada_page, "Username", "Countess")
     ada_page.keyboard.press("Enter")
-    expect(ada_page.get_by_text("The profile is saved.")).to_be_visible()
-    press(ada_page, button(ada_page, "Delete the account…"))
-    form = dialog(ada_page, "Delete the account?")
+    expect(ada_page.get_by_text("Profile updated.")).to_be_visible()
+    press(ada_page, button(ada_page, "Delete account…"))
+    form = dialog(ada_page, "Delete your account?")
     expect(form.locator("[name=confirmation]")).to_be_focused()
     ada_page.keyboard.type("Countess")
     ada_page.keyboard.press("Enter")
@@ -116,8 +116,8 @@ def test_first_stop_skips_to_the_content(page: Page, ada: Person, blog: Blog) ->
     page.goto("/")
 
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_in_viewport()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
 

@@ -91,7 +91,7 @@ def test_post_is_read_without_scripts(
 
     expect(page.get_by_role("heading", level=1)).to_have_text("The title")
     expect(page.get_by_role("article")).to_contain_text("All of it")
-    page.get_by_role("link", name="More by ada").click()
+    page.get_by_role("link", name="More posts by ada").click()
     assert shown_ids(page) == [post["id"]]
 
 
@@ -159,7 +159,7 @@ def test_load_more_moves_the_focus_to_the_first_new_post(
     link = page.locator("[data-post]").nth(10).locator("[data-post-link]")
     expect(link).to_be_focused()
     expect(page.locator("[data-feed-status]")).to_have_text(
-        "5 more posts. That is all."
+        "Loaded 5 more posts. You've reached the end."
     )
 
 
@@ -170,7 +170,7 @@ def test_load_more_can_be_tried_again_after_a_failure(
     page.goto("/")
     page.route("**/api/posts?*", lambda route: route.abort(), times=1)
     load_more(page)
-    expect(page.locator("[data-feed-error]")).to_contain_text("cannot be reached")
+    expect(page.locator("[data-feed-error]")).to_contain_text("Can't reach the site")
 
     load_more(page)
 
@@ -289,10 +289,10 @@ def test_untitled_post_is_listed_by_its_first_words(
 @pytest.mark.parametrize(
     ("path", "next_step"),
     [
-        ("/", "Register to write the first post"),
-        ("/?page=9", "Go to the latest posts"),
-        ("/users/{}/posts", "Read the latest posts"),
-        ("/no-such-page", "Go to the latest posts"),
+        ("/", "Register to write a post"),
+        ("/?page=9", "Back to home"),
+        ("/users/{}/posts", "Read latest posts"),
+        ("/no-such-page", "Back to home"),
     ],
 )
 def test_empty_page_offers_a_next_step(
@@ -307,6 +307,6 @@ def test_empty_home_page_offers_writers_to_write(ada_page: Page) -> None:
     ada_page.goto("/")
     expect_signed_in(ada_page, "ada")
 
-    button(ada_page, "Write the first post").click()
+    button(ada_page, "Write a post").click()
 
     expect(ada_page.get_by_role("dialog", name="New post")).to_be_visible()

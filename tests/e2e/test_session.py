@@ -63,7 +63,7 @@ def test_registration_leads_back_by_way_of_the_login_page(
     page.goto(f"/users/{bob.id}/posts?page=1")
 
     navigation(page).get_by_role("link", name="Log in").click()
-    page.get_by_role("link", name="No account yet? Register").click()
+    page.get_by_role("link", name="Don't have an account? Register").click()
     fill(page, username="eve", email="eve@example.com", password=PASSWORD)
     button(page, "Register").click()
 
@@ -203,7 +203,7 @@ def test_lost_network_does_not_log_out(ada_page: Page) -> None:
     ada_page.goto("/account")
 
     expect(ada_page.get_by_role("main").get_by_role("alert").first).to_contain_text(
-        "cannot be reached"
+        "Can't reach the site"
     )
     expect(button(ada_page, "Log out")).to_be_visible()
 
@@ -216,4 +216,4 @@ def test_blocked_storage_is_explained_at_login(
 
     log_in(page, ada.email)
 
-    expect(page.get_by_role("alert")).to_contain_text("Allow it to store data")
+    expect(page.get_by_role("alert")).to_contain_text("Allow storage for this site")

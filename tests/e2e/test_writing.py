@@ -26,7 +26,7 @@ TEXT = "Two hours of thought"
 
 
 def content_of(form: Locator) -> Locator:
-    return form.get_by_label("Text", exact=True)
+    return form.get_by_label("Content", exact=True)
 
 
 def offer_in(form: Locator) -> Locator:
@@ -36,12 +36,12 @@ def offer_in(form: Locator) -> Locator:
 def abandon(form: Locator) -> None:
     """Close a dialog with unsaved text, and stand by it."""
     button(form, "Cancel").click()
-    button(form, "Close, keep the draft").click()
+    button(form, "Close and keep draft").click()
     expect(form).to_be_hidden()
 
 
 def published(page: Page) -> None:
-    expect(dialog(page, "Done")).to_contain_text("Your post is published.")
+    expect(dialog(page, "Done")).to_contain_text("Post published.")
 
 
 def sent_by(page: Page, method: str) -> list[Request]:
@@ -68,7 +68,7 @@ def test_draft_is_offered_after_the_tab_was_closed(ada_page: Page) -> None:
 
     expect(offer_in(form)).to_contain_text(f"Thoughts {TEXT}")
     expect(content_of(form)).to_have_value("")
-    button(form, "Use this text").click()
+    button(form, "Restore draft").click()
     expect(form.get_by_label("Title")).to_have_value("Thoughts")
     expect(content_of(form)).to_have_value(TEXT)
 
@@ -85,7 +85,7 @@ def test_draft_of_an_edit_is_offered_for_that_post_only(
     form = start_edit(ada_page, post)
 
     expect(content_of(form)).to_have_value("One")
-    button(form, "Use this text").click()
+    button(form, "Restore draft").click()
     expect(content_of(form)).to_have_value(TEXT)
 
 
@@ -113,10 +113,10 @@ def test_writing_past_an_offered_draft_loses_neither(ada_page: Page) -> None:
 
     form = start_post(ada_page)
     expect(offer_in(form)).to_contain_text("Second thoughts")
-    button(form, "Throw it away").click()
+    button(form, "Discard draft").click()
 
     expect(offer_in(form)).to_contain_text("First thoughts")
-    button(form, "Throw it away").click()
+    button(form, "Discard draft").click()
     expect(offer_in(form)).to_be_hidden()
     assert stored(ada_page, "draft:") == []
 
@@ -157,13 +157,13 @@ def test_draft_from_before_another_edit_says_so(
     abandon(form)
     form = open_dialog(ada_page, "Edit", "Edit post")
     expect(offer_in(form)).to_contain_text(TEXT)
-    expect(form.get_by_text("The post has been changed since.")).to_be_hidden()
+    expect(form.get_by_text("The post has been edited since then.")).to_be_hidden()
 
     blog.change(ada, post, "Two")
     form = start_edit(ada_page, post)
 
     expect(offer_in(form)).to_contain_text(TEXT)
-    expect(form.get_by_text("The post has been changed since.")).to_be_visible()
+    expect(form.get_by_text("The post has been edited since then.")).to_be_visible()
     expect(content_of(form)).to_have_value("Two")
 
 
@@ -171,9 +171,9 @@ def test_saved_edit_leaves_no_draft(ada_page: Page, blog: Blog, ada: Person) -> 
     form = start_edit(ada_page, blog.write(ada, "Before"))
     fill(form, content=TEXT)
 
-    button(form, "Save").click()
+    button(form, "Save changes").click()
 
-    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
     expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
     assert stored(ada_page, "draft:") == []
 
@@ -222,12 +222,12 @@ def test_session_that_ran_out_asks_inside_an_edit_too(
     form = start_edit(ada_page, blog.write(ada, "Before"))
     fill(form, content=TEXT)
     blog.end_sessions(ada)
-    button(form, "Save").click()
+    button(form, "Save changes").click()
 
     fill(form, password=PASSWORD)
-    button(form, "Save").click()
+    button(form, "Save changes").click()
 
-    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
     expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
 
 
@@ -243,7 +243,7 @@ def test_wrong_password_in_the_dialog_keeps_the_text(
     button(form, "Publish").click()
 
     expect(form.get_by_label("Password", exact=True)).to_be_focused()
-    expect(form).to_contain_text("This is not the password of the account.")
+    expect(form).to_contain_text("Incorrect password.")
     expect(content_of(form)).to_have_value(TEXT)
 
 
@@ -257,7 +257,7 @@ def test_text_goes_out_under_the_name_of_its_author_only(
     ada_page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
 
     button(form, "Publish").click()
-    expect(form).to_contain_text("enter the password of ada")
+    expect(form).to_contain_text("enter the password for ada")
     fill(form, password=PASSWORD)
     button(form, "Publish").click()
     published(ada_page)
@@ -276,11 +276,11 @@ def test_retry_sends_the_text_when_the_network_is_back(
     fill(form, content=TEXT)
     ada_page.context.set_offline(True)
     button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
     expect(content_of(form)).to_have_value(TEXT)
 
     ada_page.context.set_offline(False)
-    button(form, "Retry").click()
+    button(form, "Try again").click()
 
     published(ada_page)
     assert len(blog.post_ids()) == 1
@@ -297,7 +297,7 @@ def test_server_that_is_away_keeps_the_text_and_the_session(ada_page: Page) -> N
     button(form, "Publish").click()
     expect(form.get_by_role("alert").first).to_contain_text("try again in a moment")
 
-    button(form, "Retry").click()
+    button(form, "Try again").click()
 
     published(ada_page)
 
@@ -317,9 +317,9 @@ def test_answer_that_got_lost_makes_no_second_post(ada_page: Page, blog: Blog) -
     fill(form, content=TEXT)
     lose_answer(ada_page)
     button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
 
-    button(form, "Retry").click()
+    button(form, "Try again").click()
 
     published(ada_page)
     assert shown_ids(ada_page) == blog.post_ids()
@@ -333,13 +333,15 @@ def test_text_changed_after_an_answer_got_lost_is_not_lost(
     fill(form, content=TEXT)
     lose_answer(ada_page)
     button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
     fill(form, content=f"{TEXT} more")
-    button(form, "Retry").click()
-    expect(form.get_by_role("alert").first).to_contain_text("An earlier try did arrive")
+    button(form, "Try again").click()
+    expect(form.get_by_role("alert").first).to_contain_text(
+        "Your first attempt went through"
+    )
     assert f"{TEXT} more" in "".join(stored(ada_page, "draft:"))
 
-    button(form, "Retry").click()
+    button(form, "Try again").click()
 
     published(ada_page)
     assert len(blog.post_ids()) == 2
@@ -373,10 +375,10 @@ def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator
     form = start_edit(page, post)
     fill(form, content=TEXT)
     blog.change(ada, post, "Two")
-    button(form, "Save").click()
+    button(form, "Save changes").click()
     conflict = form.locator("[data-conflict]")
     expect(conflict).to_be_focused()
-    expect(conflict).to_contain_text("changed elsewhere")
+    expect(conflict).to_contain_text("edited elsewhere")
     expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
     expect(content_of(form)).to_have_value(TEXT)
     return form, post
@@ -388,9 +390,9 @@ def test_edit_that_comes_too_late_can_be_saved_all_the_same(
     form, post = save_over_another_edit(ada_page, blog, ada)
     assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two"
 
-    button(form, "Save my text instead").click()
+    button(form, "Keep my version").click()
 
-    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
     assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == TEXT
     assert stored(ada_page, "draft:") == []
 
@@ -400,14 +402,14 @@ def test_edit_that_comes_too_late_can_go_on_with_the_other_text(
 ) -> None:
     form, post = save_over_another_edit(ada_page, blog, ada)
 
-    button(form, "Go on with that text").click()
+    button(form, "Use current version").click()
 
     expect(content_of(form)).to_have_value("Two")
     expect(content_of(form)).to_be_focused()
     expect(offer_in(form)).to_contain_text(TEXT)
     fill(form, content="Two and a half")
-    button(form, "Save").click()
-    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    button(form, "Save changes").click()
+    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
     assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two and a half"
     assert TEXT in stored(ada_page, "draft:")[0]
 
@@ -419,9 +421,9 @@ def test_new_name_of_the_author_is_no_conflict(
     fill(form, content=TEXT)
     blog.call("PATCH", f"/api/users/{ada.id}", ada, json={"username": "ada l."})
 
-    button(form, "Save").click()
+    button(form, "Save changes").click()
 
-    expect(dialog(ada_page, "Done")).to_contain_text("Your changes are saved.")
+    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
     expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
 
 
@@ -432,7 +434,7 @@ def test_edited_post_says_so(ada_page: Page, blog: Blog, ada: Person) -> None:
     expect(edited).to_be_hidden()
 
     fill(form, content=TEXT)
-    button(form, "Save").click()
+    button(form, "Save changes").click()
 
     expect(edited).to_have_text(re.compile(r"^edited \w+ \d\d, \d{4}$"))
     from_script = edited.inner_text()
@@ -467,7 +469,7 @@ def test_empty_post_is_refused_at_the_field(ada_page: Page) -> None:
     button(form, "Publish").click()
 
     expect(content_of(form)).to_be_focused()
-    expect(content_of(form)).to_have_accessible_description("Please fill this in.")
+    expect(content_of(form)).to_have_accessible_description("This field is required.")
     expect(content_of(form)).to_have_attribute("aria-invalid", "true")
     assert sent == []
 
@@ -477,7 +479,7 @@ def test_error_of_the_server_appears_at_its_field(ada_page: Page, bob: Person) -
     expect(ada_page.get_by_label("Username", exact=True)).to_have_value("ada")
     fill(ada_page, email=bob.email)
 
-    button(ada_page, "Save the profile").click()
+    button(ada_page, "Save changes").click()
 
     email = ada_page.get_by_label("Email", exact=True)
     expect(email).to_be_focused()
@@ -521,7 +523,7 @@ def test_errors_are_said_at_the_field_with_focus(
         (79, ""),
         (80, "20 characters left."),
         (99, "1 character left."),
-        (101, "1 character too many."),
+        (101, "1 character over the limit."),
     ],
 )
 def test_title_counts_down_near_its_limit(
@@ -542,7 +544,7 @@ def test_closing_the_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
     fill(form, content=TEXT)
 
     ada_page.keyboard.press("Escape")
-    expect(button(form, "Go on writing")).to_be_focused()
+    expect(button(form, "Keep editing")).to_be_focused()
     ada_page.keyboard.press("Enter")
 
     expect(content_of(form)).to_be_focused()
