@@ -27,12 +27,13 @@ async function buildStyles() {
   });
   const [used] = await new PurgeCSS().purge({
     content: [
-      `${root}templates/*.html`,
+      `${root}templates/{*,posts/*}.html`,
       `${root}static/js/*.js`,
       `${bootstrap}/js/src/{collapse,modal,util/*}.js`,
     ],
     css: [{ raw: css }],
     safelist: ["data-bs-theme"],
+    variables: true,
   });
   const { code } = await esbuild.transform(used.css, { loader: "css", minify: true, legalComments: "none" });
   refuseDataAddresses(code);

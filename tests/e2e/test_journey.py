@@ -43,7 +43,7 @@ def choose_picture(page: Page, content: bytes) -> None:
 def panel(page: Page, heading: str) -> Locator:
     """One of the forms on the account page."""
     return page.locator(
-        ".panel", has=page.get_by_role("heading", name=heading, exact=True)
+        ".card", has=page.get_by_role("heading", name=heading, exact=True)
     )
 
 
