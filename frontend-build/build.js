@@ -1,6 +1,5 @@
-// Writes static/vendor/bootstrap-<version>/: the styles and scripts of Bootstrap that the
-// templates and scripts of this site use, and its licence. Run by `npm run build`, again
-// after a template begins to use another of Bootstrap's classes.
+// Writes static/vendor/bootstrap-<version>/: the parts of Bootstrap that the templates and
+// scripts use, and its license. Run `npm run build` after you use a new Bootstrap class.
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import esbuild from "esbuild";
@@ -11,7 +10,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const bootstrap = `${root}node_modules/bootstrap`;
 const { version } = JSON.parse(await readFile(`${bootstrap}/package.json`, "utf8"));
 const target = `${root}static/vendor/bootstrap-${version}`;
-const banner = `/*! Bootstrap v${version}, MIT licence, see LICENSE */`;
+const banner = `/*! Bootstrap v${version}, MIT license, see LICENSE */`;
 
 await mkdir(target, { recursive: true });
 await copyFile(`${bootstrap}/LICENSE`, `${target}/LICENSE`);
@@ -36,12 +35,12 @@ async function buildStyles() {
     variables: true,
   });
   const { code } = await esbuild.transform(used.css, { loader: "css", minify: true, legalComments: "none" });
-  refuseDataAddresses(code);
+  assertLoadsNothing(code);
   await writeFile(`${target}/bootstrap.min.css`, `${banner}\n${code}`);
 }
 
-function refuseDataAddresses(css) {
-  if (css.includes("url(")) throw new Error("The styles load something: the pages' policy forbids it");
+function assertLoadsNothing(css) {
+  if (css.includes("url(")) throw new Error("The styles load a URL, which the content security policy forbids");
 }
 
 async function buildScript() {

@@ -208,7 +208,7 @@ def edited_marks(page: str) -> list[str]:
     """What stands beside each post about its edit, if anything is to be seen of it."""
     # The empty card, which scripts fill, is in a template.
     page = re.sub(r"<template.*?</template>", "", page, flags=re.DOTALL)
-    marks = re.findall(r"<span data-post-edited([^>]*)>(.*?)</span>", page)
+    marks = re.findall(r"<span data-byline-target=.edited.([^>]*)>(.*?)</span>", page)
     return [mark for attributes, mark in marks if "hidden" not in attributes]
 
 

@@ -32,15 +32,20 @@ OWN_TEXTS = sorted(
     if file.is_file()
 )
 TEMPLATES = "\n".join(
-    file.read_text(encoding="utf-8") for file in (BASE_DIR / "templates").glob("*.html")
+    file.read_text(encoding="utf-8")
+    for file in (BASE_DIR / "templates").rglob("*.html")
 )
-BEHAVIOURS = sorted(
-    {
-        name
-        for names in re.findall(r"{% set behaviours = (\[.*?\]) %}", TEMPLATES)
-        for name in json.loads(names)
-    }
+SHARED_MODULES = re.findall(
+    r'^start\("([^"]+)"',
+    (STATIC_DIR / "js" / "main.js").read_text("utf-8"),
+    re.MULTILINE,
 )
+PAGE_MODULES = {
+    name
+    for names in re.findall(r"{% set modules = (\[.*?\]) %}", TEMPLATES)
+    for name in json.loads(names)
+}
+MODULES = sorted({*SHARED_MODULES, *PAGE_MODULES})
 PAGES = [
     "/",
     "/posts/{post}",
@@ -314,33 +319,39 @@ def test_own_file_loads_nothing_from_elsewhere(file: Path) -> None:
 # Modules
 
 
-def test_pages_name_behaviours() -> None:
-    assert {"login", "load-more", "account-page"} <= set(BEHAVIOURS)
+def test_pages_name_their_modules() -> None:
+    assert {"navbar", "login", "load-more", "account-page"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("name", BEHAVIOURS)
-def test_behaviour_can_be_started(name: str) -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_started_by_its_attribute(name: str) -> None:
     script = (STATIC_DIR / "js" / f"{name}.js").read_text(encoding="utf-8")
 
     assert re.search(r"^export function init\(", script, re.MULTILINE)
+    # Some modal ids are attributes, too: see confirm_delete.
+    assert re.search(rf"data-{name}[\s=>{{]|confirm_delete\(\"{name}\"", TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"data-(?!bs-)([\w-]+)-target=", TEMPLATES)))
+)
+def test_targets_are_named_after_a_module(name: str) -> None:
+    script = (STATIC_DIR / "js" / f"{name}.js").read_text(encoding="utf-8")
+
+    assert re.search(rf'findTargets\([^"]+, "{name}"\)', script)
 
 
 def test_every_module_belongs_to_a_page() -> None:
-    classic_or_of_the_docs = {
-        "first-paint.js",
-        "swagger.js",
-        "redoc.js",
-        "trusted-html.js",
-    }
+    outside_of_main = {"boot.js", "swagger.js", "redoc.js", "trusted-types.js"}
     modules = {file.name for file in (STATIC_DIR / "js").iterdir()}
 
-    used = {Path(path).name for path in module_graph("main", *BEHAVIOURS)}
+    used = {Path(path).name for path in module_graph("main", *PAGE_MODULES)}
 
-    assert modules - used == classic_or_of_the_docs
+    assert modules - used == outside_of_main
 
 
 def test_module_graph_is_complete() -> None:
-    graph = module_graph("main", *BEHAVIOURS)
+    graph = module_graph("main", *PAGE_MODULES)
 
     imported = {
         (STATIC_DIR / path).parent.joinpath(name).resolve()

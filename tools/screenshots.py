@@ -64,15 +64,15 @@ def take_all(browser: Browser, url: str) -> None:
 
     page = new_page(browser, url, DESKTOP, "dark", token)
     page.goto(f"/posts/{longest['id']}")
-    page.locator("[data-owner-only]:not([hidden])").wait_for()
+    page.locator("[data-post-view-target=ownerActions]:not([hidden])").wait_for()
     take(page, "post-dark")
 
     page = new_page(browser, url, DESKTOP, "light", token)
     page.goto("/account")
     take(page, "account")
     page.goto("/")
-    page.locator("[data-bs-target='#create-post']").first.click()
-    dialog = page.locator("#create-post")
+    page.locator("[data-bs-target='#post-create']").first.click()
+    dialog = page.locator("#post-create")
     dialog.get_by_label("Title").fill("The tomatoes, at last")
     dialog.get_by_label("Content").fill(
         "Red, since this morning.\n\nIt took longer than one thinks, and less skill."

@@ -1,13 +1,13 @@
-// Hook: <form data-delete-account data-url="/api/users/ID"> with the password or the username.
+// Hook: <form data-account-delete data-url="/api/users/ID"> in a modal; the input named
+// confirmation takes the password or the username.
 import { request } from "./api.js";
 import { fetchToken, getCurrentUser, logout } from "./auth.js";
-import { onSubmit, showFieldErrors } from "./forms.js";
+import { onSubmit, showFieldErrors } from "./form.js";
 import { removeToken } from "./token.js";
 import { hideModal, showSuccess, withId } from "./utils.js";
 
-export function init(root = document) {
-  const form = root.querySelector("[data-delete-account]");
-  if (form) onSubmit(form, deleteAccount);
+export function init(form) {
+  onSubmit(form, deleteAccount);
 }
 
 async function deleteAccount(form) {
@@ -17,16 +17,16 @@ async function deleteAccount(form) {
     return;
   }
   await request(withId(form.dataset.url, user.id), { method: "DELETE" });
-  document.querySelector("[data-account]").setAttribute("data-account-deleted", "");
+  document.querySelector("[data-account-page]").setAttribute("data-deleted", "");
   removeToken();
   await hideModal(form.closest(".modal").id);
   showSuccess("Your account has been deleted.", { onClose: logout });
 }
 
-async function isConfirmed(user, typed) {
-  if (typed.trim() === user.username) return true;
+async function isConfirmed(user, text) {
+  if (text.trim() === user.username) return true;
   try {
-    await fetchToken(user.email, typed);
+    await fetchToken(user.email, text);
     return true;
   } catch (error) {
     if (error.status === 401) return false;

@@ -1,19 +1,17 @@
-// Hook: <div data-account>: only for those who are signed in.
+// Hook: <div data-account-page>: only for users who are logged in. It has data-deleted while
+// the confirmation that the account was deleted is shown.
 import { getCurrentUser, watchUser } from "./auth.js";
-import { goToLogin } from "./return-url.js";
+import { goToLogin } from "./login-redirect.js";
+import { findTargets } from "./utils.js";
 
-export function init(root = document) {
-  const page = root.querySelector("[data-account]");
-  if (!page) return;
+export function init(page) {
   watchUser((user) => {
-    // Not while the farewell is on screen: account-delete.js leads away itself.
-    if (!user && !page.hasAttribute("data-account-deleted")) goToLogin();
+    // Not while the confirmation is shown: account-delete.js leaves the page itself.
+    if (!user && !page.hasAttribute("data-deleted")) goToLogin();
   });
-  getCurrentUser().catch((error) => showError(page, error));
-}
-
-function showError(page, error) {
-  const place = page.querySelector("[data-account-error]");
-  place.textContent = error.message;
-  place.hidden = false;
+  getCurrentUser().catch(({ message }) => {
+    const { error } = findTargets(page, "account-page");
+    error.textContent = message;
+    error.hidden = false;
+  });
 }

@@ -1,75 +1,38 @@
-// Hook: <form data-picture-form data-url="/api/users/ID/picture" data-max-bytes="5242880">
-// with a file, its preview on a canvas, and a button to remove the picture.
+// Hook: <form data-account-picture data-url="/api/users/ID/picture"> with an input named
+// file and a button that removes the picture. picture-preview.js shows the pictures.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
-import { clearErrors, onSubmit, showErrors, showFieldErrors, showStatus } from "./forms.js";
-import { withId } from "./utils.js";
+import { clearErrors, onSubmit, showErrors, showStatus } from "./form.js";
+import { hidePreview, showAvatar } from "./picture-preview.js";
+import { findTargets, withId } from "./utils.js";
 
-const UNSUPPORTED_IMAGE = "That file isn't a supported image. Choose a JPEG, PNG, GIF, or WebP.";
-
-export function init(root = document) {
-  const form = root.querySelector("[data-picture-form]");
-  if (!form) return;
+export function init(form) {
+  const { remove } = findTargets(form, "account-picture");
   watchUser((user) => user && showPicture(form, user));
-  form.elements.file.addEventListener("change", () => preview(form));
-  const button = form.querySelector("[data-picture-delete]");
-  button.addEventListener("click", () => deletePicture(form, button));
-  onSubmit(form, upload);
+  remove.addEventListener("click", () => removePicture(form, remove));
+  onSubmit(form, uploadPicture);
 }
 
 function showPicture(form, user) {
-  form.querySelector("[data-avatar]").src = user.image_path;
-  form.querySelector("[data-picture-delete]").hidden = !user.image_file;
+  showAvatar(form, user);
+  findTargets(form, "account-picture").remove.hidden = !user.image_file;
 }
 
-async function preview(form) {
-  const [file] = form.elements.file.files;
-  clearErrors(form);
-  setPreviewShown(form, false);
-  if (!file) return;
-  if (file.size > Number(form.dataset.maxBytes)) {
-    showFieldErrors(form, { file: tooLargeText(form) });
-    return;
-  }
-  try {
-    drawSquare(form.querySelector("[data-picture-preview]"), await createImageBitmap(file));
-    setPreviewShown(form, true);
-  } catch {
-    showFieldErrors(form, { file: UNSUPPORTED_IMAGE });
-  }
-}
-
-function tooLargeText(form) {
-  return `That file is too large. The maximum is ${Math.floor(form.dataset.maxBytes / 1048576)} MB.`;
-}
-
-// A canvas, because the page allows no picture from a blob: or data: address.
-function drawSquare(canvas, bitmap) {
-  const side = Math.min(bitmap.width, bitmap.height);
-  const left = (bitmap.width - side) / 2;
-  const top = (bitmap.height - side) / 2;
-  canvas.getContext("2d").drawImage(bitmap, left, top, side, side, 0, 0, canvas.width, canvas.height);
-  bitmap.close();
-}
-
-function setPreviewShown(form, isShown) {
-  form.querySelector("[data-picture-preview]").hidden = !isShown;
-  form.querySelector("[data-avatar]").hidden = isShown;
-}
-
-async function upload(form) {
+async function uploadPicture(form) {
   const body = new FormData();
   body.append("file", form.elements.file.files[0]);
-  await change(form, form.dataset.url, { method: "PATCH", body }, "Picture updated.");
+  await changePicture(form, form.dataset.url, { method: "PATCH", body });
+  showStatus(form, "Picture updated.");
   form.reset();
-  setPreviewShown(form, false);
+  hidePreview(form);
 }
 
-async function deletePicture(form, button) {
+async function removePicture(form, button) {
   clearErrors(form);
   button.disabled = true;
   try {
-    await change(form, button.dataset.url, { method: "DELETE" }, "Picture removed.");
+    await changePicture(form, button.dataset.url, { method: "DELETE" });
+    showStatus(form, "Picture removed.");
     form.elements.file.focus();
   } catch (error) {
     showErrors(form, error);
@@ -78,9 +41,8 @@ async function deletePicture(form, button) {
   }
 }
 
-async function change(form, url, options, message) {
+async function changePicture(form, url, options) {
   const { id } = await getCurrentUser();
   showPicture(form, await request(withId(url, id), options));
   announceProfileChange();
-  showStatus(form, message);
 }

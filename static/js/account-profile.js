@@ -1,25 +1,23 @@
-// Hook: <form data-profile-form data-url="/api/users/ID"> with username and email.
+// Hook: <form data-account-profile data-url="/api/users/ID"> with username and email.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
-import { onSubmit, showStatus } from "./forms.js";
+import { onSubmit, showStatus } from "./form.js";
 import { withId } from "./utils.js";
 
-export function init(root = document) {
-  const form = root.querySelector("[data-profile-form]");
-  if (!form) return;
+export function init(form) {
   const { username, email } = form.elements;
   watchUser((user) => {
     if (!user) return;
-    // What has been typed meanwhile stays.
+    // Do not overwrite what the user has already typed.
     for (const input of [username, email]) {
       if (input.value === input.defaultValue) input.value = user[input.name];
       input.defaultValue = user[input.name];
     }
   });
-  onSubmit(form, save);
+  onSubmit(form, saveProfile);
 }
 
-async function save(form) {
+async function saveProfile(form) {
   const { username, email } = form.elements;
   const { id } = await getCurrentUser();
   const user = await request(withId(form.dataset.url, id), {

@@ -1,4 +1,4 @@
-// All talk with the API goes through `request`.
+// The only module that talks to the API: use `request`.
 import { getToken, removeToken } from "./token.js";
 import { getErrorMessage } from "./utils.js";
 
@@ -10,14 +10,14 @@ const UNAVAILABLE = "This isn't available right now. Please try again in a momen
 const STILL_RUNNING = "Your first attempt is still being processed. Please try again in a moment.";
 const SESSION_EXPIRED = "Your session has expired. Please log in again.";
 
-// The API names no field when a rule that spans several rows or tables is broken.
-const FIELD_OF_MESSAGE = {
+// These errors of the API do not name the field.
+const FIELD_BY_MESSAGE = {
   "Username already exists": "username",
   "Email already registered": "email",
   "Current password is incorrect": "current_password",
 };
 
-/** What went wrong, in words for people; `fields` has the text for each input by name. */
+/** An error with a message for the user; `fields` has a message for each input by name. */
 export class ApiError extends Error {
   constructor(message, { status = 0, fields = {}, cause } = {}) {
     super(message, { cause });
@@ -28,32 +28,32 @@ export class ApiError extends Error {
 }
 
 /**
- * Send `json` or `body` and give back the JSON of the answer (null when it has none).
- * Only a 401 to a token ends the session; `anonymous` sends none.
+ * Send `json` or `body` and return the JSON of the response, or null if it has none.
+ * With `anonymous`, no token is sent, so a 401 does not end the session.
  */
 export async function request(url, options) {
-  return readJson(await exchange(url, options));
+  return readJson(await fetchResponse(url, options));
 }
 
-/** The JSON at `url`, and the tag by which a change of it can say what it changes. */
-export async function requestTagged(url) {
-  const response = await exchange(url);
-  return { json: await readJson(response), tag: response.headers.get("ETag") };
+/** Return the JSON at `url` and its ETag. */
+export async function requestWithETag(url) {
+  const response = await fetchResponse(url);
+  return { json: await readJson(response), etag: response.headers.get("ETag") };
 }
 
-async function exchange(url, { method = "GET", json, body, headers, anonymous = false } = {}) {
+async function fetchResponse(url, { method = "GET", json, body, headers, anonymous = false } = {}) {
   const token = anonymous ? null : getToken();
   const response = await send(url, {
     method,
-    headers: { ...headersFor(token, json), ...headers },
+    headers: { ...defaultHeaders(token, json), ...headers },
     body: json === undefined ? body : JSON.stringify(json),
   });
   if (response.ok) return response;
   if (response.status === 401 && token) removeToken(token);
-  throw await toError(response, token);
+  throw await createApiError(response, token);
 }
 
-function headersFor(token, json) {
+function defaultHeaders(token, json) {
   const headers = { Accept: "application/json" };
   if (token) headers.Authorization = `Bearer ${token}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
@@ -72,17 +72,17 @@ async function readJson(response) {
   return response.status === 204 ? null : response.json();
 }
 
-async function toError(response, token) {
+async function createApiError(response, token) {
   const { status } = response;
   if (status === 401 && token) return new ApiError(SESSION_EXPIRED, { status });
   if (status === 409) return new ApiError(STILL_RUNNING, { status });
-  if (status === 429) return new ApiError(waitMessage(response), { status });
+  if (status === 429) return new ApiError(rateLimitMessage(response), { status });
   if (status >= 500) return new ApiError(UNAVAILABLE, { status });
-  const answer = await response.json().catch(() => ({}));
-  return new ApiError(getErrorMessage(answer), { status, fields: fieldErrors(answer.detail) });
+  const data = await response.json().catch(() => ({}));
+  return new ApiError(getErrorMessage(data), { status, fields: fieldErrors(data.detail) });
 }
 
-function waitMessage(response) {
+function rateLimitMessage(response) {
   const seconds = Number(response.headers.get("Retry-After")) || 60;
   const minutes = Math.ceil(seconds / 60);
   const wait = seconds < 60 ? `${seconds} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
@@ -91,12 +91,12 @@ function waitMessage(response) {
 
 function fieldErrors(detail) {
   if (!Array.isArray(detail)) {
-    const field = FIELD_OF_MESSAGE[detail];
+    const field = FIELD_BY_MESSAGE[detail];
     return field ? { [field]: detail } : {};
   }
   const fields = {};
-  for (const problem of detail) {
-    fields[problem.loc?.at(-1)] ??= getErrorMessage({ detail: [problem] });
+  for (const error of detail) {
+    fields[error.loc?.at(-1)] ??= getErrorMessage({ detail: [error] });
   }
   return fields;
 }

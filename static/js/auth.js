@@ -1,4 +1,4 @@
-// Who is signed in in this browser.
+// The user who is logged in in this browser.
 import { request } from "./api.js";
 import { forgetToken, getToken, setToken } from "./token.js";
 
@@ -7,7 +7,7 @@ export { getToken, setToken };
 let cachedUser = null;
 let pendingUser = null;
 
-/** The signed-in user, or null; throws when the server cannot say. */
+/** Return the current user, or null; throw if the server can't tell. */
 export async function getCurrentUser() {
   if (!getToken()) return null;
   if (cachedUser) return cachedUser;
@@ -29,19 +29,19 @@ async function fetchUser() {
   }
 }
 
-/** Make the next question about the user go to the server again. */
+/** Make the next getCurrentUser() ask the server again. */
 export function clearUserCache() {
   cachedUser = null;
   pendingUser = null;
 }
 
-/** Call `show` with the user or null, now and whenever that changes. */
+/** Call `show` with the user, or null, now and after every change. */
 export function watchUser(show) {
   const update = async () => {
     try {
       show(await getCurrentUser());
     } catch {
-      // The server cannot say who it is: the page stays as it is, nobody is signed out.
+      // The server can't tell who it is: leave the page as it is and keep the session.
     }
   };
   document.addEventListener("session-change", update);
@@ -49,20 +49,20 @@ export function watchUser(show) {
   return update();
 }
 
-/** Tell everything that shows the user that their data have changed. */
+/** Update everything on the page that shows the user. */
 export function announceProfileChange() {
   clearUserCache();
   document.dispatchEvent(new Event("profile-change"));
 }
 
-/** Ask for a token; throws with status 401 when the password is wrong. */
+/** Return a new token; throw an ApiError with status 401 if the password is wrong. */
 export async function fetchToken(email, password) {
-  const answer = await request(document.documentElement.dataset.tokenUrl, {
+  const token = await request(document.documentElement.dataset.tokenUrl, {
     method: "POST",
     body: new URLSearchParams({ username: email, password }),
     anonymous: true,
   });
-  return answer.access_token;
+  return token.access_token;
 }
 
 export function logout() {
@@ -70,5 +70,5 @@ export function logout() {
   window.location.assign(document.documentElement.dataset.homeUrl);
 }
 
-// Registered while this module loads, so before any watcher asks again.
+// Added while this module loads, so that it runs before the listeners of watchUser.
 document.addEventListener("session-change", clearUserCache);

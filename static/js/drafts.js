@@ -1,12 +1,12 @@
-// Unpublished text in localStorage, under "draft:<user>:<post or new>:<one opening of the form>".
-// Each opening has its own key, so two tabs, or typing past an offered draft, lose nothing.
+// Unsaved text in localStorage, under "draft:<user>:<post or new>:<random>". Every time the
+// form opens it gets a new key, so that two tabs never overwrite each other's draft.
 import { keysWithPrefix, read, remove, write } from "./storage.js";
 
 export function newDraftKey(userId, postId) {
-  return prefixOf(userId, postId) + crypto.getRandomValues(new Uint32Array(4)).join("-");
+  return draftPrefix(userId, postId) + crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
 
-function prefixOf(userId, postId) {
+function draftPrefix(userId, postId) {
   return `draft:${userId}:${postId || "new"}:`;
 }
 
@@ -18,11 +18,11 @@ export function removeDraft(key) {
   remove(key);
 }
 
-/** The newest draft that says something else than `current`, or undefined. */
-export function findDraft(userId, postId, current) {
-  return keysWithPrefix(prefixOf(userId, postId))
+/** Return the newest draft that differs from `saved`, or undefined. */
+export function findDraft(userId, postId, saved) {
+  return keysWithPrefix(draftPrefix(userId, postId))
     .map((key) => ({ key, ...parse(read(key)) }))
-    .filter((draft) => (draft.title || draft.content) && differs(draft, current))
+    .filter((draft) => (draft.title || draft.content) && differs(draft, saved))
     .sort((a, b) => b.savedAt - a.savedAt)
     .at(0);
 }
@@ -35,6 +35,6 @@ function parse(json) {
   try {
     return JSON.parse(json);
   } catch {
-    return {}; // not written by this module
+    return {}; // Not written by this module.
   }
 }

@@ -1,15 +1,16 @@
-// A post that was changed elsewhere while somebody edits it: both texts, to choose from.
-// Hook: <div data-conflict> inside the form of an edit.
+// Shows the current version of a post that was edited elsewhere while the author was writing.
+// Hook: <div data-edit-conflict> in a post form that edits a post.
+import { findTargets } from "./utils.js";
 
-/** Show the text that the server has; `keep` and `take` run when the author decides. */
-export function showConflict(form, { title, content }, { keep, take }) {
-  const box = boxOf(form);
-  box.querySelector("[data-conflict-title]").textContent = title;
-  box.querySelector("[data-conflict-content]").textContent = content;
-  box.querySelector("[data-conflict-keep]").onclick = keep;
-  box.querySelector("[data-conflict-take]").onclick = () => {
+export function showConflict(form, current, { onKeepMine, onUseCurrent }) {
+  const box = conflictBox(form);
+  const { title, content, keepMine, useCurrent } = findTargets(box, "edit-conflict");
+  title.textContent = current.title;
+  content.textContent = current.content;
+  keepMine.onclick = onKeepMine;
+  useCurrent.onclick = () => {
     hideConflict(form);
-    take();
+    onUseCurrent();
     form.elements.content.focus();
   };
   box.hidden = false;
@@ -17,10 +18,10 @@ export function showConflict(form, { title, content }, { keep, take }) {
 }
 
 export function hideConflict(form) {
-  const box = boxOf(form);
+  const box = conflictBox(form);
   if (box) box.hidden = true;
 }
 
-function boxOf(form) {
-  return form.querySelector("[data-conflict]");
+function conflictBox(form) {
+  return form.querySelector("[data-edit-conflict]");
 }

@@ -1,17 +1,16 @@
-// Hook: <form data-forgot-password-form data-url="/api/users/forgot-password"> with email.
+// Hook: <form data-forgot-password data-url="/api/users/forgot-password"> with email.
 import { request } from "./api.js";
-import { onSubmit, showStatus } from "./forms.js";
+import { onSubmit, showStatus } from "./form.js";
 
-export function init(root = document) {
-  const form = root.querySelector("[data-forgot-password-form]");
-  if (form) onSubmit(form, askForLink);
+export function init(form) {
+  onSubmit(form, requestResetLink);
 }
 
-async function askForLink(form) {
-  const answer = await request(form.dataset.url, {
+async function requestResetLink(form) {
+  const { message } = await request(form.dataset.url, {
     method: "POST",
     json: { email: form.elements.email.value.trim() },
     anonymous: true,
   });
-  showStatus(form, answer.message);
+  showStatus(form, message);
 }

@@ -1,21 +1,19 @@
-// Hook: <p data-infinite-scroll> around the button of load-more.js, which stays for those
-// who do not scroll.
-import { loadMore } from "./load-more.js";
+// Hook: <p data-infinite-scroll> at the end of a post list. The button of load-more.js stays
+// for keyboard users and for trying again.
+import { loadOlder } from "./post-list.js";
 
-const AHEAD = "400px";
+const DISTANCE = "400px";
 
-export function init(root = document) {
-  const end = root.querySelector("[data-infinite-scroll]");
-  if (!end) return;
-  const feed = end.closest("[data-feed]");
+export function init(pager) {
+  const list = pager.closest("[data-post-list]");
   const observer = new IntersectionObserver(
     async ([entry]) => {
       if (!entry.isIntersecting) return;
-      observer.unobserve(end);
-      // After a failure only the button tries again, so nothing is asked in a loop.
-      if (await loadMore(feed, Number(feed.dataset.limit))) observer.observe(end);
+      observer.unobserve(pager);
+      // After an error, only the button tries again: never send failing requests in a loop.
+      if (await loadOlder(list)) observer.observe(pager);
     },
-    { rootMargin: AHEAD },
+    { rootMargin: DISTANCE },
   );
-  observer.observe(end);
+  observer.observe(pager);
 }

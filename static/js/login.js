@@ -1,16 +1,14 @@
-// Hook: <form data-login-form> with email and password.
+// Hook: <form data-login> with email and password.
 import { fetchToken, setToken, watchUser } from "./auth.js";
-import { onSubmit, showFieldErrors } from "./forms.js";
-import { goBack } from "./return-url.js";
+import { onSubmit, showFieldErrors } from "./form.js";
+import { goBack } from "./login-redirect.js";
 
 const STORAGE_BLOCKED =
   "Your browser is blocking site storage, so we can't keep you logged in. Allow storage for this site, then try again.";
 
-export function init(root = document) {
-  const form = root.querySelector("[data-login-form]");
-  if (!form) return;
+export function init(form) {
   onSubmit(form, logIn);
-  // Those who are signed in already, or sign in in another tab.
+  // Already logged in, or logged in in another tab.
   watchUser((user) => user && goBack());
 }
 

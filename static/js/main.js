@@ -1,22 +1,30 @@
+// Each element with data-<module> is passed to that module's `init`: <form data-login> to
+// login.js. In it, the module finds elements with data-<module>-target="<name>".
 import * as characterCounter from "./character-counter.js";
-import * as logoutButton from "./logout-button.js";
+import * as loginRedirect from "./login-redirect.js";
 import * as modalFocus from "./modal-focus.js";
 import * as navbar from "./navbar.js";
 import * as passwordToggle from "./password-toggle.js";
 import * as postForm from "./post-form.js";
-import * as returnLinks from "./return-links.js";
-import * as theme from "./theme.js";
-import * as unsavedText from "./unsaved-text.js";
+import * as themeToggle from "./theme-toggle.js";
+import * as unsavedPrompt from "./unsaved-prompt.js";
 
-const ofEveryPage = [
-  theme, navbar, returnLinks, logoutButton, modalFocus, passwordToggle, characterCounter,
-  postForm, unsavedText,
-];
+// Imported statically, so that a modal never opens before its form is ready.
+start("theme-toggle", themeToggle);
+start("navbar", navbar);
+start("login-redirect", loginRedirect);
+start("modal-focus", modalFocus);
+start("password-toggle", passwordToggle);
+start("character-counter", characterCounter);
+start("post-form", postForm);
+start("unsaved-prompt", unsavedPrompt);
 
-for (const { init } of ofEveryPage) init();
+// The other modules of this page, from <html data-modules="login">.
+const names = document.documentElement.dataset.modules.split(" ").filter(Boolean);
+const modules = await Promise.all(names.map((name) => import(`./${name}.js`)));
 
-// Hook: <html data-behaviours="login">: what a page has beyond that, the others never fetch.
-const names = document.documentElement.dataset.behaviours.split(" ").filter(Boolean);
-const ofThisPage = await Promise.all(names.map((name) => import(`./${name}.js`)));
+names.forEach((name, index) => start(name, modules[index]));
 
-for (const { init } of ofThisPage) init();
+function start(name, { init }) {
+  for (const element of document.querySelectorAll(`[data-${name}]`)) init(element);
+}

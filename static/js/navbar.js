@@ -1,17 +1,19 @@
-// Hook: data-session on <html>, set before the first paint; data-user-link in the navbar.
-import { watchUser } from "./auth.js";
-import { withId } from "./utils.js";
+// Hook: <header data-navbar>. data-session on <html>, which boot.js sets first, decides
+// whether the links for users or for guests are visible.
+import { logout, watchUser } from "./auth.js";
+import { findTargets, withId } from "./utils.js";
 
-export function init(root = document) {
-  const link = root.querySelector("[data-user-link]");
+export function init(navbar) {
+  const targets = findTargets(navbar, "navbar");
+  targets.logout.addEventListener("click", logout);
   watchUser((user) => {
     document.documentElement.dataset.session = user ? "in" : "out";
-    if (user) showUser(link, user);
+    if (user) showUser(targets, user);
   });
 }
 
-function showUser(link, user) {
+function showUser({ user: link, username, avatar }, user) {
   link.href = withId(link.dataset.url, user.id);
-  link.querySelector("[data-user-name]").textContent = user.username;
-  link.querySelector("[data-avatar]").src = user.image_path;
+  username.textContent = user.username;
+  avatar.src = user.image_path;
 }

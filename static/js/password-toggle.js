@@ -1,15 +1,13 @@
-// Hook: <button data-show-password="id-of-the-input" aria-pressed="false">
-export function init(root = document) {
-  for (const button of root.querySelectorAll("[data-show-password]")) {
-    const input = document.getElementById(button.dataset.showPassword);
-    button.hidden = false;
-    button.addEventListener("click", () => setShown(button, input, input.type === "password"));
-    // Never sent, nor remembered by the browser, as plain text.
-    input.form.addEventListener("submit", () => setShown(button, input, false), { capture: true });
-  }
+// Hook: <button data-password-toggle="id-of-the-input" aria-pressed="false">
+export function init(button) {
+  const input = document.getElementById(button.dataset.passwordToggle);
+  button.hidden = false;
+  button.addEventListener("click", () => setVisible(button, input, input.type === "password"));
+  // Hide it before submitting, so that the browser never remembers it as plain text.
+  input.form.addEventListener("submit", () => setVisible(button, input, false), { capture: true });
 }
 
-function setShown(button, input, isShown) {
-  input.type = isShown ? "text" : "password";
-  button.ariaPressed = String(isShown);
+function setVisible(button, input, isVisible) {
+  input.type = isVisible ? "text" : "password";
+  button.ariaPressed = String(isVisible);
 }

@@ -1,17 +1,15 @@
-// The card of a post, cloned from <template data-post-template> and filled with text only.
-import { showDates } from "./post-dates.js";
-import { withId } from "./utils.js";
+// Hook: <li data-post-card> in a <template>, from posts/_card.html.
+import { showAuthor, showDates } from "./byline.js";
+import { findTargets, withId } from "./utils.js";
 
-export function makeCard(template, post) {
-  const card = template.content.cloneNode(true).querySelector("[data-post]");
-  const find = (hook) => card.querySelector(`[data-${hook}]`);
+export function createCard(template, post) {
+  const card = template.content.cloneNode(true).querySelector("[data-post-card]");
+  const { link, excerpt } = findTargets(card, "post-card");
   card.dataset.postId = post.id;
-  find("post-link").href = withId(find("post-link").dataset.url, post.id);
-  find("post-link").textContent = post.display_title;
-  find("author-link").href = withId(find("author-link").dataset.url, post.author.id);
-  find("author-name").textContent = post.author.username;
-  find("avatar").src = post.author.image_path;
+  link.href = withId(link.dataset.url, post.id);
+  link.textContent = post.display_title;
+  excerpt.textContent = post.excerpt;
+  showAuthor(card, post.author);
   showDates(card, post);
-  find("post-excerpt").textContent = post.excerpt;
   return card;
 }

@@ -1,23 +1,22 @@
-// Hook: <article data-post-view data-user-id="7">: its author can edit and delete it.
+// Hook: <article data-post-view data-author-id="7">: its author can edit and delete the post.
 import { watchUser } from "./auth.js";
-import { showDates } from "./post-dates.js";
+import { showDates } from "./byline.js";
+import { findTargets } from "./utils.js";
 
-export function init(root = document) {
-  const view = root.querySelector("[data-post-view]");
-  if (!view) return;
-  const controls = view.querySelector("[data-owner-only]");
+export function init(article) {
+  const { ownerActions } = findTargets(article, "post-view");
   watchUser((user) => {
-    controls.hidden = String(user?.id) !== view.dataset.userId;
+    ownerActions.hidden = String(user?.id) !== article.dataset.authorId;
   });
-  document.addEventListener("post-updated", ({ detail: post }) => show(view, post));
+  document.addEventListener("post-updated", ({ detail: post }) => show(article, post));
 }
 
-function show(view, post) {
-  const oldTitle = view.querySelector("[data-post-title]").textContent;
-  // Not `document.title`: that one has lost some of the white space.
+function show(article, post) {
+  const { title, content } = findTargets(article, "post-view");
+  // Not `document.title`, which collapses whitespace.
   const pageTitle = document.querySelector("title");
-  pageTitle.textContent = pageTitle.textContent.replace(oldTitle, () => post.display_title);
-  view.querySelector("[data-post-title]").textContent = post.display_title;
-  view.querySelector("[data-post-content]").textContent = post.content;
-  showDates(view, post);
+  pageTitle.textContent = pageTitle.textContent.replace(title.textContent, () => post.display_title);
+  title.textContent = post.display_title;
+  content.textContent = post.content;
+  showDates(article, post);
 }

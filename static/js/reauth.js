@@ -1,29 +1,30 @@
-// When the session runs out while somebody writes, the form itself asks for the password.
-// Hook: <div data-reauth> with an input named password, inside the form.
+// If the session expires while the author is writing, the form itself asks for the password.
+// Hook: <div data-reauth> with an input named password, in a form.
 import { fetchToken, getCurrentUser, setToken } from "./auth.js";
-import { showFieldErrors } from "./forms.js";
+import { showFieldErrors } from "./form.js";
+import { findTargets } from "./utils.js";
 
-/** Make `send` as `author`; gives null, with the question shown, when the session has ended. */
-export async function sendAs(author, form, send) {
-  const box = form.querySelector("[data-reauth]");
-  if (!(await isSignedIn(author, form, box))) return null;
+/** Return what `send()` returns, or null after asking for the password of `author`. */
+export async function withReauthentication(author, form, send) {
+  const prompt = form.querySelector("[data-reauth]");
+  if (!(await isLoggedIn(author, form, prompt))) return null;
   try {
-    const answer = await send();
-    hideQuestion(form);
-    return answer;
+    const result = await send();
+    hidePrompt(form);
+    return result;
   } catch (error) {
     if (error.status !== 401) throw error;
-    ask(author, form, box);
+    showPrompt(author, form, prompt);
     return null;
   }
 }
 
-async function isSignedIn(author, form, box) {
-  if (!box.hidden) return logIn(author, form);
-  // Somebody else may have logged in in another tab: the text is not theirs.
+async function isLoggedIn(author, form, prompt) {
+  if (!prompt.hidden) return logIn(author, form);
+  // Another user may have logged in in another tab: never publish this text as theirs.
   const user = await getCurrentUser();
   if (user?.id === author.id) return true;
-  ask(author, form, box);
+  showPrompt(author, form, prompt);
   return false;
 }
 
@@ -38,13 +39,13 @@ async function logIn(author, form) {
   }
 }
 
-function ask(author, form, box) {
-  box.hidden = false;
-  box.querySelector("[data-reauth-name]").textContent = author.username;
+function showPrompt(author, form, prompt) {
+  prompt.hidden = false;
+  findTargets(prompt, "reauth").username.textContent = author.username;
   form.elements.password.focus();
 }
 
-export function hideQuestion(form) {
+export function hidePrompt(form) {
   form.querySelector("[data-reauth]").hidden = true;
   form.elements.password.value = "";
 }

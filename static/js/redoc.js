@@ -1,7 +1,7 @@
-// Hook: <main id="redoc" data-openapi-url="/openapi.json">, after ReDoc's bundle.
-import "./trusted-html.js";
+// Hook: <main id="redoc" data-openapi-url="/openapi.json">. Runs after ReDoc's bundle.
+import "./trusted-types.js";
 
 const root = document.querySelector("#redoc");
 
-// The search would run in a worker made from a string, which the pages' policy forbids.
+// Search runs in a worker built from a string, which the content security policy forbids.
 window.Redoc.init(root.dataset.openapiUrl, { disableSearch: true }, root);

@@ -1,12 +1,10 @@
-// Hook: <form data-register-form data-url="/api/users"> with username, email, password.
+// Hook: <form data-register data-url="/api/users"> with username, email and password.
 import { request } from "./api.js";
 import { fetchToken, setToken, watchUser } from "./auth.js";
-import { onSubmit } from "./forms.js";
-import { goBack, goToLogin } from "./return-url.js";
+import { onSubmit } from "./form.js";
+import { goBack, goToLogin } from "./login-redirect.js";
 
-export function init(root = document) {
-  const form = root.querySelector("[data-register-form]");
-  if (!form) return;
+export function init(form) {
   onSubmit(form, register);
   watchUser((user) => user && goBack());
 }
@@ -20,7 +18,7 @@ async function register(form) {
   try {
     if (setToken(await fetchToken(email.value.trim(), password.value))) return goBack();
   } catch {
-    // The account is there; logging in by hand says best why it does not work now.
+    // The account exists; the login page will show why logging in failed.
   }
   return goToLogin();
 }

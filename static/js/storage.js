@@ -1,4 +1,4 @@
-// localStorage that never throws: it may be blocked or full, and the page must go on.
+// localStorage that never throws: it may be blocked or full, and the page must still work.
 
 export function read(key) {
   try {
@@ -8,7 +8,7 @@ export function read(key) {
   }
 }
 
-/** Tell whether the value is really kept. */
+/** Return whether the value was stored. */
 export function write(key, value) {
   try {
     localStorage.setItem(key, value);
@@ -22,7 +22,7 @@ export function remove(key) {
   try {
     localStorage.removeItem(key);
   } catch {
-    // what could not be written need not be removed
+    // Storage is blocked, so there is nothing to remove.
   }
 }
 

@@ -1,20 +1,20 @@
-// Hook: <main id="swagger-ui" data-openapi-url="/openapi.json">, after Swagger UI's bundle.
-import "./trusted-html.js";
+// Hook: <main id="swagger-ui" data-openapi-url="/openapi.json">. Runs after Swagger UI's bundle.
+import "./trusted-types.js";
 
 const root = document.querySelector("#swagger-ui");
 
-// Its own reading of "#/posts/create_post" takes each "_" for an old way to write a space.
-const links = {
+// Swagger UI itself reads each "_" in "#/posts/create_post" as an escaped space.
+const deepLinks = {
   statePlugins: {
     layout: {
       wrapActions: {
-        parseDeepLinkHash: (_original, system) => (hash) => openLinked(system, hash),
+        parseDeepLinkHash: (_original, system) => (hash) => openDeepLink(system, hash),
       },
     },
   },
 };
 
-function openLinked({ layoutActions, layoutSelectors }, hash) {
+function openDeepLink({ layoutActions, layoutSelectors }, hash) {
   const [tag, operation] = hash.replace(/^#!?\/?/, "").split("/");
   if (!tag) return;
   layoutActions.show(layoutSelectors.isShownKeyFromUrlHashArray([tag]), true);
@@ -28,9 +28,9 @@ window.SwaggerUIBundle({
   url: root.dataset.openapiUrl,
   domNode: root,
   deepLinking: true,
-  plugins: [links],
+  plugins: [deepLinks],
   persistAuthorization: true,
-  // Colouring long answers costs seconds, and their text is the same.
+  // Highlighting long responses takes seconds.
   syntaxHighlight: false,
   tryItOutEnabled: true,
   validatorUrl: null,

@@ -1,5 +1,5 @@
-// The access token of this browser. Every change, also one made in another tab, is told
-// as a "session-change" event on the document.
+// The access token of this browser. Every change, including one in another tab, dispatches
+// a "session-change" event on the document.
 import { read, remove, write } from "./storage.js";
 
 const KEY = "access_token";
@@ -8,21 +8,21 @@ export function getToken() {
   return read(KEY);
 }
 
-/** Tell whether the browser kept it: with storage blocked nobody can stay logged in. */
+/** Return whether the token was stored; if storage is blocked, users can't stay logged in. */
 export function setToken(token) {
-  const isKept = write(KEY, token);
+  const isStored = write(KEY, token);
   announce();
-  return isKept;
+  return isStored;
 }
 
-/** Forget the token; with `refused`, only while it is still that one. */
-export function removeToken(refused = getToken()) {
-  if (getToken() !== refused) return;
+/** Remove the token; with `rejected`, only if it is still the current one. */
+export function removeToken(rejected = getToken()) {
+  if (getToken() !== rejected) return;
   forgetToken();
   announce();
 }
 
-/** Forget it without a word, when this page is about to be left anyway. */
+/** Remove the token without an event, because the page is about to be left. */
 export function forgetToken() {
   remove(KEY);
 }
@@ -35,7 +35,7 @@ window.addEventListener("storage", (event) => {
   if (event.key === KEY || event.key === null) announce();
 });
 
-// A page that comes back from the browser's memory missed the storage events.
+// A page restored from the back/forward cache has missed storage events.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) announce();
 });

@@ -1,28 +1,36 @@
-// Small things that several behaviours need.
+// Helpers that several modules share.
 import { Modal } from "../vendor/bootstrap-5.3.9/bootstrap.esm.min.js";
 
 export const REQUIRED = "This field is required.";
 const UNKNOWN_ERROR = "An unexpected error occurred. Please try again.";
 
-/** A sentence for people from an error, or from an answer of the API with `detail`. */
+/** Return elements under `root` with data-<module>-target, by the names in that attribute. */
+export function findTargets(root, module) {
+  const attribute = `data-${module}-target`;
+  const elements = [...root.querySelectorAll(`[${attribute}]`)];
+  return Object.fromEntries(elements.map((element) => [element.getAttribute(attribute), element]));
+}
+
+/** Return a message for the user from an error, or from the API's `{ detail }`. */
 export function getErrorMessage(error) {
   const detail = error?.detail;
-  if (Array.isArray(detail)) return detail.map(problemText).join(" ") || UNKNOWN_ERROR;
+  if (Array.isArray(detail)) return detail.map(validationMessage).join(" ") || UNKNOWN_ERROR;
   return detail || error?.message || UNKNOWN_ERROR;
 }
 
-function problemText({ type, msg }) {
+function validationMessage({ type, msg }) {
   if (type === "missing") return REQUIRED;
   const text = msg.replace(/^(Value error,|String) /, "It ");
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
+/** Return "1 post" or "2 posts". */
 export function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** Length as the server counts it: an emoji is one character, not two. */
-export function lengthOf(text) {
+/** Count code points as the server does: an emoji is one character, not two. */
+export function characterCount(text) {
   return [...text].length;
 }
 
@@ -31,7 +39,7 @@ export function escapeHtml(text) {
   return String(text).replace(/[&<>"']/g, (character) => entities[character]);
 }
 
-/** "November 03, 2026", the UTC day in every time zone, as the server prints it. */
+/** Return "November 03, 2026": the day in UTC, as the server formats it. */
 export function formatDate(dateString) {
   return new Date(dateString).toLocaleDateString("en-US", {
     month: "long",
@@ -41,6 +49,11 @@ export function formatDate(dateString) {
   });
 }
 
+/** Insert an id into a URL from the server: "/users/ID/posts". */
+export function withId(url, id) {
+  return url.replace("ID", id);
+}
+
 export function showModal(id) {
   const element = document.getElementById(id);
   const opener = document.activeElement;
@@ -48,7 +61,7 @@ export function showModal(id) {
   Modal.getOrCreateInstance(element).show();
 }
 
-/** Resolves when the modal is gone and the focus is back where it was. */
+/** Resolve when the modal is hidden and the focus is back where it was. */
 export function hideModal(id) {
   const element = document.getElementById(id);
   const modal = Modal.getInstance(element);
@@ -59,33 +72,19 @@ export function hideModal(id) {
   });
 }
 
-/** Say that it worked; `link` leads to the result, `onClose` runs when it was read. */
+/** Show a success message; `link` leads to the result, `onClose` runs after it closes. */
 export function showSuccess(message, { link = null, onClose = null } = {}) {
-  const element = document.getElementById("success-modal");
-  const anchor = element.querySelector("[data-message-link]");
-  element.querySelector("[data-message]").textContent = message;
-  anchor.hidden = !link;
-  if (link) anchor.href = link;
-  if (onClose) element.addEventListener("hidden.bs.modal", onClose, { once: true });
+  const modal = document.getElementById("success-modal");
+  const targets = findTargets(modal, "utils");
+  targets.message.textContent = message;
+  targets.link.hidden = !link;
+  if (link) targets.link.href = link;
+  if (onClose) modal.addEventListener("hidden.bs.modal", onClose, { once: true });
   showModal("success-modal");
 }
 
 export function showError(error) {
-  const element = document.getElementById("error-modal");
-  element.querySelector("[data-message]").textContent = getErrorMessage(error);
+  const { message } = findTargets(document.getElementById("error-modal"), "utils");
+  message.textContent = getErrorMessage(error);
   showModal("error-modal");
-}
-
-/** Where `path` leads if that is a page of this site, else null: never to a stranger's. */
-export function sameOriginUrl(path) {
-  // "//[" is no address at all.
-  if (!path?.startsWith("/") || !URL.canParse(path, window.location.origin)) return null;
-  // Parsed as the browser will: "//evil" and "/\evil" name another host.
-  const url = new URL(path, window.location.origin);
-  return url.origin === window.location.origin ? url.href : null;
-}
-
-/** Fill the place of an id in an address that the server gave: "/users/ID/posts". */
-export function withId(url, id) {
-  return url.replace("ID", id);
 }

@@ -372,7 +372,7 @@ def log_in(page: Page, person_email: str, password: str = PASSWORD) -> None:
 
 def expect_signed_in(page: Page, name: str) -> None:
     """The navigation says who is logged in."""
-    expect(navigation(page).locator("[data-user-name]")).to_have_text(name)
+    expect(navigation(page).locator("[data-navbar-target=username]")).to_have_text(name)
 
 
 def expect_signed_out(page: Page) -> None:
@@ -382,7 +382,7 @@ def expect_signed_out(page: Page) -> None:
 
 def shown_ids(page: Page) -> list[int]:
     """The ids of the posts in the list, from top to bottom."""
-    ids: list[int] = page.locator("[data-post]").evaluate_all(
+    ids: list[int] = page.locator("[data-post-card]").evaluate_all(
         "cards => cards.map((card) => Number(card.dataset.postId))"
     )
     return ids

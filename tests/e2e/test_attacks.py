@@ -50,9 +50,14 @@ some_attacks = pytest.mark.parametrize("attacker", ATTACKS[:5:2], indirect=True)
 
 def shown_texts(page: Page) -> list[list[str]]:
     """Titles, names and excerpts of all posts in the list."""
-    hooks = ["post-link", "author-name", "post-excerpt"]
+    hooks = [
+        "post-card-target=link",
+        "byline-target=username",
+        "post-card-target=excerpt",
+    ]
     return [
-        page.locator(f"[data-post] [data-{hook}]").all_text_contents() for hook in hooks
+        page.locator(f"[data-post-card] [data-{hook}]").all_text_contents()
+        for hook in hooks
     ]
 
 
@@ -70,12 +75,12 @@ def test_attacks_stay_text_in_lists_by_server_and_by_script(
 
     page.goto("/?page=1")
     button(page, "Load more").click()
-    expect(page.locator("[data-post]")).to_have_count(len(ATTACKS))
+    expect(page.locator("[data-post-card]")).to_have_count(len(ATTACKS))
     partly_by_script = shown_texts(page)
     blog.write_many(blog.sign_up("ada"), 10)
     page.goto("/")
     button(page, "Load more").click()
-    expect(page.locator("[data-post]")).to_have_count(20)
+    expect(page.locator("[data-post-card]")).to_have_count(20)
     all_by_script = [texts[10:] for texts in shown_texts(page)]
 
     assert expected[0][::-1] == ATTACKS
@@ -95,9 +100,9 @@ def test_attack_stays_text_on_every_page(
     form = start_edit(page, post)
 
     expect(page).to_have_title(f"{attack} – FastAPI Blog")
-    assert page.locator("[data-post-content]").inner_text() == text
-    assert page.locator("[data-post-title]").inner_text() == attack
-    assert page.locator("[data-author-name]").first.inner_text() == attack
+    assert page.locator("[data-post-view-target=content]").inner_text() == text
+    assert page.locator("[data-post-view-target=title]").inner_text() == attack
+    assert page.locator("[data-byline-target=username]").first.inner_text() == attack
     assert form.get_by_label("Title").input_value() == attack
     assert form.get_by_label("Content", exact=True).input_value() == text
     page.goto(f"/users/{attacker.id}/posts")
@@ -117,13 +122,15 @@ def test_attack_stays_text_where_scripts_show_what_was_written(
     button(form, "Close and keep draft").click()
 
     form = start_post(page)
-    expect(form.locator("[data-draft-start]")).to_contain_text(f"{attack} ")
+    expect(form.locator("[data-draft-prompt-target=excerpt]")).to_contain_text(
+        f"{attack} "
+    )
     button(form, "Restore draft").click()
     blog.end_sessions(attacker)
     button(form, "Publish").click()
-    expect(form.locator("[data-reauth-name]")).to_have_text(attack)
+    expect(form.locator("[data-reauth-target=username]")).to_have_text(attack)
     fill(form, password=PASSWORD)
     button(form, "Publish").click()
 
-    expect(page.locator("[data-post-link]").first).to_have_text(attack)
-    expect(page.locator("[data-post-excerpt]").first).to_have_text(attack)
+    expect(page.locator("[data-post-card-target=link]").first).to_have_text(attack)
+    expect(page.locator("[data-post-card-target=excerpt]").first).to_have_text(attack)

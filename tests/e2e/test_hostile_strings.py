@@ -266,9 +266,9 @@ def test_hostile_texts_stay_text_in_lists_by_script(phone: Page, blog: Blog) -> 
     phone.goto("/")
     for shown in range(10, 11 + len(posts), 10):
         button(phone, "Load more").click()
-        expect(phone.locator("[data-post]").nth(shown)).to_be_attached()
+        expect(phone.locator("[data-post-card]").nth(shown)).to_be_attached()
 
-    *cards, expected = structure(phone, "[data-post]")[10:]
+    *cards, expected = structure(phone, "[data-post-card]")[10:]
     assert shown_list(phone)[10:-1] == list_of(posts)
     assert [card for card in cards if card != expected] == []
     expect_whole(phone, "a list")
@@ -278,20 +278,24 @@ def test_hostile_texts_stay_text_in_lists_by_server(phone: Page, blog: Blog) -> 
     posts = write_all(blog, CHOSEN)
     blog.write_many(sign_up(blog, "plain", "plain@example.com"), 10)
     phone.goto("/")
-    expected = structure(phone, "[data-post]")[0]
+    expected = structure(phone, "[data-post-card]")[0]
 
     for start in range(0, len(posts), 10):
         phone.goto(f"/?page={start // 10 + 2}")
 
         assert shown_list(phone) == list_of(posts[start : start + 10])
-        cards = structure(phone, "[data-post]")
+        cards = structure(phone, "[data-post-card]")
         assert [card for card in cards if card != expected] == []
         expect_whole(phone, f"page {start}")
 
 
 def shown_list(page: Page) -> list[tuple[str, ...]]:
     """Title, author and excerpt of all posts in the list."""
-    hooks = ("post-link", "post] [data-author-name", "post-excerpt")
+    hooks = (
+        "post-card-target=link",
+        "post-card] [data-byline-target=username",
+        "post-card-target=excerpt",
+    )
     return list(zip(*(texts(page, hook) for hook in hooks), strict=True))
 
 
@@ -335,7 +339,7 @@ def rename(blog: Blog, person: Person, name: str) -> str:
 
 def expect_named(page: Page, name: str) -> None:
     """The page knows who is there; on a narrow screen the name is in the menu."""
-    shown = navigation(page).locator("[data-user-name]")
+    shown = navigation(page).locator("[data-navbar-target=username]")
     expect(shown).to_have_text(" ".join(name.split()))
     assert shown.text_content() == name
 
@@ -364,7 +368,9 @@ def test_hostile_text_stays_text_on_the_page_of_its_post(
         assert title_of(page) == f"{name} – FastAPI Blog"
         expect_whole(page, string)
         page.goto("/account")
-        expect(page.locator("[data-profile-form] [name=username]")).to_have_value(name)
+        expect(page.locator("[data-account-profile] [name=username]")).to_have_value(
+            name
+        )
         expect_whole(page, string)
         assert cries == [], string
 
@@ -384,8 +390,11 @@ def test_hostile_text_stays_text_in_dialogs(
         mine = string.replace("\n", " ")[:90] + "!"
         fill(form, title=mine, content=mine)
         button(form, "Save changes").click()
-        expect(form.locator("[data-conflict]")).to_be_focused()
-        conflict = texts(page, "conflict-title") + texts(page, "conflict-content")
+        expect(form.locator("[data-edit-conflict]")).to_be_focused()
+        conflict = [
+            *texts(page, "edit-conflict-target=title"),
+            *texts(page, "edit-conflict-target=content"),
+        ]
         button(form, "Keep my version").click()
         expect(dialog(page, "Done")).to_be_visible()
 
@@ -413,9 +422,9 @@ def shown_post(page: Page) -> list[str]:
     """The texts of a post on its page."""
     return [
         title_of(page),
-        *texts(page, "post-title"),
-        *texts(page, "post-content"),
-        *texts(page, "author-name"),
+        *texts(page, "post-view-target=title"),
+        *texts(page, "post-view-target=content"),
+        *texts(page, "byline-target=username"),
     ]
 
 
@@ -450,7 +459,9 @@ def test_hostile_address_stays_text_on_the_account_page(
 
     page.goto("/account")
 
-    expect(page.locator("[data-profile-form] [name=email]")).to_have_value(owner.email)
+    expect(page.locator("[data-account-profile] [name=email]")).to_have_value(
+        owner.email
+    )
     expect_whole(page, email)
 
 

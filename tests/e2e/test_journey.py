@@ -129,9 +129,9 @@ def test_new_post_is_on_top_of_the_home_page(
     blog.write(bob, "An older one")
 
     publish(ada_page, "News", "Hello")
-    by_script = ada_page.locator("[data-post]").first.inner_text()
+    by_script = ada_page.locator("[data-post-card]").first.inner_text()
     ada_page.reload()
-    by_server = ada_page.locator("[data-post]").first.inner_text()
+    by_server = ada_page.locator("[data-post-card]").first.inner_text()
 
     assert by_script.split()[:2] == ["News", "ada"]
     assert by_script == by_server
@@ -188,7 +188,7 @@ def test_bad_picture_is_refused_before_it_is_sent(
     choose_picture(ada_page, content)
 
     expect(
-        panel(ada_page, "Profile picture").locator("[data-error-for]")
+        panel(ada_page, "Profile picture").locator("[data-form-error-for]")
     ).to_contain_text(text)
 
 

@@ -121,7 +121,7 @@ def test_first_stop_skips_to_the_content(page: Page, ada: Person, blog: Blog) ->
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
 
-    expect(page.locator("[data-post-link]").first).to_be_focused()
+    expect(page.locator("[data-post-card-target=link]").first).to_be_focused()
 
 
 def test_focus_stays_in_an_open_dialog(ada_page: Page) -> None:
@@ -152,4 +152,4 @@ def test_load_more_is_pressed_by_keyboard(page: Page, blog: Blog, ada: Person) -
 
     press(page, button(page, "Load more"))
 
-    expect(page.locator("[data-post-link]").nth(10)).to_be_focused()
+    expect(page.locator("[data-post-card-target=link]").nth(10)).to_be_focused()

@@ -23,7 +23,7 @@ AROUND_THE_WORLD = ["Pacific/Kiritimati", "UTC", "America/Los_Angeles"]
 def load_more(page: Page) -> None:
     """Press the button, and wait until what it brings is there."""
     button(page, "Load more").click()
-    expect(page.locator("[data-feed]")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("[data-post-list]")).to_have_attribute("aria-busy", "false")
 
 
 def load_everything(page: Page) -> None:
@@ -34,7 +34,7 @@ def load_everything(page: Page) -> None:
 
 def dates(page: Page) -> list[str]:
     """The days as the list prints them."""
-    return page.locator("[data-post-date]").all_text_contents()
+    return page.locator("[data-byline-target=posted]").all_text_contents()
 
 
 def top_of(card: Locator) -> float:
@@ -156,9 +156,11 @@ def test_load_more_moves_the_focus_to_the_first_new_post(
 
     load_more(page)
 
-    link = page.locator("[data-post]").nth(10).locator("[data-post-link]")
+    link = (
+        page.locator("[data-post-card]").nth(10).locator("[data-post-card-target=link]")
+    )
     expect(link).to_be_focused()
-    expect(page.locator("[data-feed-status]")).to_have_text(
+    expect(page.locator("[data-post-list-target=status]")).to_have_text(
         "Loaded 5 more posts. You've reached the end."
     )
 
@@ -170,12 +172,14 @@ def test_load_more_can_be_tried_again_after_a_failure(
     page.goto("/")
     page.route("**/api/posts?*", lambda route: route.abort(), times=1)
     load_more(page)
-    expect(page.locator("[data-feed-error]")).to_contain_text("Can't reach the site")
+    expect(page.locator("[data-post-list-target=error]")).to_contain_text(
+        "Can't reach the site"
+    )
 
     load_more(page)
 
     assert shown_ids(page) == ids
-    expect(page.locator("[data-feed-error]")).to_be_hidden()
+    expect(page.locator("[data-post-list-target=error]")).to_be_hidden()
 
 
 def test_load_more_pressed_twice_shows_nothing_twice(
@@ -187,7 +191,7 @@ def test_load_more_pressed_twice_shows_nothing_twice(
     with held(page, "**/api/posts?*"):
         button(page, "Load more").click()
         button(page, "Load more").click()
-    expect(page.locator("[data-post]")).to_have_count(20)
+    expect(page.locator("[data-post-card]")).to_have_count(20)
 
     assert shown_ids(page) == ids[:20]
 
@@ -199,7 +203,7 @@ def test_scrolling_loads_all_posts_of_an_author(
     page.goto(f"/users/{ada.id}/posts")
 
     for loaded in (10, 20, 30, 40, 45):
-        page.locator("[data-post]").nth(loaded - 1).scroll_into_view_if_needed()
+        page.locator("[data-post-card]").nth(loaded - 1).scroll_into_view_if_needed()
 
     assert shown_ids(page) == ids
 
@@ -213,10 +217,12 @@ def test_back_leads_to_the_same_place_in_the_list(
     card = page.locator(f"[data-post-id='{ids[26]}']")
     for loaded in (20, 30):
         page.evaluate("() => scrollTo({top: 1e6, behavior: 'instant'})")
-        expect(page.locator("[data-feed]")).not_to_have_attribute("aria-busy", "true")
+        expect(page.locator("[data-post-list]")).not_to_have_attribute(
+            "aria-busy", "true"
+        )
         if button(page, "Load more").is_visible() and path == "/":
             load_more(page)
-        page.locator("[data-post]").nth(loaded - 1).wait_for()
+        page.locator("[data-post-card]").nth(loaded - 1).wait_for()
     card.scroll_into_view_if_needed()
     before = top_of(card)
 
@@ -256,7 +262,7 @@ def test_white_space_of_a_text_is_shown_as_typed(
 
     page.goto(f"/posts/{post['id']}")
 
-    assert page.locator("[data-post-content]").inner_text() == text
+    assert page.locator("[data-post-view-target=content]").inner_text() == text
 
 
 @pytest.mark.parametrize(
@@ -271,7 +277,9 @@ def test_text_runs_in_its_own_direction(
 
     heading = page.get_by_role("heading", level=1)
     expect(heading).to_have_css("direction", direction)
-    expect(page.locator("[data-post-content]")).to_have_css("direction", direction)
+    expect(page.locator("[data-post-view-target=content]")).to_have_css(
+        "direction", direction
+    )
 
 
 def test_untitled_post_is_listed_by_its_first_words(

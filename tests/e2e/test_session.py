@@ -160,7 +160,7 @@ def test_navigation_does_not_jump_while_the_session_is_found_out(
     with held(page, "**/api/users/me"):
         page.goto("/")
         before = visible.evaluate_all(boxes)
-    expect(page.locator("[data-user-name]")).to_have_text("ada")
+    expect(page.locator("[data-navbar-target=username]")).to_have_text("ada")
 
     assert visible.evaluate_all(boxes) == before
 

@@ -30,7 +30,7 @@ def content_of(form: Locator) -> Locator:
 
 
 def offer_in(form: Locator) -> Locator:
-    return form.locator("[data-draft-offer]")
+    return form.locator("[data-draft-prompt]")
 
 
 def abandon(form: Locator) -> None:
@@ -376,7 +376,7 @@ def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator
     fill(form, content=TEXT)
     blog.change(ada, post, "Two")
     button(form, "Save changes").click()
-    conflict = form.locator("[data-conflict]")
+    conflict = form.locator("[data-edit-conflict]")
     expect(conflict).to_be_focused()
     expect(conflict).to_contain_text("edited elsewhere")
     expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
@@ -430,7 +430,7 @@ def test_new_name_of_the_author_is_no_conflict(
 def test_edited_post_says_so(ada_page: Page, blog: Blog, ada: Person) -> None:
     post: Json = blog.write(ada, "One")
     form = start_edit(ada_page, post)
-    edited = ada_page.locator("[data-post-edited]")
+    edited = ada_page.locator("[data-byline-target=edited]")
     expect(edited).to_be_hidden()
 
     fill(form, content=TEXT)
@@ -533,7 +533,7 @@ def test_title_counts_down_near_its_limit(
 
     fill(form, title="\N{GRINNING FACE}" * length)
 
-    expect(form.locator("[data-counter$=title]")).to_have_text(text)
+    expect(form.locator("[data-character-counter$=title]")).to_have_text(text)
 
 
 # Leaving

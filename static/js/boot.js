@@ -1,11 +1,11 @@
-// Classic and blocking, before any style: the first paint must already have the right
-// colours and the right half of the navigation. theme.js and navbar.js take over later.
+// A blocking script, so that the first paint has the right colors and navbar links.
+// theme-toggle.js and navbar.js take over later.
 (() => {
   const read = (key) => {
     try {
       return localStorage.getItem(key);
     } catch {
-      return null; // storage is blocked: the system decides about the colours
+      return null; // Storage is blocked: follow the system's theme.
     }
   };
   const root = document.documentElement;
@@ -15,8 +15,8 @@
   root.dataset.bsTheme = isDark ? "dark" : "light";
   root.dataset.session = read("access_token") ? "in" : "out";
   root.classList.add("js");
-  if (root.dataset.session === "out" && root.hasAttribute("data-members-only")) {
-    // As goToLogin in return-url.js, but before anything else of this page is fetched.
+  if (root.dataset.session === "out" && root.hasAttribute("data-login-required")) {
+    // Like goToLogin in login-redirect.js, but before the page loads anything else.
     const login = new URL(root.dataset.loginUrl, location.origin);
     login.searchParams.set("next", location.pathname + location.search);
     location.replace(login);

@@ -1,0 +1,34 @@
+// Offers a draft when the form opens: restore it, discard it, or leave it for later.
+// Hook: <div data-draft-prompt> in a post form.
+import { findDraft, removeDraft } from "./drafts.js";
+import { findTargets } from "./utils.js";
+
+const EXCERPT_LENGTH = 80;
+
+/** Offer the newest draft of this post; `onRestore(draft)` runs if the author restores it. */
+export function showDraftPrompt(form, author, saved, onRestore) {
+  const prompt = form.querySelector("[data-draft-prompt]");
+  const draft = findDraft(author.id, form.dataset.postId, saved);
+  prompt.hidden = !draft;
+  if (!draft) return;
+  const targets = findTargets(prompt, "draft-prompt");
+  describe(targets, draft, saved);
+  targets.restore.onclick = () => {
+    prompt.hidden = true;
+    onRestore(draft);
+  };
+  targets.discard.onclick = () => {
+    removeDraft(draft.key);
+    showDraftPrompt(form, author, saved, onRestore);
+    form.elements.content.focus();
+  };
+}
+
+function describe({ date, excerpt, outdated }, draft, saved) {
+  const savedAt = new Date(draft.savedAt);
+  const text = `${draft.title} ${draft.content}`.trim();
+  date.dateTime = savedAt.toISOString();
+  date.textContent = savedAt.toLocaleString("en-US", { dateStyle: "long", timeStyle: "short" });
+  outdated.hidden = draft.version === saved.version;
+  excerpt.textContent = text.length > EXCERPT_LENGTH ? `${text.slice(0, EXCERPT_LENGTH)}…` : text;
+}

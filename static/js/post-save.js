@@ -1,0 +1,54 @@
+// The requests of post-form.js.
+import { ApiError, request, requestWithETag } from "./api.js";
+import { differs, newDraftKey, saveDraft } from "./drafts.js";
+
+const KEY_REUSED = "Idempotency-Key was used for another request";
+const ALREADY_PUBLISHED =
+  "Your first attempt went through, so that version is already published. Try again to publish this one as well.";
+const DELETED_SINCE =
+  "Your post was already published, and then deleted. Try again to publish it once more.";
+
+/** Return the text of the post at `url`, with its version and ETag. */
+export async function fetchSavedPost(url) {
+  const { json: post, etag } = await requestWithETag(url);
+  return {
+    title: post.title,
+    // As a textarea normalizes it, or unchanged text would count as changed.
+    content: post.content.replace(/\r\n?/g, "\n"),
+    version: post.date_updated ?? post.date_posted,
+    etag,
+  };
+}
+
+export function keepDraft(editor, text) {
+  saveDraft(editor.draftKey, { ...text, version: editor.saved.version });
+}
+
+/** Publish the post; sent again after a lost response, it is not published twice. */
+export async function createPost(url, editor, text) {
+  try {
+    const headers = { "Idempotency-Key": editor.draftKey };
+    return await request(url, { method: "POST", json: text, headers });
+  } catch (error) {
+    const isDeleted = error.status === 404;
+    if (error.message !== KEY_REUSED && !isDeleted) throw error;
+    editor.draftKey = newDraftKey(editor.author.id, "");
+    keepDraft(editor, text);
+    throw new ApiError(isDeleted ? DELETED_SINCE : ALREADY_PUBLISHED);
+  }
+}
+
+/** Update the post; return null, and set `editor.saved`, if its text was edited elsewhere. */
+export async function updatePost(url, editor, text, attempts = 2) {
+  try {
+    const headers = { "If-Match": editor.saved.etag };
+    return await request(url, { method: "PUT", json: text, headers });
+  } catch (error) {
+    if (error.status !== 412) throw error;
+  }
+  const current = await fetchSavedPost(url);
+  // The ETag also changes with the author's name and picture: that is no conflict.
+  const isSameText = !differs(current, editor.saved);
+  editor.saved = current;
+  return isSameText && attempts > 1 ? updatePost(url, editor, text, attempts - 1) : null;
+}

@@ -1,0 +1,30 @@
+// Asks before unsaved text is left behind by closing its modal or leaving the page.
+// Hook: <div data-unsaved-prompt> in a form. The form has data-unsaved while it has changes.
+import { findTargets, hideModal } from "./utils.js";
+
+export function setUnsaved(form, isUnsaved) {
+  form.toggleAttribute("data-unsaved", isUnsaved);
+}
+
+export function init(prompt) {
+  const form = prompt.closest("form");
+  const modal = prompt.closest(".modal");
+  const { close, keepEditing } = findTargets(prompt, "unsaved-prompt");
+  window.addEventListener("beforeunload", (event) => {
+    if (form.hasAttribute("data-unsaved")) event.preventDefault();
+  });
+  modal.addEventListener("hide.bs.modal", (event) => {
+    if (!form.hasAttribute("data-unsaved")) return;
+    event.preventDefault();
+    prompt.hidden = false;
+    keepEditing.focus();
+  });
+  close.addEventListener("click", () => {
+    setUnsaved(form, false);
+    hideModal(modal.id);
+  });
+  keepEditing.addEventListener("click", () => {
+    prompt.hidden = true;
+    form.elements.content.focus();
+  });
+}
