@@ -5,13 +5,13 @@ import { findTargets } from "./utils.js";
 
 export function init(page) {
   const token = readAndHideToken();
-  const { form, incomplete } = findTargets(page, "reset-password");
-  form.hidden = !token;
+  const { card, form, incomplete } = findTargets(page, "reset-password");
+  card.hidden = !token;
   incomplete.hidden = Boolean(token);
   onSubmit(form, async () => {
     const { message } = await resetPassword(form, token);
     history.replaceState(null, "");
-    form.hidden = true;
+    card.hidden = true;
     showStatus(page, message);
   });
 }

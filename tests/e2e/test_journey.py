@@ -235,6 +235,13 @@ def test_reset_link_leaves_the_address_bar_and_works_once(
     expect(page.get_by_role("alert")).to_contain_text("Invalid or expired reset token")
 
 
+def test_incomplete_reset_link_shows_no_form(page: Page) -> None:
+    page.goto("/reset-password")
+
+    expect(page.get_by_text("This link is incomplete.")).to_be_visible()
+    expect(page.locator(".card")).to_be_hidden()
+
+
 @pytest.mark.parametrize("confirmation", ["ada", PASSWORD])
 def test_account_is_deleted_by_password_or_username(
     ada_page: Page, blog: Blog, confirmation: str
