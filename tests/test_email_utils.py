@@ -594,20 +594,21 @@ async def test_server_gets_three_deliveries_at_once(
     plain_server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = most = 0
+    three_are_running = asyncio.Event()
 
-    async def hang(*_: Any, sock: socket.socket, **__: Any) -> None:
+    async def deliver(*_: Any, sock: socket.socket, **__: Any) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            running -= 1
-            sock.close()
+        if running == 3:
+            three_are_running.set()
+        await three_are_running.wait()
+        # Long enough for a fourth one to arrive, if it could.
+        await asyncio.sleep(0.1)
+        running -= 1
+        sock.close()
 
-    monkeypatch.setattr(aiosmtplib, "send", hang)
-    monkeypatch.setattr(email_utils, "RETRY_SECONDS", ())
-    monkeypatch.setattr(email_utils, "DELIVERY_TIMEOUT", 0.05)
+    monkeypatch.setattr(aiosmtplib, "send", deliver)
 
     await asyncio.gather(*(send_reset() for _ in range(10)))
 

@@ -443,7 +443,7 @@ class TestPasswordResets:
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         send = AsyncMock()
-        monkeypatch.setattr("routers.users.send_address_changed_email", send)
+        monkeypatch.setattr("routers.users.send_notification", send)
         ada = await sign_up(client, "ada")
         path = f"/api/users/{await own_id(client, ada)}"
 
