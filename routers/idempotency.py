@@ -44,7 +44,7 @@ async def claim(
     that takes too long, and 422 if the key was used for another request.
     """
     fingerprint = hashlib.sha256(request.encode()).hexdigest()
-    fresh = {"fingerprint": fingerprint, "post_id": None, "created_at": now()}
+    fresh = {"fingerprint": fingerprint, "created_at": now()}
     is_expired = IdempotencyKey.created_at < now() - KEY_TTL
     statement = (
         insert(IdempotencyKey)
