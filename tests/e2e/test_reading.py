@@ -28,6 +28,8 @@ def load_more(page: Page) -> None:
 
 def load_everything(page: Page) -> None:
     """Press the button until it is gone."""
+    # A module of this page alone shows it, which may come after the load event.
+    button(page, "Load more").wait_for()
     while button(page, "Load more").is_visible():
         load_more(page)
 
