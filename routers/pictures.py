@@ -8,8 +8,8 @@ a row begins to refer to it cancels the deletion. Whatever fails in between,
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from fastapi import Request
@@ -45,11 +45,10 @@ UPLOAD_FAILED = Problem(
 MISSING_FILE = {"type": "missing", "loc": ("body", "file"), "msg": "File required"}
 
 # Each is kept in memory until it is decoded, and not on disk, which may be read-only.
+# What waits for a slot is not read yet, so it takes no memory.
 MAX_UPLOADS = 20
-MAX_UPLOADS_PER_USER = 5
 MultiPartParser.spool_max_size = settings.max_upload_size_bytes + 1
-uploads: list[int] = []
-"""The user ids of the uploads in progress."""
+upload_slots = asyncio.Semaphore(MAX_UPLOADS)
 
 # The client of the storage has timeouts too, but not for the queue in front of it.
 PUT_TIMEOUT = 10.0
@@ -72,13 +71,13 @@ NEXT_ORPHAN = (
 )
 
 
-async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
+async def picture_from(request: Request) -> tuple[bytes, str]:
     """Return the avatar made from the file in a request, and its filename.
 
     Raises:
         HTTPException: 400, if the file is invalid; 503, if the server is too busy.
     """
-    with upload_slot(user.id):
+    async with upload_slot():
         content = await read_file(request)
         try:
             async with asyncio.timeout(DECODE_TIMEOUT):
@@ -90,17 +89,19 @@ async def picture_from(request: Request, user: User) -> tuple[bytes, str]:
             raise UPLOAD_FAILED.error() from exc
 
 
-@contextmanager
-def upload_slot(user_id: int) -> Iterator[None]:
-    """Count an upload, and reject it if too many are in progress."""
-    if len(uploads) >= MAX_UPLOADS or uploads.count(user_id) >= MAX_UPLOADS_PER_USER:
+@asynccontextmanager
+async def upload_slot() -> AsyncIterator[None]:
+    """Wait until few enough uploads are in memory; raise 503 if that takes long."""
+    try:
+        async with asyncio.timeout(DECODE_TIMEOUT):
+            await upload_slots.acquire()
+    except TimeoutError as exc:
         # Nothing reads the body, so the connection can't be used again.
-        raise TOO_BUSY.error(Connection="close")
-    uploads.append(user_id)
+        raise TOO_BUSY.error(Connection="close") from exc
     try:
         yield
     finally:
-        uploads.remove(user_id)
+        upload_slots.release()
 
 
 async def read_file(request: Request) -> bytes:

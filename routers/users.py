@@ -457,7 +457,7 @@ async def upload_picture(request: Request, user: UserToDepict, db: DbSession) ->
     await db.commit()
     limit = RateLimit(settings.rate_limit_uploads_per_user, ("upload", str(user.id)))
     await rate_limit.count(limit)
-    picture, filename = await pictures.picture_from(request, user)
+    picture, filename = await pictures.picture_from(request)
     await pictures.upload(db, picture, filename)
     try:
         replaced = await enter_picture(db, user, filename)

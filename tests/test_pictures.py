@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from httpx import AsyncClient
@@ -30,11 +30,11 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def uploads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the uploads in progress, of which there are none."""
-    none: list[int] = []
-    monkeypatch.setattr(pictures, "uploads", none)
-    return none
+def slots(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
+    """Return the upload slots, of which there is one."""
+    slots = asyncio.Semaphore(1)
+    monkeypatch.setattr(pictures, "upload_slots", slots)
+    return slots
 
 
 async def silence() -> AsyncIterator[bytes]:
@@ -324,54 +324,16 @@ async def test_cleanup_goes_on_after_an_error(
 
 
 class TestUploads:
-    async def test_too_many_uploads_in_all_are_rejected(
-        self, client: AsyncClient, ada: dict[str, str], uploads: list[int]
-    ) -> None:
-        uploads += range(-pictures.MAX_UPLOADS, 0)
-
-        response = await upload(client, ada)
-
-        assert_busy(response)
-        assert response.headers["connection"] == "close"
-
-    async def test_too_many_uploads_of_one_user_are_rejected(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        bob: dict[str, str],
-        uploads: list[int],
-    ) -> None:
-        uploads += [await own_id(client, ada)] * pictures.MAX_UPLOADS_PER_USER
-
-        assert_busy(await upload(client, ada))
-        assert (await upload(client, bob)).status_code == 200
-
-    @pytest.mark.parametrize("content", [PHOTO, b"not a picture"])
-    async def test_upload_is_counted_until_it_is_decoded(
+    async def test_upload_without_a_slot_is_rejected_unread(
         self,
         client: AsyncClient,
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
-        uploads: list[int],
-        content: bytes,
+        slots: asyncio.Semaphore,
     ) -> None:
-        counted = []
-
-        def process(content: bytes) -> tuple[bytes, str]:
-            counted.extend(uploads)
-            return process_profile_image(content)
-
-        monkeypatch.setattr(pictures, "process_profile_image", process)
-        await upload(client, ada, content)
-
-        assert counted == [await own_id(client, ada)]
-        assert uploads == []
-
-    async def test_rejected_upload_is_not_read(
-        self, client: AsyncClient, ada: dict[str, str], uploads: list[int]
-    ) -> None:
-        uploads += range(-pictures.MAX_UPLOADS, 0)
+        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
         body = Body(1_000_000, start=b"--x\r\n")
+        await slots.acquire()
 
         response = await client.patch(
             f"/api/users/{await own_id(client, ada)}/picture",
@@ -380,15 +342,59 @@ class TestUploads:
         )
 
         assert_busy(response)
+        assert response.headers["connection"] == "close"
         assert body.read_bytes == 0
 
-    @pytest.mark.parametrize("content", [silence, trickle])
-    async def test_upload_that_does_not_arrive_is_counted_no_more(
+    async def test_upload_waits_for_a_slot(
         self,
         client: AsyncClient,
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
-        uploads: list[int],
+        slots: asyncio.Semaphore,
+    ) -> None:
+        arrived = asyncio.Event()
+
+        def acquire() -> Coroutine[None, None, Literal[True]]:
+            arrived.set()
+            return asyncio.Semaphore.acquire(slots)
+
+        await slots.acquire()
+        monkeypatch.setattr(slots, "acquire", acquire)
+        waiting = asyncio.create_task(upload(client, ada))
+        await arrived.wait()
+
+        slots.release()
+
+        assert (await waiting).status_code == 200
+
+    @pytest.mark.parametrize("content", [PHOTO, b"not a picture"])
+    async def test_slot_is_held_until_the_picture_is_decoded(
+        self,
+        client: AsyncClient,
+        ada: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        slots: asyncio.Semaphore,
+        content: bytes,
+    ) -> None:
+        held = []
+
+        def process(content: bytes) -> tuple[bytes, str]:
+            held.append(slots.locked())
+            return process_profile_image(content)
+
+        monkeypatch.setattr(pictures, "process_profile_image", process)
+        await upload(client, ada, content)
+
+        assert held == [True]
+        assert not slots.locked()
+
+    @pytest.mark.parametrize("content", [silence, trickle])
+    async def test_upload_that_does_not_arrive_frees_its_slot(
+        self,
+        client: AsyncClient,
+        ada: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        slots: asyncio.Semaphore,
         content: Callable[[], AsyncIterator[bytes]],
     ) -> None:
         monkeypatch.setattr(middleware, "BODY_TIMEOUT_PER_MIB", 0.01)
@@ -401,7 +407,7 @@ class TestUploads:
 
         assert response.status_code == 422
         assert response.json()["detail"][0]["msg"] == "The body did not arrive in time"
-        assert uploads == []
+        assert not slots.locked()
 
     async def test_large_file_is_not_written_to_disk(
         self,
