@@ -16,7 +16,7 @@ import models
 from config import settings
 from database import MAX_ID, DbSession
 from problems import Problem
-from workers import Workers
+from workers import BoundedExecutor
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 # A NumericDate may have a fraction (RFC 7519, section 2).
@@ -40,7 +40,7 @@ DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
 # Hashing is slow on purpose. What waits here is answered within the time that people
 # and programs are ready to wait; more would only wait longer. As nice as can be: at 10
 # a flood of logins made the slowest pages 2 to 4 times slower, at 19 less than twice.
-_hashing = Workers("hashing", threads=2, waiting=62, niceness=19)
+_hashing = BoundedExecutor("hashing", threads=2, waiting=62, niceness=19)
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
@@ -52,12 +52,15 @@ oauth2_scheme = OAuth2PasswordBearer(
 
 
 def hash_password(password: str) -> str:
-    """The Argon2 hash of a password, with salt and parameters. Slow: see `hashed`."""
+    """Return the Argon2 hash of a password, with its salt and parameters.
+
+    It takes long on purpose: in requests, use `hash_password_async`.
+    """
     return password_hash.hash(password)
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Whether the password is the one that was hashed. Slow: see `verified`.
+    """Whether the password is the one that was hashed. Slow: see `check_password`.
 
     No password is that of a hash of another kind, such as one that closes an account.
     """
@@ -67,30 +70,30 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
         return False
 
 
-async def hashed(password: str) -> str:
+async def hash_password_async(password: str) -> str:
     """`hash_password`, off the event loop.
 
     Raises:
-        Busy: Very many passwords are waiting to be hashed.
+        QueueFull: Very many passwords are waiting to be hashed.
     """
     return await _hashing.run(hash_password, password)
 
 
-async def verified(password: str, user: models.User | None) -> bool:
+async def check_password(password: str, user: models.User | None) -> bool:
     """Whether it is this user's password, off the event loop.
 
     Nobody's password is verified too: otherwise the time of the answer tells a stranger
     which addresses have an account.
 
     Raises:
-        Busy: Very many passwords are waiting to be hashed.
+        QueueFull: Very many passwords are waiting to be hashed.
     """
     stored = user.password_hash if user else DUMMY_HASH
     matches = await _hashing.run(verify_password, password, stored)
     return matches and user is not None
 
 
-def is_outdated(stored: str) -> bool:
+def needs_rehash(stored: str) -> bool:
     """Whether a hash was made with other parameters than the settings have now."""
     return password_hash.current_hasher.check_needs_rehash(stored)
 
@@ -106,7 +109,7 @@ def create_access_token(
         expires_delta: How long it lasts; `ACCESS_TOKEN_EXPIRE_MINUTES` by default.
     """
     lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
-    issued_at = models.now()
+    issued_at = models.utcnow()
     claims = {"ver": 0, **data, "iat": issued_at, "exp": issued_at + lifetime}
     return jwt.encode(claims, settings.signing_key, algorithm=settings.algorithm)
 

@@ -32,7 +32,9 @@ ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 
 # A key as long as the digest, as RFC 7518 (section 3.2) asks of HMAC signatures.
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-MAKE_A_KEY = 'python -c "import secrets; print(secrets.token_urlsafe(64))"'
+GENERATE_KEY = (
+    'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
+)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 RENAMED_SETTINGS = {
@@ -230,9 +232,9 @@ class Settings(BaseSettings):
         min_bytes = KEY_BYTES[self.algorithm]
         key = self.secret_key
         if key is None and self.is_production:
-            raise ValueError(f"SECRET_KEY: is missing; make one with: {MAKE_A_KEY}")
+            raise ValueError(f"SECRET_KEY: is missing; {GENERATE_KEY}")
         if key is not None and len(key.get_secret_value().encode()) < min_bytes:
-            text = f"has fewer than {min_bytes} bytes; make one with: {MAKE_A_KEY}"
+            text = f"has fewer than {min_bytes} bytes; {GENERATE_KEY}"
             raise ValueError(f"SECRET_KEY: {text}")
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
@@ -275,7 +277,7 @@ class Settings(BaseSettings):
             return self.allowed_hosts or ("*",)
         return (HttpUrl(self.frontend_url).host or "", *LOCAL_HOSTS)
 
-    def check_ready_to_serve(self) -> None:
+    def check_production_settings(self) -> None:
         """Raise `ConfigurationError` in production if `FRONTEND_URL` is missing."""
         if self.is_production and self.frontend_url is None:
             raise ConfigurationError(
@@ -316,10 +318,10 @@ class Settings(BaseSettings):
         """The key that signs access tokens; a local one is created if none is set."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
-        return local_key(self.var_dir / "secret_key")
+        return load_or_create_secret_key(self.var_dir / "secret_key")
 
 
-def local_key(path: Path) -> str:
+def load_or_create_secret_key(path: Path) -> str:
     """The random key kept at `path` with mode 0600, made when there is none."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,7 +133,7 @@ def start_embedded_server() -> dict[str, str]:
     return {"host": str(socket_dir), "user": server.user, "database": server.database}
 
 
-async def shut_down() -> None:
+async def dispose_engine() -> None:
     """Close all connections, and stop the embedded server unless others use it."""
     await engine.dispose()
     if settings.database_dsn is None:

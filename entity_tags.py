@@ -17,12 +17,12 @@ PART_BYTES = 128 * 1024
 OF_A_BODY = ("content-type", "content-length", "content-encoding")
 
 
-def entity_tag(representation: bytes) -> str:
+def etag_of(representation: bytes) -> str:
     """The strong tag of a representation: another one whenever a byte differs."""
     return f'"{hashlib.sha256(representation).hexdigest()[:32]}"'
 
 
-def lists_tag(condition: str, tag: str, *, weakly: bool = False) -> bool:
+def etag_matches(condition: str, tag: str, *, weakly: bool = False) -> bool:
     """Whether `If-Match`, or weakly `If-None-Match`, names a tag (section 8.8.3.2)."""
     if condition.strip() == "*":
         return True
@@ -72,10 +72,10 @@ class EntityTags:
 
 
 async def _tag_of(body: bytes) -> str:
-    """`entity_tag`, beside what else is done where it takes a while."""
+    """`etag_of`, beside what else is done where it takes a while."""
     if len(body) > PART_BYTES:
-        return await asyncio.to_thread(entity_tag, body)
-    return entity_tag(body)
+        return await asyncio.to_thread(etag_of, body)
+    return etag_of(body)
 
 
 async def send_in_parts(
@@ -140,7 +140,7 @@ class ConditionalRequests:
                     scope["method"] == "GET"
                     and message["status"] == 200
                     and "etag" in headers
-                    and lists_tag(known, headers["etag"], weakly=True)
+                    and etag_matches(known, headers["etag"], weakly=True)
                 )
                 if is_known:
                     await _send_not_modified(message, send)

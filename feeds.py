@@ -73,7 +73,7 @@ async def render_feed(
         "page": page,
         "feed": feed,
         "posts": posts,
-        "updated": max((post.last_changed for post in posts), default=NEVER),
+        "updated": max((post.updated_at for post in posts), default=NEVER),
     }
     return render(request, "atom.xml", "application/atom+xml", context)
 

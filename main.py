@@ -31,8 +31,8 @@ from database import (
     UNAVAILABLE_ERRORS,
     BackgroundDbSession,
     DatabaseUnavailable,
+    dispose_engine,
     is_unavailable,
-    shut_down,
     start_embedded_server,
 )
 from entity_tags import ConditionalRequests, EntityTags
@@ -53,8 +53,13 @@ from middleware import (
 )
 from problems import DATABASE_UNAVAILABLE, TOO_BUSY, answer_error
 from routers import documentation, pictures, posts, users
-from static_files import STATIC_DIR, CachedFiles, StaticTree, static_version
-from workers import Busy
+from static_files import (
+    STATIC_DIR,
+    ImmutableStaticFiles,
+    VersionedStaticFiles,
+    static_version,
+)
+from workers import QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +103,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     for warning in renamed_settings():
         logger.warning(warning)
-    settings.check_ready_to_serve()
+    settings.check_production_settings()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
         logging.getLogger(__name__).info("Data directory: %s", settings.var_dir)
@@ -111,7 +116,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     gc.unfreeze()
     cleanup.cancel()
     await asyncio.wait({cleanup})
-    await shut_down()
+    await dispose_engine()
 
 
 app = FastAPI(
@@ -220,8 +225,8 @@ async def answer_invalid_request(
     return answer_invalid(request, error)
 
 
-@app.exception_handler(Busy)
-async def answer_busy(request: Request, _error: Busy) -> Response:
+@app.exception_handler(QueueFull)
+async def answer_busy(request: Request, _error: QueueFull) -> Response:
     """A 503 while more is waiting than can be done soon."""
     return await answer_http_error(request, TOO_BUSY.error())
 
@@ -302,12 +307,12 @@ if settings.proxy_hops:
 
 for router in ROUTERS:
     app.include_router(router)
-app.mount("/static", StaticTree(directory=STATIC_DIR), name="static")
+app.mount("/static", VersionedStaticFiles(directory=STATIC_DIR), name="static")
 if settings.s3_bucket_name is None:
     app.mount(
         "/media",
         # The folder is made with the first picture.
-        CachedFiles(directory=settings.media_dir, check_dir=False),
+        ImmutableStaticFiles(directory=settings.media_dir, check_dir=False),
         name="media",
     )
 

@@ -34,12 +34,12 @@ IDEMPOTENCY_KEY_LENGTH = 255
 USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
 
 
-def now() -> datetime:
+def utcnow() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
 
 
-def fold(username: str) -> str:
+def casefold_username(username: str) -> str:
     """What two names have in common that differ in case alone.
 
     Caseless matching of the Unicode standard, definition D145, in composed form.
@@ -47,7 +47,7 @@ def fold(username: str) -> str:
     return unicodedata.normalize("NFC", username.casefold())
 
 
-def shorten(content: str, length: int) -> str:
+def truncate(content: str, length: int) -> str:
     """The beginning of a text, at most `length` characters, cut between two words."""
     if len(content) <= length:
         return content
@@ -97,7 +97,7 @@ class User(Base):
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
         """Keep the key that makes names unique in step with the name."""
-        self.username_key = fold(username)
+        self.username_key = casefold_username(username)
         return username
 
     @property
@@ -112,7 +112,7 @@ class User(Base):
         """The user who has this name, in whatever case."""
         return select(cls).where(
             or_(
-                cls.username_key == fold(username),
+                cls.username_key == casefold_username(username),
                 func.lower(cls.username) == func.lower(username),
             )
         )
@@ -125,7 +125,7 @@ class User(Base):
             .join(cls.reset_tokens)
             .where(
                 PasswordResetToken.token_hash == token_hash,
-                PasswordResetToken.expires_at > now(),
+                PasswordResetToken.expires_at > utcnow(),
             )
         )
 
@@ -154,7 +154,7 @@ class Post(Base):
     content: Mapped[str] = mapped_column(Text)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     date_posted: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), default=now, server_default=func.now()
+        DateTime(timezone=True), default=utcnow, server_default=func.now()
     )
     date_updated: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     likes: Mapped[int] = mapped_column(default=0, server_default="0")
@@ -164,17 +164,17 @@ class Post(Base):
     @property
     def display_title(self) -> str:
         """The title, or the first words of the content when it has none."""
-        return self.title or shorten(
+        return self.title or truncate(
             " ".join(self.content.lstrip()[:1000].split()), DISPLAY_TITLE_LENGTH
         )
 
     @property
     def excerpt(self) -> str:
         """The beginning of the content, for lists."""
-        return shorten(self.content.strip(), EXCERPT_LENGTH)
+        return truncate(self.content.strip(), EXCERPT_LENGTH)
 
     @property
-    def last_changed(self) -> datetime:
+    def updated_at(self) -> datetime:
         """When its text became what it is."""
         return self.date_updated or self.date_posted
 
@@ -184,7 +184,7 @@ class Post(Base):
         content = self.content if content is None else content
         if (title, content) != (self.title, self.content):
             self.title, self.content = title, content
-            self.date_updated = now()
+            self.date_updated = utcnow()
 
     @classmethod
     def newest_first(cls, author: "User | None" = None) -> Select["Post"]:
@@ -198,7 +198,7 @@ class Post(Base):
         return statement.order_by(cls.date_posted.desc(), cls.id.desc())
 
     @classmethod
-    def comes_after(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
+    def older_than(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
         """Whether a post comes, in this order, after a place in it."""
         return tuple_(cls.date_posted, cls.id) < (date_posted, post_id)
 
@@ -222,11 +222,11 @@ class IdempotencyKey(Base):
         ForeignKey("posts.id", ondelete="SET NULL"), index=True
     )
     created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), default=now, server_default=func.now(), index=True
+        DateTime(timezone=True), default=utcnow, server_default=func.now(), index=True
     )
 
 
-class DiscardedPicture(Base):
+class OrphanedPicture(Base):
     """A note that a stored picture is to be deleted, or never got a row to name it."""
 
     __tablename__ = "discarded_pictures"
@@ -248,7 +248,7 @@ class PasswordResetToken(Base):
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), default=now, server_default=func.now()
+        DateTime(timezone=True), default=utcnow, server_default=func.now()
     )
 
     user: Mapped["User"] = relationship(back_populates="reset_tokens", lazy="raise")

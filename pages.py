@@ -17,7 +17,7 @@ from middleware import content_security_policy
 from routers.paging import Window
 from routers.posts import FoundPost, PostPage, fetch_posts
 from routers.users import FoundUser
-from static_files import module_graph
+from static_files import modulepreloads
 
 # What a page says about an error; for the others the standard's own words will do.
 ERROR_TEXTS = {
@@ -75,7 +75,7 @@ environment.globals.update(
     absolute_url=absolute_url,
     format_date=format_date,
     iso_date=iso_date,
-    module_graph=module_graph,
+    modulepreloads=modulepreloads,
     limits={
         "title": models.TITLE_LENGTH,
         "username": models.USERNAME_LENGTH,

@@ -91,7 +91,7 @@ def normalize_email(value: str) -> str:
     return address
 
 
-def read_id(text: str) -> int:
+def parse_id(text: str) -> int:
     """An id from a path; Pydantic would also take `1.0`, `1_0` and white space.
 
     Raises:
@@ -106,7 +106,7 @@ def read_id(text: str) -> int:
 # Bounds are for the document only: what is outside them is not found.
 RowId = Annotated[
     int,
-    BeforeValidator(read_id),
+    BeforeValidator(parse_id),
     Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
 ]
 

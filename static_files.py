@@ -53,7 +53,7 @@ def _content_hash(_signature: Signature | None) -> str:
     return digest.hexdigest()
 
 
-def module_graph(*names: str) -> list[str]:
+def modulepreloads(*names: str) -> list[str]:
     """Paths under `static/` of these scripts and of all that they import in their turn.
 
     A page that names them gets them at once; otherwise the browser finds each only
@@ -76,7 +76,7 @@ def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
     return found
 
 
-class CachedFiles(StaticFiles):
+class ImmutableStaticFiles(StaticFiles):
     """Files that never change: what is new has a new name."""
 
     async def check_config(self) -> None:
@@ -89,7 +89,7 @@ class CachedFiles(StaticFiles):
         return response
 
 
-class StaticTree(StaticFiles):
+class VersionedStaticFiles(StaticFiles):
     """The files under `static/`, with or without a version before their path."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:

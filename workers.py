@@ -11,11 +11,11 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """As much work is waiting already as may wait."""
 
 
-class Workers:
+class BoundedExecutor:
     """Threads of one kind of work, which takes neither the event loop nor others'."""
 
     def __init__(
@@ -39,10 +39,10 @@ class Workers:
         """Call a function in one of the threads.
 
         Raises:
-            Busy: Too much is waiting; the function is not called.
+            QueueFull: Too much is waiting; the function is not called.
         """
         if not self._places.acquire(blocking=False):
-            raise Busy(self._name)
+            raise QueueFull(self._name)
         job = self._executor.submit(function, *arguments)
         # When the job is done and not when its caller is, who may have gone: its thread
         # goes on all the same.

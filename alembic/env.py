@@ -9,7 +9,7 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import models
-from database import DatabaseUnavailable, connect, shut_down
+from database import DatabaseUnavailable, connect, dispose_engine
 
 logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
@@ -41,7 +41,7 @@ async def migrate_online() -> None:
     except DatabaseUnavailable as error:
         raise SystemExit(f"The database cannot be reached: {error}") from None
     finally:
-        await shut_down()
+        await dispose_engine()
 
 
 def migrate_offline() -> None:

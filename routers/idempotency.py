@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import LOCK_NOT_AVAILABLE, sqlstate
-from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, now
+from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, utcnow
 from problems import Problem
 
 KEY_TTL = timedelta(hours=24)
@@ -44,8 +44,8 @@ async def claim(
     that takes too long, and 422 if the key was used for another request.
     """
     fingerprint = hashlib.sha256(request.encode()).hexdigest()
-    fresh = {"fingerprint": fingerprint, "created_at": now()}
-    is_expired = IdempotencyKey.created_at < now() - KEY_TTL
+    fresh = {"fingerprint": fingerprint, "created_at": utcnow()}
+    is_expired = IdempotencyKey.created_at < utcnow() - KEY_TTL
     statement = (
         insert(IdempotencyKey)
         .values(user_id=user.id, key=key, **fresh)
@@ -78,7 +78,7 @@ async def _prune(db: AsyncSession) -> None:
     """Delete some expired keys."""
     expired = (
         select(IdempotencyKey.id)
-        .where(IdempotencyKey.created_at < now() - KEY_TTL)
+        .where(IdempotencyKey.created_at < utcnow() - KEY_TTL)
         .limit(MAX_PRUNED)
         .with_for_update(skip_locked=True)
     )

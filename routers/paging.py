@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 
 from config import settings
 from database import MAX_ID
-from workers import Busy
+from workers import QueueFull
 
 MAX_PAGE_LENGTH = 100
 
@@ -100,7 +100,7 @@ async def get_window(
         async with asyncio.timeout(TURN_SECONDS):
             await _long_lists.acquire()
     except TimeoutError as error:
-        raise Busy("long lists") from error
+        raise QueueFull("long lists") from error
     try:
         yield window
     finally:

@@ -30,9 +30,9 @@ from image_utils import (
     process_profile_image,
     upload_profile_image,
 )
-from models import DiscardedPicture, User
+from models import OrphanedPicture, User
 from problems import TOO_BUSY, Problem
-from workers import Busy, Workers
+from workers import BoundedExecutor, QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ GRACE_PERIOD = timedelta(seconds=60)
 CLEANUP_INTERVAL = 15.0
 
 # This thread waits for the process that decodes pictures, one at a time.
-decoder = Workers("decoder", threads=1, waiting=MAX_UPLOADS)
-storage = Workers("storage", threads=16, waiting=48)
+decoder = BoundedExecutor("decoder", threads=1, waiting=MAX_UPLOADS)
+storage = BoundedExecutor("storage", threads=16, waiting=48)
 
 NEXT_ORPHAN = (
-    select(DiscardedPicture)
-    .where(DiscardedPicture.delete_after < func.now())
-    .order_by(DiscardedPicture.delete_after)
+    select(OrphanedPicture)
+    .where(OrphanedPicture.delete_after < func.now())
+    .order_by(OrphanedPicture.delete_after)
     .limit(1)
     # Other processes clean up at the same time.
     .with_for_update(skip_locked=True)
@@ -131,20 +131,20 @@ async def upload(db: AsyncSession, picture: bytes, filename: str) -> None:
     try:
         async with asyncio.timeout(PUT_TIMEOUT):
             await storage.run(upload_profile_image, picture, filename)
-    except (StorageError, Busy, TimeoutError) as exc:
+    except (StorageError, QueueFull, TimeoutError) as exc:
         logger.error("Picture not stored: %r", exc)
         raise UPLOAD_FAILED.error() from exc
 
 
 def schedule_deletion(db: AsyncSession, filename: str) -> None:
     """Have a picture deleted some time after the current transaction."""
-    db.add(DiscardedPicture(filename=filename, delete_after=func.now() + GRACE_PERIOD))
+    db.add(OrphanedPicture(filename=filename, delete_after=func.now() + GRACE_PERIOD))
 
 
 async def cancel_deletion(db: AsyncSession, filename: str) -> None:
     """Keep a picture, as a row refers to it; raise 503 if it is deleted already."""
-    canceled = delete(DiscardedPicture).where(DiscardedPicture.filename == filename)
-    if await db.scalar(canceled.returning(DiscardedPicture.id)) is None:
+    canceled = delete(OrphanedPicture).where(OrphanedPicture.filename == filename)
+    if await db.scalar(canceled.returning(OrphanedPicture.id)) is None:
         raise UPLOAD_FAILED.error()
 
 
@@ -165,7 +165,7 @@ async def delete_stored(filename: str | None) -> bool:
     try:
         async with asyncio.timeout(DELETE_TIMEOUT):
             await storage.run(delete_profile_image, filename)
-    except (StorageError, Busy, TimeoutError) as exc:
+    except (StorageError, QueueFull, TimeoutError) as exc:
         logger.warning("Picture %s not deleted yet: %r", filename, exc)
         return False
     return True

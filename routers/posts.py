@@ -13,7 +13,7 @@ import rate_limit
 from auth import INVALID_TOKEN, CurrentUser
 from config import settings
 from database import MAX_ID, DbSession, fetch_page
-from entity_tags import entity_tag, lists_tag
+from entity_tags import etag_matches, etag_of
 from models import Post, User
 from problems import TOO_BUSY, Problem, errors
 from rate_limit import RateLimit
@@ -69,7 +69,7 @@ async def fetch_posts(
     position, after = window.skip, None
     if window.cursor is not None:
         position = window.cursor.position
-        after = Post.comes_after(window.cursor.date_posted, window.cursor.post_id)
+        after = Post.older_than(window.cursor.date_posted, window.cursor.post_id)
     posts, total = await fetch_page(
         db,
         Post.newest_first(author),
@@ -145,7 +145,7 @@ IfMatch = Annotated[
 
 def tag_of(post: Post) -> str:
     """Return the ETag of a post: a hash of what a GET sends."""
-    return entity_tag(PostResponse.model_validate(post).model_dump_json().encode())
+    return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
 
 
 def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]]:
@@ -163,7 +163,7 @@ def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]
         post = await find_post(db, post_id, lock=True)
         if post.user_id != user.id:
             raise forbidden.error()
-        if if_match is not None and not lists_tag(if_match, tag_of(post)):
+        if if_match is not None and not etag_matches(if_match, tag_of(post)):
             raise CHANGED_MEANWHILE.error(ETag=tag_of(post))
         return post
 

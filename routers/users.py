@@ -33,12 +33,12 @@ from auth import (
     INVALID_TOKEN,
     CurrentUser,
     access_token_for,
+    check_password,
     generate_reset_token,
+    hash_password_async,
     hash_reset_token,
-    hashed,
-    is_outdated,
+    needs_rehash,
     unauthorized,
-    verified,
 )
 from config import settings
 from database import (
@@ -54,7 +54,7 @@ from email_utils import (
     send_notification,
     send_password_reset_email,
 )
-from models import PasswordResetToken, Post, User, now
+from models import PasswordResetToken, Post, User, utcnow
 from problems import TOO_BUSY, Problem, errors
 from rate_limit import ClientIP, RateLimit
 from routers import pictures
@@ -77,7 +77,7 @@ from schemas import (
     UserUpdate,
     normalize_email,
 )
-from workers import Busy
+from workers import QueueFull
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ async def create_user(
         user = User(
             username=new.username,
             email=new.email,
-            password_hash=await hashed(new.password),
+            password_hash=await hash_password_async(new.password),
         )
         db.add(user)
         await save_account(db, user)
@@ -258,10 +258,10 @@ async def create_token(
         user = await db.scalar(User.with_email(email_of(form)))
         # The connection goes back while the password is hashed.
         await db.commit()
-        if not await verified(form.password, user) or user is None:
+        if not await check_password(form.password, user) or user is None:
             keep_count()
             raise WRONG_LOGIN.error()
-    if is_outdated(user.password_hash):
+    if needs_rehash(user.password_hash):
         await rehash(db, user, form.password)
     return Token(access_token=access_token_for(user))
 
@@ -269,8 +269,8 @@ async def create_token(
 async def rehash(db: AsyncSession, user: User, password: str) -> None:
     """Hash a password anew; its tokens stay, as it is the same."""
     try:
-        password_hash = await hashed(password)
-    except Busy:
+        password_hash = await hash_password_async(password)
+    except QueueFull:
         # The next login will do as well.
         return
     statement = update(User).where(
@@ -571,7 +571,7 @@ async def replace_reset_token(db: AsyncSession, user: User) -> str:
         PasswordResetToken(
             user_id=user.id,
             token_hash=hash_reset_token(token),
-            expires_at=now() + lifetime,
+            expires_at=utcnow() + lifetime,
         )
     )
     await db.commit()
@@ -601,7 +601,7 @@ async def reset_password(
     await db.commit()
     if user is None:
         raise WRONG_RESET_TOKEN.error()
-    password_hash = await hashed(reset.new_password)
+    password_hash = await hash_password_async(reset.new_password)
     await lock_user(db, user)
     # Whoever deletes the token has used it; it may have been somebody else by now.
     used = await db.scalar(
@@ -652,10 +652,10 @@ async def change_password(
     verified_hash = user.password_hash
     limit = RateLimit(settings.rate_limit_password_per_user, ("password", str(user.id)))
     async with rate_limit.attempt(limit) as keep_count:
-        if not await verified(change.current_password, user):
+        if not await check_password(change.current_password, user):
             keep_count()
             raise WRONG_PASSWORD.error()
-    password_hash = await hashed(change.new_password)
+    password_hash = await hash_password_async(change.new_password)
     await lock_user(db, user)
     # Another change came first: what was verified is no longer the password.
     if user.password_hash != verified_hash:

@@ -21,7 +21,7 @@ from auth import (
     verify_access_token,
     verify_password,
 )
-from models import PasswordResetToken, User, now
+from models import PasswordResetToken, User, utcnow
 from tests.conftest import (
     PASSWORD,
     auth_header,
@@ -401,7 +401,7 @@ async def test_clocks_may_differ_by_some_seconds(
     client: AsyncClient, claim: str, seconds: int
 ) -> None:
     claims = await claims_of(client)
-    claims[claim] = now() + timedelta(seconds=seconds)
+    claims[claim] = utcnow() + timedelta(seconds=seconds)
 
     response = await client.get("/api/users/me", headers=signed(claims))
 
@@ -413,7 +413,7 @@ async def test_clocks_may_not_differ_by_more_than_the_leeway(
     client: AsyncClient, claim: str, seconds: int
 ) -> None:
     claims = await claims_of(client)
-    claims[claim] = now() + timedelta(seconds=seconds)
+    claims[claim] = utcnow() + timedelta(seconds=seconds)
 
     assert await rejected(client, signed(claims))
 
@@ -721,7 +721,7 @@ async def test_expired_reset_token_is_no_good(
     await create_test_user(client)
     token = await ask_for_token(client, mails)
 
-    past = now() - timedelta(seconds=1)
+    past = utcnow() - timedelta(seconds=1)
     await db.execute(update(PasswordResetToken).values(expires_at=past))
     await db.commit()
 

@@ -19,8 +19,8 @@ from config import (
     RENAMED_SETTINGS,
     ConfigurationError,
     Settings,
+    load_or_create_secret_key,
     load_settings,
-    local_key,
     renamed_settings,
 )
 from tests.conftest import VAR_DIR
@@ -213,21 +213,25 @@ def test_secrets_show_up_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_local_key_is_made_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "var" / "secret_key"
 
-    key = local_key(path)
+    key = load_or_create_secret_key(path)
 
-    assert local_key(path) == key
+    assert load_or_create_secret_key(path) == key
     assert len(key.encode()) >= 32
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_local_keys_differ_between_installations(tmp_path: Path) -> None:
-    assert local_key(tmp_path / "a") != local_key(tmp_path / "b")
+    assert load_or_create_secret_key(tmp_path / "a") != load_or_create_secret_key(
+        tmp_path / "b"
+    )
 
 
 def test_all_who_start_at_once_get_the_same_local_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
-        keys = set(threads.map(local_key, [tmp_path / "secret_key"] * 40))
+        keys = set(
+            threads.map(load_or_create_secret_key, [tmp_path / "secret_key"] * 40)
+        )
 
     assert len(keys) == 1
 
@@ -331,11 +335,11 @@ def test_production_without_an_address_of_the_site_is_not_ready(
     set_all(monkeypatch, {"DATABASE_URL": DATABASE, "SECRET_KEY": KEY})
 
     with pytest.raises(ConfigurationError, match="FRONTEND_URL: is missing"):
-        Settings().check_ready_to_serve()
+        Settings().check_production_settings()
 
 
 def test_one_machine_is_ready_with_nothing_set() -> None:
-    Settings().check_ready_to_serve()
+    Settings().check_production_settings()
 
 
 # The same, as an operator sees it

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
 from database import AsyncSessionLocal, DatabaseUnavailable, engine
-from models import IdempotencyKey, Post, User, now
+from models import IdempotencyKey, Post, User, utcnow
 from routers import idempotency
 from tests.conftest import create_post, own_id, sign_up
 
@@ -213,7 +213,7 @@ async def test_repeated_requests_do_not_count_as_posts(
 
 async def make_older(db: AsyncSession, age: timedelta) -> None:
     """Let all keys that there are have been used so long ago."""
-    await db.execute(update(IdempotencyKey).values(created_at=now() - age))
+    await db.execute(update(IdempotencyKey).values(created_at=utcnow() - age))
     await db.commit()
 
 

@@ -637,7 +637,7 @@ async def test_search_for_cycles_skips_what_was_there_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What it ends is needed by the tests that follow.
-    monkeypatch.setattr("main.shut_down", AsyncMock())
+    monkeypatch.setattr("main.dispose_engine", AsyncMock())
     monkeypatch.setattr("main.pictures.run_cleanup", AsyncMock())
 
     async with lifespan(app):

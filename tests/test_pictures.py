@@ -19,12 +19,12 @@ from image_utils import (
     process_profile_image,
     upload_profile_image,
 )
-from models import DiscardedPicture, now
+from models import OrphanedPicture, utcnow
 from routers import pictures
 from tests.conftest import Body, keys, own_id
 from tests.test_storage import INVALID, PHOTO, UPLOAD_FAILED, me, upload
 from tests.test_workers import assert_busy
-from workers import Workers
+from workers import BoundedExecutor
 
 DAY = timedelta(days=1)
 
@@ -53,12 +53,12 @@ async def trickle() -> AsyncIterator[bytes]:
 
 async def scheduled(db: AsyncSession) -> list[str]:
     """Return the pictures whose deletion is scheduled."""
-    return list((await db.scalars(select(DiscardedPicture.filename))).all())
+    return list((await db.scalars(select(OrphanedPicture.filename))).all())
 
 
 async def clean_up(db: AsyncSession) -> None:
     """Delete orphaned pictures as if the grace period were over."""
-    await db.execute(update(DiscardedPicture).values(delete_after=now() - DAY))
+    await db.execute(update(OrphanedPicture).values(delete_after=utcnow() - DAY))
     await db.commit()
     await pictures.delete_orphans(db)
 
@@ -245,7 +245,7 @@ class TestDeleteOrphans:
             pictures, "delete_profile_image", delete_while_another_cleans_up
         )
         async with AsyncSessionLocal() as db:
-            db.add(DiscardedPicture(filename="a.jpg", delete_after=now() - DAY))
+            db.add(OrphanedPicture(filename="a.jpg", delete_after=utcnow() - DAY))
             await db.commit()
 
             await pictures.delete_orphans(db)
@@ -263,7 +263,7 @@ class TestDeleteOrphans:
 
         monkeypatch.setattr(pictures, "delete_profile_image", fail)
         for filename in ("a.jpg", "b.jpg"):
-            db.add(DiscardedPicture(filename=filename, delete_after=now() - DAY))
+            db.add(OrphanedPicture(filename=filename, delete_after=utcnow() - DAY))
         await db.commit()
 
         await pictures.delete_orphans(db)
@@ -280,7 +280,9 @@ class TestDeleteOrphans:
 
         monkeypatch.setattr(pictures, "delete_profile_image", fail_for_a)
         for days, filename in ((2, "a.jpg"), (1, "b.jpg")):
-            db.add(DiscardedPicture(filename=filename, delete_after=now() - days * DAY))
+            db.add(
+                OrphanedPicture(filename=filename, delete_after=utcnow() - days * DAY)
+            )
         await db.commit()
 
         await pictures.delete_orphans(db)
@@ -427,7 +429,7 @@ class TestUploads:
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        full = Workers("full", threads=1, waiting=0)
+        full = BoundedExecutor("full", threads=1, waiting=0)
         full._places.acquire()
         monkeypatch.setattr(pictures, "decoder", full)
 

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from auth import hash_reset_token
 from database import AsyncSessionLocal
-from models import PasswordResetToken, Post, User, now
+from models import PasswordResetToken, Post, User, utcnow
 from tests.conftest import PASSWORD, create_post, keys, login_user, own_id, sign_up
 
 CROWD = 20
@@ -114,7 +114,7 @@ async def test_reset_token_works_once_for_all(concurrent_client: AsyncClient) ->
             PasswordResetToken(
                 user_id=await own_id(concurrent_client, headers),
                 token_hash=hash_reset_token("a-token"),
-                expires_at=now() + timedelta(hours=1),
+                expires_at=utcnow() + timedelta(hours=1),
             )
         )
         await session.commit()

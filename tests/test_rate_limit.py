@@ -30,7 +30,7 @@ from tests.conftest import (
     sign_up,
 )
 from tests.databases import free_port
-from workers import Busy
+from workers import QueueFull
 
 EMAIL = "ada@example.com"
 IP = "192.0.2.1"
@@ -302,7 +302,9 @@ class TestSuccessfulLogins:
     ) -> None:
         await create_test_user(client)
         with monkeypatch.context() as patch:
-            patch.setattr("routers.users.verified", AsyncMock(side_effect=Busy))
+            patch.setattr(
+                "routers.users.check_password", AsyncMock(side_effect=QueueFull)
+            )
             busy = [await log_in(client) for _ in range(4)]
 
         assert busy == [503] * 4

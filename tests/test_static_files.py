@@ -15,9 +15,9 @@ from config import BASE_DIR, settings
 from main import app, static_path
 from static_files import (
     STATIC_DIR,
-    CachedFiles,
-    StaticTree,
-    module_graph,
+    ImmutableStaticFiles,
+    VersionedStaticFiles,
+    modulepreloads,
     static_version,
 )
 from tests.conftest import create_post
@@ -75,7 +75,7 @@ def static_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr(static_files, "STATIC_DIR", copy)
     (route,) = [route for route in app.routes if getattr(route, "name", "") == "static"]
-    monkeypatch.setattr(route, "app", StaticTree(directory=copy))
+    monkeypatch.setattr(route, "app", VersionedStaticFiles(directory=copy))
     forget_version()
     return copy
 
@@ -345,13 +345,13 @@ def test_every_module_belongs_to_a_page() -> None:
     outside_of_main = {"boot.js", "swagger.js", "redoc.js", "trusted-types.js"}
     modules = {file.name for file in (STATIC_DIR / "js").iterdir()}
 
-    used = {Path(path).name for path in module_graph("main", *PAGE_MODULES)}
+    used = {Path(path).name for path in modulepreloads("main", *PAGE_MODULES)}
 
     assert modules - used == outside_of_main
 
 
 def test_module_graph_is_complete() -> None:
-    graph = module_graph("main", *PAGE_MODULES)
+    graph = modulepreloads("main", *PAGE_MODULES)
 
     imported = {
         (STATIC_DIR / path).parent.joinpath(name).resolve()
@@ -368,12 +368,12 @@ async def test_page_fetches_the_modules_it_needs_at_once(client: AsyncClient) ->
     page = (await client.get("/login")).text
 
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page)
-    assert preloaded == [static_path(path) for path in module_graph("main", "login")]
+    assert preloaded == [static_path(path) for path in modulepreloads("main", "login")]
     assert static_path("js/account-page.js") not in page
 
 
 async def test_folder_that_is_not_there_yet_has_no_files(tmp_path: Path) -> None:
-    files = CachedFiles(directory=tmp_path / "later", check_dir=False)
+    files = ImmutableStaticFiles(directory=tmp_path / "later", check_dir=False)
 
     async with AsyncClient(
         transport=ASGITransport(Starlette(routes=[Mount("/media", files)])),

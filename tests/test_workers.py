@@ -15,21 +15,21 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
 from auth import hash_reset_token
-from models import PasswordResetToken, User, now
+from models import PasswordResetToken, User, utcnow
 from tests.conftest import PASSWORD, own_id
-from workers import Busy, Workers
+from workers import BoundedExecutor, QueueFull
 
 
 @pytest.fixture
-def blocked() -> Iterator[tuple[Workers, threading.Event]]:
+def blocked() -> Iterator[tuple[BoundedExecutor, threading.Event]]:
     """One thread that is at work until it is let go, and one place to wait."""
     let_go = threading.Event()
-    yield Workers("test", threads=1, waiting=1), let_go
+    yield BoundedExecutor("test", threads=1, waiting=1), let_go
     let_go.set()
 
 
 async def test_work_is_done_in_a_thread_of_its_own() -> None:
-    workers = Workers("test", threads=1, waiting=0)
+    workers = BoundedExecutor("test", threads=1, waiting=0)
 
     name = await workers.run(lambda: threading.current_thread().name)
 
@@ -37,13 +37,13 @@ async def test_work_is_done_in_a_thread_of_its_own() -> None:
 
 
 async def test_what_is_too_much_is_refused_at_once(
-    blocked: tuple[Workers, threading.Event],
+    blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
     workers, let_go = blocked
     jobs = [asyncio.ensure_future(workers.run(let_go.wait)) for _ in range(2)]
     await asyncio.sleep(0)
 
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         await workers.run(let_go.wait)
 
     let_go.set()
@@ -51,7 +51,7 @@ async def test_what_is_too_much_is_refused_at_once(
 
 
 async def test_place_is_free_again_after_the_work_and_after_a_failure() -> None:
-    workers = Workers("test", threads=1, waiting=0)
+    workers = BoundedExecutor("test", threads=1, waiting=0)
 
     with pytest.raises(ZeroDivisionError):
         await workers.run(lambda: 1 / 0)
@@ -60,7 +60,7 @@ async def test_place_is_free_again_after_the_work_and_after_a_failure() -> None:
 
 
 async def test_place_is_taken_while_the_work_goes_on_that_nobody_waits_for(
-    blocked: tuple[Workers, threading.Event],
+    blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
     workers, let_go = blocked
     with pytest.raises(TimeoutError):
@@ -69,7 +69,7 @@ async def test_place_is_taken_while_the_work_goes_on_that_nobody_waits_for(
     waiting = asyncio.ensure_future(workers.run(let_go.wait))
     await asyncio.sleep(0)
 
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         await workers.run(let_go.wait)
 
     let_go.set()
@@ -78,7 +78,7 @@ async def test_place_is_taken_while_the_work_goes_on_that_nobody_waits_for(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
 async def test_threads_stand_back_and_nothing_else_does() -> None:
-    workers = Workers("test", threads=1, waiting=0, niceness=5)
+    workers = BoundedExecutor("test", threads=1, waiting=0, niceness=5)
     before = os.nice(0)
 
     inside = await workers.run(os.nice, 0)
@@ -93,7 +93,7 @@ async def test_threads_stand_back_and_nothing_else_does() -> None:
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more passwords can wait."""
-    full = Workers("full", threads=1, waiting=0)
+    full = BoundedExecutor("full", threads=1, waiting=0)
     full._places.acquire()
     monkeypatch.setattr(auth, "_hashing", full)
 
@@ -157,12 +157,12 @@ async def test_reset_beyond_what_can_wait_is_refused_and_can_be_repeated(
         PasswordResetToken(
             user_id=await own_id(client, ada),
             token_hash=hash_reset_token("a-token"),
-            expires_at=now().replace(year=now().year + 1, day=1),
+            expires_at=utcnow().replace(year=utcnow().year + 1, day=1),
         )
     )
     await db.commit()
     reset = {"token": "a-token", "new_password": "new horse 1"}
-    full = Workers("full", threads=1, waiting=0)
+    full = BoundedExecutor("full", threads=1, waiting=0)
     full._places.acquire()
 
     with monkeypatch.context() as patch:
@@ -198,10 +198,10 @@ async def test_login_works_when_there_is_no_time_for_a_new_hash(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def busy(_password: str) -> str:
-        raise Busy
+        raise QueueFull
 
-    monkeypatch.setattr("routers.users.is_outdated", lambda _stored: True)
-    monkeypatch.setattr("routers.users.hashed", busy)
+    monkeypatch.setattr("routers.users.needs_rehash", lambda _stored: True)
+    monkeypatch.setattr("routers.users.hash_password_async", busy)
     login = {"username": "ada@example.com", "password": PASSWORD}
 
     response = await client.post("/api/users/token", data=login)

@@ -21,9 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth import hash_password
 from config import settings
-from database import AsyncSessionLocal, DatabaseUnavailable, shut_down
+from database import AsyncSessionLocal, DatabaseUnavailable, dispose_engine
 from image_utils import process_profile_image, upload_profile_image
-from models import Post, User, fold, now
+from models import Post, User, casefold_username, utcnow
 
 PASSWORD = "demo password"  # noqa: S105 - it is printed, and only local databases get it
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -136,7 +136,7 @@ def random_post(rng: random.Random, users: list[User], number: int) -> Post:
         texts["title"] = ""
     elif number == POST_COUNT - 6:
         index, texts = len(users) - 1, DEMO["right_to_left"]
-    return Post(**texts, user_id=users[index].id, date_posted=now() - age)
+    return Post(**texts, user_id=users[index].id, date_posted=utcnow() - age)
 
 
 async def add_posts(db: AsyncSession, users: list[User]) -> None:
@@ -152,7 +152,9 @@ async def add_posts(db: AsyncSession, users: list[User]) -> None:
 async def seed() -> str:
     """Add all demo content in one transaction and return a message for the caller."""
     async with AsyncSessionLocal() as db:
-        first = select(User.id).where(User.username_key == fold(PEOPLE[0].name))
+        first = select(User.id).where(
+            User.username_key == casefold_username(PEOPLE[0].name)
+        )
         if await db.scalar(first) is not None:
             return "The demo content is already there; nothing was added."
         await add_posts(db, await add_users(db))
@@ -167,7 +169,7 @@ async def main() -> str:
     except DatabaseUnavailable as error:
         raise SystemExit(f"The database cannot be reached: {error}") from None
     finally:
-        await shut_down()
+        await dispose_engine()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from database import MAX_ID, Base
 from main import app
-from models import User, now
+from models import User, utcnow
 from tests.conftest import (
     PASSWORD,
     auth_header,
@@ -399,7 +399,7 @@ def sign_with_key_pair(claims: Claims, algorithm: str) -> str:
 
 def moment(seconds: int) -> int:
     """A time from now, as tokens have it."""
-    return int((now() + timedelta(seconds=seconds)).timestamp())
+    return int((utcnow() + timedelta(seconds=seconds)).timestamp())
 
 
 ODD_SUBJECTS: dict[str, Any] = {

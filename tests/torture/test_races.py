@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select
 from auth import hash_reset_token
 from database import AsyncSessionLocal
 from main import app
-from models import PasswordResetToken, Post, User, now
+from models import PasswordResetToken, Post, User, utcnow
 from tests.conftest import PASSWORD, create_post, keys, login_user, own_id, sign_up
 from tests.test_races import answers, count, sign_ups, upload
 from tests.torture.conftest import Figures
@@ -135,7 +135,7 @@ async def store_reset_token(user_id: int, token: str) -> None:
             PasswordResetToken(
                 user_id=user_id,
                 token_hash=hash_reset_token(token),
-                expires_at=now() + timedelta(hours=1),
+                expires_at=utcnow() + timedelta(hours=1),
             )
         )
         await session.commit()
