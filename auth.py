@@ -15,8 +15,8 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 import models
 from config import settings
 from database import MAX_ID, DbSession
-from problems import Problem
-from workers import BoundedExecutor
+from exceptions import APIError
+from executors import BoundedExecutor
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 # A NumericDate may have a fraction (RFC 7519, section 2).
@@ -158,9 +158,9 @@ def hash_reset_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def unauthorized(detail: str) -> Problem:
+def unauthorized(detail: str) -> APIError:
     """A 401 that says how to log in (RFC 6750, section 3)."""
-    return Problem(401, detail, {"WWW-Authenticate": "Bearer"})
+    return APIError(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 NOT_AUTHENTICATED = unauthorized("Not authenticated")
@@ -180,14 +180,14 @@ async def get_current_user(
             expired, its user deleted, or the password changed since it was issued.
     """
     if token is None:
-        raise NOT_AUTHENTICATED.error()
+        raise NOT_AUTHENTICATED.exception()
     claims = _read_claims(token)
     user_id = _row_id(claims["sub"]) if claims else None
     if claims is None or user_id is None:
-        raise INVALID_TOKEN.error()
+        raise INVALID_TOKEN.exception()
     user = await db.get(models.User, user_id)
     if user is None or user.token_version != claims["ver"]:
-        raise INVALID_TOKEN.error()
+        raise INVALID_TOKEN.exception()
     response.headers["Cache-Control"] = "no-store"
     return user
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -10,12 +10,9 @@ import asyncpg
 from fastapi import Depends
 from sqlalchemy import (
     AdaptedConnection,
-    ColumnElement,
     MetaData,
-    Select,
     event,
     exc,
-    func,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -175,40 +172,6 @@ DbSession = Annotated[AsyncSession, Depends(get_db, scope="function")]
 
 # Open until the background tasks of the request are done.
 BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
-
-
-async def fetch_page(
-    db: AsyncSession,
-    statement: "Select[Row]",
-    *,
-    skip: int,
-    limit: int,
-    after: ColumnElement[bool] | None = None,
-) -> tuple[Sequence[Row], int]:
-    """Rows `skip` to `skip + limit` of a statement over one table, and how many it has.
-
-    One statement gives both, so that they agree whatever is written meanwhile; a page
-    behind the end has no row to carry the number and takes a second one.
-
-    Args:
-        db: The session.
-        statement: What lists all the rows, in a total order.
-        skip: How many rows to pass over.
-        limit: How many rows to give at the most.
-        after: True for the rows among which the page is; all of them count.
-    """
-    total = (
-        statement.with_only_columns(func.count(), maintain_column_froms=True)
-        .order_by(None)
-        .correlate(None)
-    )
-    page = statement.add_columns(total.scalar_subquery()).offset(skip).limit(limit)
-    if after is not None:
-        page = page.where(after)
-    rows = (await db.execute(page)).all()
-    if rows:
-        return [row[0] for row in rows], rows[0][1]
-    return [], await db.scalar(total) or 0
 
 
 def sqlstate(error: exc.DBAPIError) -> str:

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import HTTPException, Request
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter as Limiter
@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from config import settings
-from problems import TOO_MANY_ATTEMPTS
+from exceptions import TOO_MANY_ATTEMPTS
 
 Result = TypeVar("Result")
 
@@ -45,7 +45,7 @@ class RateLimitExceeded(HTTPException):
     """A 429 that says how many seconds to wait."""
 
     def __init__(self, retry_after: int) -> None:
-        error = TOO_MANY_ATTEMPTS.error(Retry_After=str(retry_after))
+        error = TOO_MANY_ATTEMPTS.exception(Retry_After=str(retry_after))
         super().__init__(error.status_code, error.detail, error.headers)
 
 
@@ -85,9 +85,6 @@ def client_network(ip: str) -> str:
 async def get_client_ip(request: Request) -> str:
     """Return the client IP that limits count by; see `ClientIPMiddleware`."""
     return client_network(request.scope["client"][0])
-
-
-ClientIP = Annotated[str, Depends(get_client_ip)]
 
 
 # Storage

@@ -34,9 +34,9 @@ RULES_IN_WORDS = (
     "must not contain control or invisible characters",
     # Trimmed and composed, a name has another length.
     "after validation, not",
-    "The cursor cannot be decoded",
-    "The cursor names no post",
-    "The cursor cannot go together with skip",
+    "The cursor can't be decoded",
+    "The cursor doesn't refer to a post",
+    "cursor can't be combined with skip",
     "Idempotency-Key was used for another request",
 )
 

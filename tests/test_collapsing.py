@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-import collapsing
-from collapsing import CollapseRequests
-from entity_tags import PART_BYTES
-from main import answer_no_room
+from middleware import coalescing
+from middleware.coalescing import CoalescingMiddleware
+from middleware.etags import CHUNK_BYTES
 from tests.conftest import counted_statements, create_post, sign_up
 
 SCOPE: Scope = {
@@ -60,15 +59,27 @@ def application() -> Application:
 
 
 @pytest.fixture
-def collapsed(application: Application) -> CollapseRequests:
+def collapsed(application: Application) -> CoalescingMiddleware:
     """What stands before it."""
-    return CollapseRequests(application, lambda _: BUSY, exempt=("/exempt/",))
+    return CoalescingMiddleware(application, exempt_paths=("/exempt/",))
+
+
+def responding_to_errors(collapsed: CoalescingMiddleware) -> ASGIApp:
+    """Return an app that turns HTTP errors of the middleware into responses."""
+
+    async def site(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await collapsed(scope, receive, send)
+        except HTTPException:
+            await BUSY(scope, receive, send)
+
+    return site
 
 
 @pytest.fixture
-async def client(collapsed: CollapseRequests) -> AsyncIterator[AsyncClient]:
+async def client(collapsed: CoalescingMiddleware) -> AsyncIterator[AsyncClient]:
     """Anybody."""
-    transport = ASGITransport(app=collapsed)
+    transport = ASGITransport(app=responding_to_errors(collapsed))
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
@@ -222,10 +233,10 @@ async def test_who_goes_away_takes_the_answer_from_nobody(
 
 
 async def test_question_that_was_never_asked_keeps_nobody_waiting(
-    application: Application, collapsed: CollapseRequests, client: AsyncClient
+    application: Application, collapsed: CoalescingMiddleware, client: AsyncClient
 ) -> None:
     scope = {**SCOPE, "headers": client.build_request("GET", "/").headers.raw}
-    never_begun = collapsed._next(scope)
+    never_begun = collapsed._respond(scope)
     never_begun.cancel()
 
     response = await client.get("/")
@@ -236,11 +247,11 @@ async def test_question_that_was_never_asked_keeps_nobody_waiting(
 
 async def test_slow_answer_is_not_waited_for(
     application: Application,
-    collapsed: CollapseRequests,
+    collapsed: CoalescingMiddleware,
     client: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(collapsing, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(coalescing, "WAIT_TIMEOUT", 0.01)
     application.may_end.clear()
     first = await begin(client.get("/"))
 
@@ -253,7 +264,7 @@ async def test_slow_answer_is_not_waited_for(
     application.may_end.set()
     answers = await asyncio.gather(first, *others)
     assert {answer.text for answer in answers} == {"first"}
-    assert collapsed._begun == collapsed._to_come == {}
+    assert collapsed._running == collapsed._queued == {}
 
 
 # What is kept
@@ -262,14 +273,15 @@ async def test_slow_answer_is_not_waited_for(
 class SlowReader:
     """Somebody who takes the beginning of an answer, and the rest when told to."""
 
-    def __init__(self, collapsed: CollapseRequests, address: str) -> None:
+    def __init__(self, collapsed: CoalescingMiddleware, address: str) -> None:
         self.status = 0
         self.body = b""
         self.goes_on = asyncio.Event()
         self.leaves = asyncio.Event()
         self.begun = asyncio.Event()
         scope = {**SCOPE, "client": (address, 1)}
-        self.reading = asyncio.create_task(collapsed(scope, self.receive, self.take))
+        site = responding_to_errors(collapsed)
+        self.reading = asyncio.create_task(site(scope, self.receive, self.take))
 
     async def receive(self) -> Message:
         await self.leaves.wait()
@@ -289,7 +301,9 @@ class SlowReader:
         await self.reading
 
 
-async def come(collapsed: CollapseRequests, address: str = "192.0.2.1") -> SlowReader:
+async def come(
+    collapsed: CoalescingMiddleware, address: str = "192.0.2.1"
+) -> SlowReader:
     """Begin to read."""
     reader = SlowReader(collapsed, address)
     async with asyncio.timeout(5):
@@ -301,27 +315,27 @@ async def come(collapsed: CollapseRequests, address: str = "192.0.2.1") -> SlowR
 def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> str:
     """A text of which there is room for two, and for one from each address."""
     application.text = "x" * 3000
-    monkeypatch.setattr(collapsing, "LARGE_BYTES", 2000)
-    monkeypatch.setattr(collapsing, "MOST_BYTES", 7000)
-    monkeypatch.setattr(collapsing, "MOST_BYTES_EACH", 4000)
+    monkeypatch.setattr(coalescing, "LARGE_BYTES", 2000)
+    monkeypatch.setattr(coalescing, "MAX_BYTES", 7000)
+    monkeypatch.setattr(coalescing, "MAX_BYTES_PER_CLIENT", 4000)
     return application.text
 
 
 async def test_same_large_answer_is_kept_once(
-    collapsed: CollapseRequests, large: str
+    collapsed: CoalescingMiddleware, large: str
 ) -> None:
     readers = [await come(collapsed) for _ in range(10)]
 
     assert {reader.status for reader in readers} == {200}
-    assert collapsed._held_bytes.total() == len(large)
+    assert collapsed._bytes.total() == len(large)
     for reader in readers:
         await reader.end()
-    assert collapsed._held_bytes == {}
+    assert collapsed._bytes == {}
     assert {reader.body for reader in readers} == {large.encode()}
 
 
 async def test_large_answer_finds_no_room_beside_another_of_the_same_client(
-    application: Application, collapsed: CollapseRequests, large: str
+    application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
     first = await come(collapsed)
     application.text = "y" * len(large)
@@ -338,11 +352,11 @@ async def test_large_answer_finds_no_room_beside_another_of_the_same_client(
 
     readers = (first, refused, elsewhere, small, later)
     assert [reader.status for reader in readers] == [200, 503, 200, 200, 200]
-    assert collapsed._held_bytes == {}
+    assert collapsed._bytes == {}
 
 
 async def test_large_answers_find_only_so_much_room_together(
-    application: Application, collapsed: CollapseRequests, large: str
+    application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
     readers = []
     for number in range(4):
@@ -356,7 +370,7 @@ async def test_large_answers_find_only_so_much_room_together(
 
 
 async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
-    application: Application, collapsed: CollapseRequests, large: str
+    application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
     application.is_tagged = False
     first = await come(collapsed)
@@ -370,27 +384,27 @@ async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
 
 
 async def test_nothing_is_sent_to_a_reader_who_has_left(
-    application: Application, collapsed: CollapseRequests
+    application: Application, collapsed: CoalescingMiddleware
 ) -> None:
-    application.text = "x" * (10 * PART_BYTES)
+    application.text = "x" * (10 * CHUNK_BYTES)
     reader = await come(collapsed)
 
     reader.leaves.set()
     await reader.end()
 
     # The part after the first may have been on its way.
-    assert len(reader.body) <= 2 * PART_BYTES
-    assert collapsed._held_bytes == {}
+    assert len(reader.body) <= 2 * CHUNK_BYTES
+    assert collapsed._bytes == {}
 
 
 async def test_reader_who_is_lost_frees_the_room(
-    collapsed: CollapseRequests, large: str
+    collapsed: CoalescingMiddleware, large: str
 ) -> None:
     reader = await come(collapsed)
     reader.reading.cancel()
     await asyncio.wait({reader.reading})
 
-    assert collapsed._held_bytes == {}
+    assert collapsed._bytes == {}
 
 
 # The application
@@ -428,8 +442,8 @@ async def test_answer_without_a_body_needs_no_room(
     concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = await concurrent_client.get("/login")
-    monkeypatch.setattr(collapsing, "LARGE_BYTES", 0)
-    monkeypatch.setattr(collapsing, "MOST_BYTES", 10)
+    monkeypatch.setattr(coalescing, "LARGE_BYTES", 0)
+    monkeypatch.setattr(coalescing, "MAX_BYTES", 10)
     known = {"If-None-Match": page.headers["ETag"]}
 
     full = await concurrent_client.get("/login")
@@ -452,13 +466,3 @@ async def test_what_was_just_written_is_in_the_next_answer(
         return title in listed.text
 
     assert all(await asyncio.gather(*(write_and_read(n) for n in range(20))))
-
-
-def test_no_room_is_said_as_everything_is() -> None:
-    request = Request({"type": "http", "path": "/api/posts", "headers": []})
-
-    response = answer_no_room(request)
-
-    assert response.status_code == 503
-    assert int(response.headers["Retry-After"]) > 0
-    assert b'"detail"' in bytes(response.body)

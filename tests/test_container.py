@@ -22,7 +22,7 @@ from tests.databases import free_port, scratch_database
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with what the image has: the code, and requirements.txt alone."""
     root = tmp_path_factory.mktemp("image")
-    for folder in ("alembic", "routers", "static", "templates"):
+    for folder in ("alembic", "middleware", "routers", "static", "templates"):
         shutil.copytree(BASE_DIR / folder, root / folder)
     for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
         shutil.copy(file, root)

@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from config import ConfigurationError, Settings, load_settings
 from main import app
-from middleware import cors_options
+from middleware import CORS_OPTIONS
 from tests.conftest import PASSWORD
 
 FRIEND = "https://app.example.com"
@@ -18,7 +18,7 @@ STRANGER = "https://evil.example.com"
 @pytest.fixture
 async def open_client(client: AsyncClient) -> AsyncIterator[AsyncClient]:
     """A client of the application as it is with `CORS_ORIGINS` set."""
-    opened = CORSMiddleware(app, **cors_options([FRIEND]))
+    opened = CORSMiddleware(app, allow_origins=[FRIEND], **CORS_OPTIONS)
     async with AsyncClient(
         transport=ASGITransport(opened), base_url="http://127.0.0.1:8000"
     ) as open_client:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from httpx import AsyncClient, Response
 from pydantic import SecretStr
-from sqlalchemy import URL, make_url, select, text
+from sqlalchemy import URL, make_url, text
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -21,83 +21,21 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config import settings
 from database import (
     DatabaseUnavailable,
     engine,
-    fetch_page,
     is_unavailable,
 )
-from models import User
-from tests.conftest import auth_header, counted_statements, make_client, sign_up
+from tests.conftest import auth_header, make_client, sign_up
 from tests.databases import execute, free_port
 
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
     """No picture is stored here, and making a bucket takes a while."""
-
-
-# Pages of rows
-
-
-@pytest.fixture
-async def people(db: AsyncSession) -> list[str]:
-    """Five users, by name."""
-    names = ["ada", "bob", "cy", "dot", "eve"]
-    db.add_all(
-        User(username=name, email=f"{name}@example.com", password_hash="")
-        for name in names
-    )
-    await db.commit()
-    return names
-
-
-BY_NAME = select(User).order_by(User.username)
-
-
-@pytest.mark.parametrize(
-    ("skip", "limit", "names"),
-    [
-        (0, 2, ["ada", "bob"]),
-        (2, 2, ["cy", "dot"]),
-        (4, 2, ["eve"]),
-        (0, 100, ["ada", "bob", "cy", "dot", "eve"]),
-        (5, 2, []),
-        (2**31 - 1, 2, []),
-    ],
-)
-async def test_page_has_its_rows_and_the_total(
-    db: AsyncSession, people: list[str], skip: int, limit: int, names: list[str]
-) -> None:
-    rows, total = await fetch_page(db, BY_NAME, skip=skip, limit=limit)
-
-    assert [user.username for user in rows] == names
-    assert total == 5
-
-
-async def test_page_counts_only_what_the_statement_selects(
-    db: AsyncSession, people: list[str]
-) -> None:
-    statement = BY_NAME.where(User.username < "cy")
-
-    rows, total = await fetch_page(db, statement, skip=0, limit=1)
-
-    assert [user.username for user in rows] == ["ada"]
-    assert total == 2
-
-
-async def test_page_of_an_empty_table_is_empty(db: AsyncSession) -> None:
-    assert await fetch_page(db, BY_NAME, skip=0, limit=10) == ([], 0)
-
-
-async def test_page_takes_one_statement(db: AsyncSession, people: list[str]) -> None:
-    with counted_statements() as statements:
-        await fetch_page(db, BY_NAME, skip=0, limit=2)
-
-    assert len(statements) == 1
 
 
 # Whose fault it is

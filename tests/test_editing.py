@@ -12,7 +12,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import Post
-from pages import iso_date
+from templating import iso_date
 from tests.conftest import create_post
 
 POST = {"title": "Tea", "content": "Is ready."}

@@ -543,7 +543,9 @@ async def test_change_of_anything_else_is_refused(
     )
 
     assert response.status_code == 412
-    assert response.json() == {"detail": "The post has been changed meanwhile"}
+    assert response.json() == {
+        "detail": "The post has been modified since you last read it"
+    }
     assert response.headers["etag"] == tag
     assert (await client.get(post_path)).json() == before
 

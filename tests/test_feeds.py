@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from config import settings
 from database import MAX_ID
-from feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
 from models import Post, User
+from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
 from tests.conftest import counted_statements, create_post, own_id
 
 SITE = "https://blog.example.com/under/a/path"

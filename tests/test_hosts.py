@@ -7,8 +7,11 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 
 from config import Settings
-from main import HEALTH_PATH, answer_plainly, app
-from middleware import AllowedHostsMiddleware, ServerErrorMiddleware
+from exceptions import error_response
+from main import app
+from middleware import HEALTH_PATH
+from middleware.allowed_hosts import AllowedHostsMiddleware
+from middleware.server_errors import ServerErrorMiddleware
 
 HOSTS = ("blog.example.com", "*.example.org", "[::1]")
 
@@ -17,7 +20,7 @@ HOSTS = ("blog.example.com", "*.example.org", "[::1]")
 async def serving(*hosts: str) -> AsyncIterator[AsyncClient]:
     """A client of the application as it is with these hosts."""
     checked = AllowedHostsMiddleware(app, hosts, exempt_path=HEALTH_PATH)
-    site = ServerErrorMiddleware(checked, error_response=answer_plainly)
+    site = ServerErrorMiddleware(checked, error_response=error_response)
     async with AsyncClient(transport=ASGITransport(site)) as client:
         yield client
 

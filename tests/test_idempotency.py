@@ -15,9 +15,9 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
+import idempotency
 from database import AsyncSessionLocal, DatabaseUnavailable, engine
 from models import IdempotencyKey, Post, User, utcnow
-from routers import idempotency
 from tests.conftest import create_post, own_id, sign_up
 
 CROWD = 20

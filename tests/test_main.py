@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from config import settings
 from database import DatabaseUnavailable, engine, get_db
-from main import ROUTERS, app, lifespan
+from main import app, lifespan
+from routers import ROUTERS
 from tests.conftest import (
     PASSWORD,
     Body,
@@ -638,7 +639,7 @@ async def test_search_for_cycles_skips_what_was_there_at_the_start(
 ) -> None:
     # What it ends is needed by the tests that follow.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
-    monkeypatch.setattr("main.pictures.run_cleanup", AsyncMock())
+    monkeypatch.setattr("main.picture_storage.run_cleanup", AsyncMock())
 
     async with lifespan(app):
         skipped = gc.get_freeze_count()

@@ -14,17 +14,15 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-import middleware
 import rate_limit
 from config import ConfigurationError
-from main import answer_plainly, app
-from main import max_body_size as main_max_body_size
-from middleware import (
-    ClientIPMiddleware,
-    RateLimitMiddleware,
-    ServerErrorMiddleware,
-    StartupErrorMiddleware,
-)
+from exceptions import error_response
+from main import app
+from middleware.body_limit import BodyLimitMiddleware
+from middleware.client_ip import ClientIPMiddleware
+from middleware.rate_limit import RateLimitMiddleware
+from middleware.server_errors import ServerErrorMiddleware
+from middleware.startup_errors import StartupErrorMiddleware
 from tests.conftest import own_id, settings
 
 PEER = ("192.0.2.9", 50_000)
@@ -253,7 +251,7 @@ class TestSlowBodies:
                 await asyncio.sleep(0.001)
 
         path = path.format(id=await own_id(client, ada))
-        monkeypatch.setattr(middleware, "BODY_TIMEOUT_PER_MIB", 0.01)
+        monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
 
         response = await client.request(
             method,
@@ -264,7 +262,11 @@ class TestSlowBodies:
 
         assert response.status_code == 422
         assert response.json()["detail"] == [
-            {"type": "body", "loc": ["body"], "msg": "The body did not arrive in time"}
+            {
+                "type": "body",
+                "loc": ["body"],
+                "msg": "Timed out reading the request body",
+            }
         ]
         assert response.headers["connection"] == "close"
 
@@ -282,9 +284,9 @@ class TestSlowBodies:
             deadlines.append(when)
             return timeout_at(when)
 
-        monkeypatch.setattr("middleware.asyncio.timeout_at", note)
+        monkeypatch.setattr("middleware.body_limit.asyncio.timeout_at", note)
         scope = http_scope(PEER) | {"method": "POST", "path": path}
-        limited = middleware.BodyLimitMiddleware(read_body, main_max_body_size)
+        limited = BodyLimitMiddleware(read_body)
         before = asyncio.get_running_loop().time()
 
         await limited(scope, AsyncMock(return_value={"type": "-"}), AsyncMock())
@@ -308,7 +310,7 @@ class TestErrors:
             await PlainTextResponse("-")(scope, receive, send)
             raise rate_limit.RateLimitExceeded(7)
 
-        guarded = ServerErrorMiddleware(site, error_response=answer_plainly)
+        guarded = ServerErrorMiddleware(site, error_response=error_response)
         async with AsyncClient(transport=ASGITransport(guarded)) as client:
             response = await client.get("http://blog/")
 

@@ -13,10 +13,10 @@ from httpx import AsyncClient, Response
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+import pagination
 from database import engine
 from models import Post
-from routers import paging
-from routers.paging import CURSOR_FORMAT, EPOCH, Cursor
+from pagination import CURSOR_FORMAT, EPOCH, Cursor
 from tests.conftest import counted_statements, create_post, create_test_user, own_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -590,10 +590,10 @@ async def test_long_list_waits_for_its_turn_and_not_for_long(
     path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(paging, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(pagination, "LONG_PAGE_TIMEOUT", 0.01)
     path = path.format(user=user_id)
-    length = paging.SHORT_LENGTH
-    async with paging._long_lists, paging._long_lists:
+    length = pagination.MAX_SHORT_LIMIT
+    async with pagination._long_pages, pagination._long_pages:
         long = await client.get(path, params={"limit": length + 1})
         short = await client.get(path, params={"limit": length})
     later = await client.get(path, params={"limit": length + 1})
@@ -603,7 +603,7 @@ async def test_long_list_waits_for_its_turn_and_not_for_long(
 
 
 async def test_long_list_leaves_room_for_those_after_it(client: AsyncClient) -> None:
-    query = {"limit": paging.SHORT_LENGTH + 1}
+    query = {"limit": pagination.MAX_SHORT_LIMIT + 1}
 
     statuses = [
         (await client.get("/api/posts", params=query)).status_code for _ in range(4)

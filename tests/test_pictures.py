@@ -1,7 +1,9 @@
-"""Uploads in progress, and the cleanup of orphaned pictures."""
+"""Uploads in progress, and the cleanup of orphaned picture_storage."""
 
 import asyncio
+import gc
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Literal
@@ -11,7 +13,7 @@ from httpx import AsyncClient
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import middleware
+import picture_storage
 from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable
 from image_utils import (
@@ -20,11 +22,9 @@ from image_utils import (
     upload_profile_image,
 )
 from models import OrphanedPicture, utcnow
-from routers import pictures
-from tests.conftest import Body, keys, own_id
+from tests.conftest import Body, keys, own_id, sign_up
 from tests.test_storage import INVALID, PHOTO, UPLOAD_FAILED, me, upload
 from tests.test_workers import assert_busy
-from workers import BoundedExecutor
 
 DAY = timedelta(days=1)
 
@@ -33,7 +33,7 @@ DAY = timedelta(days=1)
 def slots(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
     """Return the upload slots, of which there is one."""
     slots = asyncio.Semaphore(1)
-    monkeypatch.setattr(pictures, "upload_slots", slots)
+    monkeypatch.setattr(picture_storage, "upload_slots", slots)
     return slots
 
 
@@ -60,7 +60,7 @@ async def clean_up(db: AsyncSession) -> None:
     """Delete orphaned pictures as if the grace period were over."""
     await db.execute(update(OrphanedPicture).values(delete_after=utcnow() - DAY))
     await db.commit()
-    await pictures.delete_orphans(db)
+    await picture_storage.delete_orphans(db)
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def lost_store(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     def fail(*_: object) -> None:
         raise StorageError("nobody answers")
 
-    monkeypatch.setattr(pictures, "delete_profile_image", fail)
-    monkeypatch.setattr(pictures, "upload_profile_image", fail)
+    monkeypatch.setattr(picture_storage, "delete_profile_image", fail)
+    monkeypatch.setattr(picture_storage, "upload_profile_image", fail)
     return monkeypatch
 
 
@@ -96,7 +96,7 @@ async def test_replaced_picture_goes_when_the_store_is_back(
         raise StorageError("nobody answers")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "delete_profile_image", fail)
+        patch.setattr(picture_storage, "delete_profile_image", fail)
         response = await upload(client, ada)
         await clean_up(db)
     left = keys(bucket)
@@ -117,7 +117,7 @@ async def test_picture_of_a_deleted_account_goes_when_the_store_is_back(
     lost_store: pytest.MonkeyPatch,
 ) -> None:
     with lost_store.context() as patch:
-        patch.setattr(pictures, "upload_profile_image", upload_profile_image)
+        patch.setattr(picture_storage, "upload_profile_image", upload_profile_image)
         user = (await upload(client, ada)).json()
     response = await client.delete(f"/api/users/{user['id']}", headers=ada)
     lost_store.undo()
@@ -139,7 +139,7 @@ async def test_picture_that_was_stored_without_our_knowing_goes(
         upload_profile_image(content, filename)
         raise StorageError("the answer was lost")
 
-    monkeypatch.setattr(pictures, "upload_profile_image", store_and_fail)
+    monkeypatch.setattr(picture_storage, "upload_profile_image", store_and_fail)
     response = await upload(client, ada)
     left = keys(bucket)
     await clean_up(db)
@@ -180,8 +180,10 @@ async def test_store_that_hangs_is_given_up(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go = threading.Event()
-    monkeypatch.setattr(pictures, "PUT_TIMEOUT", 0.05)
-    monkeypatch.setattr(pictures, "upload_profile_image", lambda *_: let_go.wait())
+    monkeypatch.setattr(picture_storage, "PUT_TIMEOUT", 0.05)
+    monkeypatch.setattr(
+        picture_storage, "upload_profile_image", lambda *_: let_go.wait()
+    )
 
     response = await upload(client, ada)
     let_go.set()
@@ -195,8 +197,10 @@ async def test_deletion_does_not_wait_for_a_store_that_hangs(
 ) -> None:
     user = (await upload(client, ada)).json()
     let_go = threading.Event()
-    monkeypatch.setattr(pictures, "DELETE_TIMEOUT", 0.05)
-    monkeypatch.setattr(pictures, "delete_profile_image", lambda _: let_go.wait())
+    monkeypatch.setattr(picture_storage, "DELETE_TIMEOUT", 0.05)
+    monkeypatch.setattr(
+        picture_storage, "delete_profile_image", lambda _: let_go.wait()
+    )
 
     response = await client.delete(f"/api/users/{user['id']}/picture", headers=ada)
     let_go.set()
@@ -218,7 +222,7 @@ async def test_upload_for_which_it_is_too_late_changes_nothing(
         upload_profile_image(content, filename)
         asyncio.run_coroutine_threadsafe(clean_up(db), loop).result()
 
-    monkeypatch.setattr(pictures, "upload_profile_image", store_for_too_long)
+    monkeypatch.setattr(picture_storage, "upload_profile_image", store_for_too_long)
     response = await upload(client, ada)
 
     assert response.status_code == 503
@@ -239,16 +243,16 @@ class TestDeleteOrphans:
 
         async def other_process() -> None:
             async with AsyncSessionLocal() as other:
-                await pictures.delete_orphans(other)
+                await picture_storage.delete_orphans(other)
 
         monkeypatch.setattr(
-            pictures, "delete_profile_image", delete_while_another_cleans_up
+            picture_storage, "delete_profile_image", delete_while_another_cleans_up
         )
         async with AsyncSessionLocal() as db:
             db.add(OrphanedPicture(filename="a.jpg", delete_after=utcnow() - DAY))
             await db.commit()
 
-            await pictures.delete_orphans(db)
+            await picture_storage.delete_orphans(db)
 
         assert deleted == ["a.jpg"]
 
@@ -261,12 +265,12 @@ class TestDeleteOrphans:
             tried.append(filename)
             raise StorageError("connection refused")
 
-        monkeypatch.setattr(pictures, "delete_profile_image", fail)
+        monkeypatch.setattr(picture_storage, "delete_profile_image", fail)
         for filename in ("a.jpg", "b.jpg"):
             db.add(OrphanedPicture(filename=filename, delete_after=utcnow() - DAY))
         await db.commit()
 
-        await pictures.delete_orphans(db)
+        await picture_storage.delete_orphans(db)
 
         assert len(tried) == 1
         assert sorted(await scheduled(db)) == ["a.jpg", "b.jpg"]
@@ -278,24 +282,24 @@ class TestDeleteOrphans:
             if filename == "a.jpg":
                 raise StorageError("access denied")
 
-        monkeypatch.setattr(pictures, "delete_profile_image", fail_for_a)
+        monkeypatch.setattr(picture_storage, "delete_profile_image", fail_for_a)
         for days, filename in ((2, "a.jpg"), (1, "b.jpg")):
             db.add(
                 OrphanedPicture(filename=filename, delete_after=utcnow() - days * DAY)
             )
         await db.commit()
 
-        await pictures.delete_orphans(db)
-        await pictures.delete_orphans(db)
+        await picture_storage.delete_orphans(db)
+        await picture_storage.delete_orphans(db)
 
         assert await scheduled(db) == ["a.jpg"]
 
     async def test_picture_within_the_grace_period_is_kept(
         self, client: AsyncClient, ada: dict[str, str], db: AsyncSession, bucket: Any
     ) -> None:
-        await pictures.upload(db, b"a picture", "a.jpg")
+        await picture_storage.upload(db, b"a picture", "a.jpg")
 
-        await pictures.delete_orphans(db)
+        await picture_storage.delete_orphans(db)
 
         assert keys(bucket) == ["profile_pics/a.jpg"]
         assert await scheduled(db) == ["a.jpg"]
@@ -315,9 +319,9 @@ async def test_cleanup_goes_on_after_an_error(
             raise DatabaseUnavailable
         second.set()
 
-    monkeypatch.setattr(pictures, "CLEANUP_INTERVAL", 0.01)
-    monkeypatch.setattr(pictures, "delete_orphans", fail_once)
-    cleanup = asyncio.create_task(pictures.run_cleanup())
+    monkeypatch.setattr(picture_storage, "CLEANUP_INTERVAL", 0.01)
+    monkeypatch.setattr(picture_storage, "delete_orphans", fail_once)
+    cleanup = asyncio.create_task(picture_storage.run_cleanup())
     async with asyncio.timeout(10):
         await second.wait()
     cleanup.cancel()
@@ -333,7 +337,7 @@ class TestUploads:
         monkeypatch: pytest.MonkeyPatch,
         slots: asyncio.Semaphore,
     ) -> None:
-        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
+        monkeypatch.setattr(picture_storage, "DECODE_TIMEOUT", 0.01)
         body = Body(1_000_000, start=b"--x\r\n")
         await slots.acquire()
 
@@ -384,7 +388,7 @@ class TestUploads:
             held.append(slots.locked())
             return process_profile_image(content)
 
-        monkeypatch.setattr(pictures, "process_profile_image", process)
+        monkeypatch.setattr(picture_storage, "process_profile_image", process)
         await upload(client, ada, content)
 
         assert held == [True]
@@ -399,7 +403,7 @@ class TestUploads:
         slots: asyncio.Semaphore,
         content: Callable[[], AsyncIterator[bytes]],
     ) -> None:
-        monkeypatch.setattr(middleware, "BODY_TIMEOUT_PER_MIB", 0.01)
+        monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
 
         response = await client.patch(
             f"/api/users/{await own_id(client, ada)}/picture",
@@ -408,7 +412,9 @@ class TestUploads:
         )
 
         assert response.status_code == 422
-        assert response.json()["detail"][0]["msg"] == "The body did not arrive in time"
+        assert (
+            response.json()["detail"][0]["msg"] == "Timed out reading the request body"
+        )
         assert not slots.locked()
 
     async def test_large_file_is_not_written_to_disk(
@@ -423,18 +429,6 @@ class TestUploads:
 
         assert response.json() == {"detail": INVALID}
 
-    async def test_too_many_pictures_that_wait_are_rejected(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        full = BoundedExecutor("full", threads=1, waiting=0)
-        full._places.acquire()
-        monkeypatch.setattr(pictures, "decoder", full)
-
-        assert_busy(await upload(client, ada))
-
     @pytest.mark.parametrize("error", [TimeoutError("busy"), ChildProcessError("-9")])
     async def test_decoder_that_fails_is_unavailable(
         self,
@@ -447,7 +441,7 @@ class TestUploads:
         def fail(_content: bytes) -> None:
             raise error
 
-        monkeypatch.setattr(pictures, "process_profile_image", fail)
+        monkeypatch.setattr(picture_storage, "process_profile_image", fail)
         response = await upload(client, ada)
 
         assert response.status_code == 503
@@ -461,9 +455,45 @@ class TestUploads:
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.001)
+        monkeypatch.setattr(picture_storage, "DECODE_TIMEOUT", 0.001)
 
-        response = await upload(client, ada)
+        picture_storage.decoder.acquire_on_behalf_of_nowait("another upload")
+        async with asyncio.timeout(10):
+            response = await upload(client, ada)
+        picture_storage.decoder.release_on_behalf_of("another upload")
 
         assert response.status_code == 503
         assert response.json() == {"detail": UPLOAD_FAILED}
+
+    async def test_pictures_are_decoded_one_at_a_time(
+        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada = await sign_up(concurrent_client, "ada")
+        lock = threading.Lock()
+
+        def process(content: bytes) -> tuple[bytes, str]:
+            assert lock.acquire(blocking=False)
+            made = process_profile_image(content)
+            lock.release()
+            return made
+
+        monkeypatch.setattr(picture_storage, "process_profile_image", process)
+        responses = await asyncio.gather(
+            *(upload(concurrent_client, ada) for _ in range(3))
+        )
+
+        assert [response.status_code for response in responses] == [200] * 3
+
+    async def test_rejected_file_does_not_wait_for_the_garbage_collector(
+        self, client: AsyncClient, ada: dict[str, str]
+    ) -> None:
+        content = bytes(5_000_000)
+        gc.disable()
+        tracemalloc.start()
+
+        await upload(client, ada, content)
+        kept_bytes, _peak = tracemalloc.get_traced_memory()
+
+        tracemalloc.stop()
+        gc.enable()
+        assert kept_bytes < len(content)

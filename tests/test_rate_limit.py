@@ -20,6 +20,7 @@ from pydantic import SecretStr
 import auth
 import rate_limit
 from config import Settings
+from executors import QueueFull
 from rate_limit import LRUMemoryStorage, RateLimit, RateLimitExceeded, client_network
 from tests.conftest import (
     PASSWORD,
@@ -30,7 +31,6 @@ from tests.conftest import (
     sign_up,
 )
 from tests.databases import free_port
-from workers import QueueFull
 
 EMAIL = "ada@example.com"
 IP = "192.0.2.1"
@@ -303,7 +303,7 @@ class TestSuccessfulLogins:
         await create_test_user(client)
         with monkeypatch.context() as patch:
             patch.setattr(
-                "routers.users.check_password", AsyncMock(side_effect=QueueFull)
+                "routers.login.check_password", AsyncMock(side_effect=QueueFull)
             )
             busy = [await log_in(client) for _ in range(4)]
 
@@ -445,7 +445,7 @@ class TestPasswordResets:
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         send = AsyncMock()
-        monkeypatch.setattr("routers.users.send_notification", send)
+        monkeypatch.setattr("routers.passwords.send_notification", send)
         ada = await sign_up(client, "ada")
         path = f"/api/users/{await own_id(client, ada)}"
 

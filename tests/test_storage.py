@@ -420,7 +420,7 @@ async def test_upload_to_an_account_that_is_deleted_meanwhile_leaves_no_picture(
         return process(content)
 
     monkeypatch.setattr(
-        "routers.pictures.process_profile_image", process_while_the_account_goes
+        "picture_storage.process_profile_image", process_while_the_account_goes
     )
     response = await client.patch(
         f"/api/users/{user_id}/picture", files={"file": PHOTO}, headers=ada

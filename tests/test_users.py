@@ -762,7 +762,7 @@ async def test_upload_that_cannot_be_stored_is_unavailable(
     def fail(content: bytes, filename: str) -> None:
         raise StorageError("out of order")
 
-    monkeypatch.setattr("routers.pictures.upload_profile_image", fail)
+    monkeypatch.setattr("picture_storage.upload_profile_image", fail)
 
     response = await client.patch(
         f"/api/users/{await own_id(client, ada)}/picture",

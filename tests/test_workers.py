@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
 from auth import hash_reset_token
+from executors import BoundedExecutor, QueueFull
 from models import PasswordResetToken, User, utcnow
 from tests.conftest import PASSWORD, own_id
-from workers import BoundedExecutor, QueueFull
 
 
 @pytest.fixture
@@ -200,8 +200,8 @@ async def test_login_works_when_there_is_no_time_for_a_new_hash(
     async def busy(_password: str) -> str:
         raise QueueFull
 
-    monkeypatch.setattr("routers.users.needs_rehash", lambda _stored: True)
-    monkeypatch.setattr("routers.users.hash_password_async", busy)
+    monkeypatch.setattr("routers.login.needs_rehash", lambda _stored: True)
+    monkeypatch.setattr("routers.login.hash_password_async", busy)
     login = {"username": "ada@example.com", "password": PASSWORD}
 
     response = await client.post("/api/users/token", data=login)

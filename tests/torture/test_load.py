@@ -246,10 +246,11 @@ def test_flood_of_pictures_leaves_readers_and_memory_alone(
 ) -> None:
     uploads = 20 if full else 5
     people = [site.sign_up(f"painter-{number}") for number in range(uploads)]
+    pictures = [*worst_pictures(full), many_scans(JPEG_LARGE, 1000)]
     calls = [
         with_picture(f"/api/users/{person.id}/picture", picture, person.headers)
         for person in people
-        for picture in [*worst_pictures(full), many_scans(JPEG_LARGE, 1000)]
+        for picture in pictures
     ]
     idle = site.memory()
 

@@ -573,5 +573,5 @@ async def test_one_of_many_changes_of_one_version_wins(
 
     outcomes = [await once(number) for number in rounds]
 
-    loss = (412, "The post has been changed meanwhile")
+    loss = (412, "The post has been modified since you last read it")
     judge("changes of one version", outcomes, (one_winner(200, loss), True))

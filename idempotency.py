@@ -11,14 +11,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import LOCK_NOT_AVAILABLE, sqlstate
+from exceptions import APIError
 from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, utcnow
-from problems import Problem
 
 KEY_TTL = timedelta(hours=24)
 MAX_PRUNED = 100
 
-KEY_REUSED = Problem(422, "Idempotency-Key was used for another request")
-STILL_RUNNING = Problem(
+KEY_REUSED = APIError(422, "Idempotency-Key was used for another request")
+REQUEST_IN_PROGRESS = APIError(
     409, "A request with this Idempotency-Key is still running", {"Retry-After": "1"}
 )
 
@@ -60,7 +60,7 @@ async def claim(
         claimed = await db.scalar(statement)
     except DBAPIError as error:
         if sqlstate(error) == LOCK_NOT_AVAILABLE:
-            raise STILL_RUNNING.error() from error
+            raise REQUEST_IN_PROGRESS.exception() from error
         raise
     if claimed is not None:
         await _prune(db)
@@ -68,9 +68,9 @@ async def claim(
     used = await db.scalar(select(IdempotencyKey).filter_by(user_id=user.id, key=key))
     if used is None:
         # Deleted with its user since the insert: a retry gets the 401.
-        raise STILL_RUNNING.error()
+        raise REQUEST_IN_PROGRESS.exception()
     if used.fingerprint != fingerprint:
-        raise KEY_REUSED.error()
+        raise KEY_REUSED.exception()
     return used, False
 
 

@@ -1,4 +1,4 @@
-"""What machines read instead of pages: Atom feeds, sitemaps and robots.txt."""
+"""Atom feeds, sitemaps and robots.txt."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import MAX_ID, DbSession
+from dependencies import FoundUser
 from models import Post, User
-from pages import path_of, templates
-from routers.users import FoundUser
+from templating import path_of, templates
 
 router = APIRouter(include_in_schema=False)
 

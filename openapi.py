@@ -1,4 +1,4 @@
-"""The OpenAPI document: introduction, common responses, headers."""
+"""The OpenAPI document: its introduction, and responses that many operations share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,15 +7,14 @@ from fastapi import FastAPI
 from fastapi.openapi.constants import REF_PREFIX
 
 from auth import INVALID_TOKEN, NOT_AUTHENTICATED
-from problems import (
+from exceptions import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
-    HEADERS,
     TOO_MANY_ATTEMPTS,
+    APIError,
     ErrorResponse,
-    Problem,
-    declare,
-    errors,
+    add_error_response,
+    error_responses,
 )
 from schemas import CONTENT_LENGTH
 
@@ -48,7 +47,7 @@ TAGS = [
     {"name": "health", "description": "For operators."},
 ]
 
-INVALID_REQUEST = Problem(
+INVALID_REQUEST = APIError(
     422,
     [
         {
@@ -58,7 +57,7 @@ INVALID_REQUEST = Problem(
         }
     ],
 )
-COMMON_RESPONSES = errors(
+COMMON_RESPONSES = error_responses(
     NOT_AUTHENTICATED,
     INVALID_TOKEN,
     BODY_TOO_LARGE,
@@ -73,11 +72,6 @@ IF_NONE_MATCH = {
     "description": "The `ETag` of your copy: if it is still current, you get a 304.",
     "schema": {"type": "string", "title": "If-None-Match"},
 }
-
-
-def answers(*headers: str, status: int = 200) -> dict[int | str, Any]:
-    """Return the `responses` of an operation that sets these headers on success."""
-    return {str(status): {"headers": {name: HEADERS[name] for name in headers}}}
 
 
 def custom_openapi(app: FastAPI) -> dict[str, Any]:
@@ -105,8 +99,8 @@ def _add_common_responses(operation: dict[str, Any]) -> None:
     if responses.get("422", {}).get("description") == "Validation Error":
         # FastAPI's own declaration.
         del responses["422"]
-    for problem in _common_problems(operation):
-        declare(responses, problem)
+    for error in _common_errors(operation):
+        add_error_response(responses, error)
     operation["responses"] = {
         status: {"$ref": f"#/components/responses/{status}"}
         if response == COMMON_RESPONSES.get(status)
@@ -115,7 +109,7 @@ def _add_common_responses(operation: dict[str, Any]) -> None:
     }
 
 
-def _common_problems(operation: dict[str, Any]) -> Iterator[Problem]:
+def _common_errors(operation: dict[str, Any]) -> Iterator[APIError]:
     """Yield the errors that follow from what an operation takes."""
     if "security" in operation:
         yield from (NOT_AUTHENTICATED, INVALID_TOKEN)

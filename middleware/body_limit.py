@@ -1,0 +1,72 @@
+"""Limits for the size of a request body, and for the time that it takes."""
+
+import asyncio
+import re
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config import settings
+from exceptions import BODY_TIMED_OUT, BODY_TOO_LARGE
+
+MIB = 1024 * 1024
+MAX_BODY_SIZE = MIB
+MULTIPART_OVERHEAD = 64 * 1024
+BODY_TIMEOUT_PER_MIB = 15.0
+UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
+
+
+def max_body_size(scope: Scope) -> int:
+    """Return the maximum size of the body of a request, in bytes."""
+    if UPLOAD_PATH.fullmatch(scope["path"]):
+        return settings.max_upload_size_bytes + MULTIPART_OVERHEAD
+    return MAX_BODY_SIZE
+
+
+class BodyLimitMiddleware:
+    """Reject a request body as soon as it is known to be too large, or too slow.
+
+    Starlette's `max_body_size` responds outside of the error handlers and without the
+    security headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The body of a GET means nothing (RFC 9110, section 9.3.1) and isn't kept.
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self.app(scope, receive, send)
+            return
+        max_size = max_body_size(scope)
+        too_large = _declared_length(scope) > max_size
+        received = 0
+        timeout = BODY_TIMEOUT_PER_MIB * max_size / MIB
+        deadline: float | None = asyncio.get_running_loop().time() + timeout
+
+        async def receive_within_limits() -> Message:
+            nonlocal received, deadline
+            # Raised here, where the error handling of the route sees it, and only if
+            # the route reads the body.
+            if too_large:
+                raise BODY_TOO_LARGE.exception()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BODY_TIMED_OUT.exception() from error
+            if not message.get("more_body", False):
+                # The only message left is that the client disconnects.
+                deadline = None
+            received += len(message.get("body", b""))
+            if received > max_size:
+                raise BODY_TOO_LARGE.exception()
+            return message
+
+        await self.app(scope, receive_within_limits, send)
+
+
+def _declared_length(scope: Scope) -> float:
+    declared = Headers(scope=scope).get("content-length", "")
+    # As float: Python refuses to read an integer of thousands of digits.
+    return float(declared) if declared.isdecimal() else 0

@@ -1,0 +1,194 @@
+"""Request coalescing: one response for all clients that ask for it at the same time.
+
+RFC 9111, section 4, calls it collapsing requests. A response is kept only while it is
+sent, and no client gets data that was read before it asked.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from exceptions import TOO_BUSY
+from middleware.etags import send_chunks
+
+# What a response depends on besides the URL: every header that the app looks at.
+VARY_HEADERS = (
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-unmodified-since",
+    "range",
+)
+# A request waits this long for an earlier one like it. If that takes longer, the
+# database is slow, and waiting for it twice would take too long.
+WAIT_TIMEOUT = 0.2
+# The largest list has 30 MB, and a slow client keeps it in memory until it has read it.
+LARGE_BYTES = 256 * 1024
+MAX_BYTES = 128 * 1024 * 1024
+MAX_BYTES_PER_CLIENT = 40 * 1024 * 1024
+
+Key = tuple[object, ...]
+
+
+@dataclass(eq=False)
+class BufferedResponse:
+    """A complete response, for any number of clients."""
+
+    start: Message
+    body: bytes
+    clients: int = 0
+    owner: str = ""
+    """The client IP that its memory counts for: that of its first client."""
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.body) >= LARGE_BYTES
+
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Send it to one client, as fast as it reads, until it disconnects."""
+        # A list of its own, because other middleware adds headers.
+        await send({**self.start, "headers": list(self.start["headers"])})
+        if not self.is_large:
+            await send_chunks(self.body, send)
+            return
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        try:
+            await send_chunks(self.body, send, lambda: not disconnect.done())
+        finally:
+            disconnect.cancel()
+
+
+class CoalescingMiddleware:
+    """Let the app respond once to all clients that wait for the same GET.
+
+    A request that arrives while a response is computed gets the next one, together with
+    all that arrive until that is started. So every client sees what it has just
+    written, and a burst of requests costs no more than two.
+    """
+
+    def __init__(self, app: ASGIApp, exempt_paths: tuple[str, ...]) -> None:
+        self.app = app
+        self.exempt_paths = exempt_paths
+        self._running: dict[Key, asyncio.Task[BufferedResponse]] = {}
+        self._queued: dict[Key, asyncio.Task[BufferedResponse]] = {}
+        self._large: WeakValueDictionary[Key, BufferedResponse] = WeakValueDictionary()
+        self._bytes: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_get = scope["type"] == "http" and scope["method"] == "GET"
+        if not is_get or scope["path"].startswith(self.exempt_paths):
+            await self.app(scope, receive, send)
+            return
+        # Others may still wait for it after this client has disconnected.
+        response = self._deduplicate(await asyncio.shield(self._respond(scope)))
+        client = scope["client"][0]
+        if not self._has_capacity(response, client):
+            raise TOO_BUSY.exception()
+        with self._reserve_memory(response, client):
+            await response.send(receive, send)
+
+    def _respond(self, scope: Scope) -> asyncio.Task[BufferedResponse]:
+        key = _key(scope)
+        task = self._queued.get(key)
+        # A task that was canceled before it ran is still queued.
+        if task is None or task.done():
+            task = asyncio.create_task(self._run(key, scope, self._running.get(key)))
+            self._queued[key] = task
+        return task
+
+    async def _run(
+        self, key: Key, scope: Scope, previous: asyncio.Task[BufferedResponse] | None
+    ) -> BufferedResponse:
+        if previous is not None:
+            await asyncio.wait({previous}, timeout=WAIT_TIMEOUT)
+        # From here on, the response may miss what is written after a request arrives.
+        self._running[key] = task = self._queued.pop(key)
+        try:
+            return await _call_app(self.app, scope)
+        finally:
+            # If this one was slow, the next one is running by now.
+            if self._running.get(key) is task:
+                del self._running[key]
+
+    # Memory
+
+    def _deduplicate(self, response: BufferedResponse) -> BufferedResponse:
+        """Return an equal large response that is being sent already, or this one."""
+        headers = response.start["headers"]
+        if not response.is_large or "etag" not in Headers(raw=headers):
+            return response
+        # The ETag among the headers identifies the body.
+        return self._large.setdefault(tuple(headers), response)
+
+    def _has_capacity(self, response: BufferedResponse, client: str) -> bool:
+        size = len(response.body)
+        return (
+            not response.is_large
+            or response.clients > 0
+            or (
+                self._bytes.total() + size <= MAX_BYTES
+                and self._bytes[client] + size <= MAX_BYTES_PER_CLIENT
+            )
+        )
+
+    @contextmanager
+    def _reserve_memory(
+        self, response: BufferedResponse, client: str
+    ) -> Iterator[None]:
+        if not response.clients:
+            response.owner = client
+            self._count(response, 1)
+        response.clients += 1
+        try:
+            yield
+        finally:
+            response.clients -= 1
+            if not response.clients:
+                self._count(response, -1)
+
+    def _count(self, response: BufferedResponse, sign: int) -> None:
+        if response.is_large:
+            self._bytes[response.owner] += sign * len(response.body)
+            if not self._bytes[response.owner]:
+                del self._bytes[response.owner]
+
+
+def _key(scope: Scope) -> Key:
+    headers = Headers(scope=scope)
+    values = (tuple(headers.getlist(name)) for name in VARY_HEADERS)
+    return scope["path"], scope["query_string"], *values
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
+    """Return the complete response to a request without a body."""
+    messages: list[Message] = [{"type": "http.request", "body": b""}]
+    start: Message = {}
+    body: list[bytes] = []
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    async def collect(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+        else:
+            body.append(message.get("body", b""))
+
+    await app(dict(scope), receive, collect)
+    return BufferedResponse(start, b"".join(body))

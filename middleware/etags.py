@@ -1,0 +1,169 @@
+"""ETags and conditional requests (RFC 9110, sections 8.8.3 and 13)."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
+ENCODING_SUFFIX = re.compile('-(?:br|gzip)(?=")')
+# Compressing this much takes a few milliseconds.
+CHUNK_BYTES = 128 * 1024
+# They describe a body, and a 304 has none (section 15.4.5).
+BODY_HEADERS = ("content-type", "content-length", "content-encoding")
+
+
+def etag_of(body: bytes) -> str:
+    """Return a strong ETag, which differs whenever a byte of the body does."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
+    """Return whether `If-Match`, or weakly `If-None-Match`, lists an ETag."""
+    if condition.strip() == "*":
+        return True
+    listed: list[str] = ETAG.findall(condition)
+    if weakly:
+        return etag.removeprefix("W/") in (each.removeprefix("W/") for each in listed)
+    return etag in listed and not etag.startswith("W/")
+
+
+class ETagMiddleware:
+    """Add an ETag to responses that may be stored, and a default `Cache-Control`.
+
+    A response to GET is revalidated before it is used again; any other response is not
+    stored (RFC 9111).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        is_get = scope["method"] == "GET"
+        start: Message = {}
+        body = b""
+
+        async def send_with_etag(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                if _needs_etag(message, is_get=is_get):
+                    start = message
+                else:
+                    await send(message)
+            elif not start:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    MutableHeaders(scope=start)["ETag"] = await _hash(body)
+                    await send(start)
+                    await send_chunks(body, send)
+
+        await self.app(scope, receive, send_with_etag)
+
+
+def _needs_etag(start: Message, *, is_get: bool) -> bool:
+    """Set the default `Cache-Control`, and return whether the ETag is missing."""
+    headers = MutableHeaders(scope=start)
+    may_store = is_get and start["status"] in {200, 304}
+    headers.setdefault("Cache-Control", "no-cache" if may_store else "no-store")
+    is_stored = "no-store" not in headers["cache-control"]
+    return is_get and start["status"] == 200 and is_stored and "etag" not in headers
+
+
+async def _hash(body: bytes) -> str:
+    if len(body) > CHUNK_BYTES:
+        return await asyncio.to_thread(etag_of, body)
+    return etag_of(body)
+
+
+async def send_chunks(
+    body: bytes, send: Send, is_connected: Callable[[], bool] = lambda: True
+) -> None:
+    """Send a body in chunks until the client disconnects.
+
+    Other requests get their turn between chunks: compressing 30 MB takes a second.
+    """
+    # A slow client keeps references to this body instead of copies.
+    view = memoryview(body)
+    for start in range(0, len(body) or 1, CHUNK_BYTES):
+        end = start + CHUNK_BYTES
+        more_body = end < len(body)
+        chunk = {"body": view[start:end], "more_body": more_body}
+        await send({"type": "http.response.body", **chunk})
+        if more_body:
+            await asyncio.sleep(0)
+            if not is_connected():
+                return
+
+
+class ConditionalGetMiddleware:
+    """Respond 304 if the client has the current version (RFC 9110, section 13.1.2).
+
+    It is outside of the compression: an encoded body needs an ETag of its own (section
+    8.8.3.3), while routes only know that of the identity encoding.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Headers(scope=scope).mutablecopy()
+        if_none_match = ", ".join(request.getlist("if-none-match"))
+        _remove_handled_conditions(request, is_revalidation=bool(if_none_match))
+        is_not_modified = False
+
+        async def send_unless_not_modified(message: Message) -> None:
+            nonlocal is_not_modified
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                _add_encoding_suffix(headers)
+                is_not_modified = (
+                    scope["method"] == "GET"
+                    and message["status"] == 200
+                    and "etag" in headers
+                    and etag_matches(if_none_match, headers["etag"], weakly=True)
+                )
+                if is_not_modified:
+                    await _send_not_modified(message, send)
+            if not is_not_modified:
+                await send(message)
+
+        scope = {**scope, "headers": request.raw}
+        await self.app(scope, receive, send_unless_not_modified)
+
+
+def _remove_handled_conditions(
+    request: MutableHeaders, *, is_revalidation: bool
+) -> None:
+    """Leave the conditions that routes evaluate, with the ETags that routes know."""
+    if is_revalidation:
+        # If-None-Match takes precedence over a date (section 13.1.3).
+        del request["if-none-match"]
+        del request["if-modified-since"]
+    if "if-match" in request:
+        etags = ", ".join(request.getlist("if-match"))
+        request["if-match"] = ENCODING_SUFFIX.sub("", etags)
+
+
+def _add_encoding_suffix(headers: MutableHeaders) -> None:
+    etag, encoding = headers.get("etag"), headers.get("content-encoding")
+    if etag and encoding:
+        headers["ETag"] = f'{etag[:-1]}-{encoding}"'
+
+
+async def _send_not_modified(start: Message, send: Send) -> None:
+    headers = MutableHeaders(scope=start)
+    for name in BODY_HEADERS:
+        del headers[name]
+    await send({**start, "status": 304, "headers": headers.raw})
+    await send({"type": "http.response.body", "body": b""})

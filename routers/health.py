@@ -1,0 +1,38 @@
+"""Health check."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select
+from starlette.background import BackgroundTask
+
+from database import BackgroundDbSession
+from exceptions import DATABASE_UNAVAILABLE, error_response
+from schemas import HealthResponse
+
+router = APIRouter(tags=["health"])
+
+QUERY_TIMEOUT = 1.5
+
+
+@router.get("/health", summary="Health check", response_model=HealthResponse)
+async def health(
+    request: Request, response: Response, db: BackgroundDbSession
+) -> HealthResponse | Response:
+    """Check that the database responds within 1.5 seconds."""
+    response.headers["Cache-Control"] = "no-store"
+    query = asyncio.ensure_future(db.execute(select(1)))
+    # Not wait_for, which waits until a canceled query has ended.
+    await asyncio.wait({query}, timeout=QUERY_TIMEOUT)
+    if query.done() and query.exception() is None:
+        return HealthResponse()
+    unavailable = error_response(request, DATABASE_UNAVAILABLE.exception())
+    unavailable.background = BackgroundTask(cancel_query, query)
+    return unavailable
+
+
+async def cancel_query(query: asyncio.Future[Any]) -> None:
+    """Cancel a query, and wait until it has ended."""
+    query.cancel()
+    await asyncio.wait({query})

@@ -1,0 +1,74 @@
+"""Login: an access token for an email address and a password."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import rate_limit
+from auth import (
+    access_token_for,
+    check_password,
+    hash_password_async,
+    needs_rehash,
+    unauthorized,
+)
+from database import DbSession
+from dependencies import ClientIP
+from exceptions import TOO_BUSY, error_responses
+from executors import QueueFull
+from models import User
+from schemas import LoginForm, Token, normalize_email
+
+router = APIRouter(prefix="/api/users", tags=["users"])
+
+INCORRECT_LOGIN = unauthorized("Incorrect email or password")
+
+
+@router.post(
+    "/token",
+    summary="Log in",
+    response_model=Token,
+    responses=error_responses(INCORRECT_LOGIN, TOO_BUSY),
+)
+async def create_token(
+    form: Annotated[LoginForm, Form()], client_ip: ClientIP, db: DbSession
+) -> Token:
+    """Get an access token for an email address (as `username`) and a password.
+
+    The token expires after a while, and as soon as the password changes.
+    """
+    email = normalized_email(form)
+    async with rate_limit.login_attempt(email, client_ip) as keep_count:
+        user = await db.scalar(User.with_email(email))
+        # Return the connection to the pool while the password is verified.
+        await db.commit()
+        if not await check_password(form.password, user) or user is None:
+            keep_count()
+            raise INCORRECT_LOGIN.exception()
+    if needs_rehash(user.password_hash):
+        await rehash_password(db, user, form.password)
+    return Token(access_token=access_token_for(user))
+
+
+async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
+    """Hash a password with the current parameters; tokens stay valid."""
+    try:
+        password_hash = await hash_password_async(password)
+    except QueueFull:
+        # The next login will do it.
+        return
+    statement = update(User).where(
+        User.id == user.id, User.password_hash == user.password_hash
+    )
+    await db.execute(statement.values(password_hash=password_hash))
+    await db.commit()
+
+
+def normalized_email(form: LoginForm) -> str:
+    """Return the email address as it is stored; anything else is left unchanged."""
+    try:
+        return normalize_email(form.username.strip())
+    except ValueError:
+        return form.username

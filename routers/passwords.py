@@ -1,0 +1,147 @@
+"""New passwords: by a reset token, or by the current password."""
+
+from fastapi import APIRouter, BackgroundTasks
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import rate_limit
+from auth import (
+    CurrentUser,
+    access_token_for,
+    check_password,
+    hash_password_async,
+    hash_reset_token,
+)
+from config import settings
+from database import DbSession
+from dependencies import ClientIP, lock_user
+from email_utils import AccountChange, send_notification
+from exceptions import TOO_BUSY, APIError, error_responses
+from models import PasswordResetToken, User
+from rate_limit import RateLimit
+from schemas import (
+    ChangePasswordRequest,
+    MessageResponse,
+    PasswordChangedResponse,
+    ResetPasswordRequest,
+)
+
+router = APIRouter(prefix="/api/users", tags=["users"])
+
+WRONG_PASSWORD = APIError(400, "Current password is incorrect")
+INVALID_RESET_TOKEN = APIError(400, "Invalid or expired reset token")
+
+
+@router.post(
+    "/reset-password",
+    summary="Reset password",
+    response_model=MessageResponse,
+    responses=error_responses(INVALID_RESET_TOKEN, TOO_BUSY),
+)
+async def reset_password(
+    body: ResetPasswordRequest,
+    client_ip: ClientIP,
+    db: DbSession,
+    background: BackgroundTasks,
+) -> MessageResponse:
+    """Set a new password with the token from a reset email.
+
+    The token works once. All sessions end, and the user is notified.
+    """
+    token_hash = hash_reset_token(body.token)
+    user = await db.scalar(User.with_reset_token(token_hash))
+    # Return the connection to the pool while the password is hashed.
+    await db.commit()
+    if user is None:
+        raise INVALID_RESET_TOKEN.exception()
+    password_hash = await hash_password_async(body.new_password)
+    await lock_user(db, user)
+    # Of several requests with the same token, only one deletes it.
+    used = await db.scalar(
+        delete(PasswordResetToken)
+        .where(PasswordResetToken.token_hash == token_hash)
+        .returning(PasswordResetToken.id)
+    )
+    if used is None:
+        raise INVALID_RESET_TOKEN.exception()
+    await set_password(db, user, password_hash)
+    # This is the user, who can log in now, however many logins failed before.
+    await rate_limit.trust_client(user.email, client_ip)
+    await rate_limit.clear_failed_logins(user.email, client_ip)
+    notify_password_changed(background, user)
+    return MessageResponse(
+        message="Password reset successfully. "
+        "You can now log in with your new password."
+    )
+
+
+@router.patch(
+    "/me/password",
+    summary="Change password",
+    response_model=PasswordChangedResponse,
+    responses=error_responses(WRONG_PASSWORD, TOO_BUSY),
+)
+async def change_password(
+    body: ChangePasswordRequest,
+    user: CurrentUser,
+    db: DbSession,
+    background: BackgroundTasks,
+) -> PasswordChangedResponse:
+    """Change your password.
+
+    All sessions end; the response has a new token for this one. The user is notified.
+    """
+    # Return the connection to the pool while the passwords are hashed.
+    await db.commit()
+    verified_hash = user.password_hash
+    limit = RateLimit(settings.rate_limit_password_per_user, ("password", str(user.id)))
+    async with rate_limit.attempt(limit) as keep_count:
+        if not await check_password(body.current_password, user):
+            keep_count()
+            raise WRONG_PASSWORD.exception()
+    password_hash = await hash_password_async(body.new_password)
+    await lock_user(db, user)
+    # Another request has changed the password since it was verified.
+    if user.password_hash != verified_hash:
+        raise WRONG_PASSWORD.exception()
+    await set_password(db, user, password_hash)
+    notify_password_changed(background, user)
+    return PasswordChangedResponse(
+        message="Password changed successfully", access_token=access_token_for(user)
+    )
+
+
+async def set_password(db: AsyncSession, user: User, password_hash: str) -> None:
+    """Commit a new password, and end all access and reset tokens issued before."""
+    user.password_hash = password_hash
+    user.token_version += 1
+    await db.flush()
+    await delete_reset_tokens(db, user)
+    await db.commit()
+
+
+async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
+    """Delete all reset tokens of a user."""
+    await db.execute(
+        delete(PasswordResetToken).where(PasswordResetToken.user_id == user.id)
+    )
+
+
+def notify_password_changed(background: BackgroundTasks, user: User) -> None:
+    """Notify a user, after the response, that the password has changed."""
+    background.add_task(
+        notify, "password_changed", to_email=user.email, username=user.username
+    )
+
+
+async def notify(change: AccountChange, *, to_email: str, username: str) -> None:
+    """Send a notification email, unless the email address has got too many.
+
+    It may belong to someone else, who would be flooded by a user's changes.
+    """
+    limit = RateLimit(settings.rate_limit_emails_per_account, ("note", to_email))
+    try:
+        await rate_limit.count(limit)
+    except rate_limit.RateLimitExceeded:
+        return
+    await send_notification(change, to_email=to_email, username=username)
