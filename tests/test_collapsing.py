@@ -1,13 +1,13 @@
 """Answers that are made once for a crowd, and kept once while they are taken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from middleware import coalescing
 from middleware.coalescing import CoalescingMiddleware
@@ -64,7 +64,9 @@ def collapsed(application: Application) -> CoalescingMiddleware:
     return CoalescingMiddleware(application, exempt_paths=("/exempt/",))
 
 
-def responding_to_errors(collapsed: CoalescingMiddleware) -> ASGIApp:
+def responding_to_errors(
+    collapsed: CoalescingMiddleware,
+) -> Callable[[Scope, Receive, Send], Coroutine[None, None, None]]:
     """Return an app that turns HTTP errors of the middleware into responses."""
 
     async def site(scope: Scope, receive: Receive, send: Send) -> None:

@@ -354,13 +354,13 @@ def test_post_deleted_after_an_answer_got_lost_is_published_again(
     fill(form, content=TEXT)
     lose_answer(ada_page)
     button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
     [first_id] = blog.post_ids()
     blog.call("DELETE", f"/api/posts/{first_id}", ada)
-    button(form, "Retry").click()
+    button(form, "Try again").click()
     expect(form.get_by_role("alert").first).to_contain_text("then deleted")
 
-    button(form, "Retry").click()
+    button(form, "Try again").click()
 
     published(ada_page)
     assert len(blog.post_ids()) == 1
