@@ -18,16 +18,16 @@ from templating import path_of, templates
 router = APIRouter(include_in_schema=False)
 
 FEED_LENGTH = 20
-# The protocol allows 50,000 addresses in a file (https://www.sitemaps.org/protocol.html).
-# Each is a range of ids, which the primary key finds at once, and may have gaps.
+# Ids per sitemap, some of which may be unused; the protocol allows 50,000 URLs
+# (https://www.sitemaps.org/protocol.html).
 SITEMAP_LENGTH = 10_000
-# An empty feed, too, has to say when it was changed last (RFC 4287, section 4.1.1).
-NEVER = datetime.fromtimestamp(0, UTC)
-# What XML 1.0 (section 2.2) has no way to write, not even escaped.
+# An empty feed also needs an `updated` element (RFC 4287, section 4.1.1).
+EPOCH = datetime.fromtimestamp(0, UTC)
+# Characters that XML 1.0 (section 2.2) doesn't allow, not even escaped.
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 BLANK_LINES = re.compile(r"\n\s*\n")
 
-# What a sitemap can list, and the page of each row.
+# The table of each kind of sitemap, the route of its pages, and their parameter.
 SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
     "posts": (Post, "post_page", "post_id"),
     "users": (User, "user_posts_page", "user_id"),
@@ -35,12 +35,12 @@ SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
 
 
 def xml_text(text: str) -> str:
-    """A text without the control characters that XML cannot carry."""
+    """Replace the characters that XML does not allow."""
     return NOT_IN_XML.sub("\ufffd", text)
 
 
 def paragraphs(text: str) -> Markup:
-    """A plain text as HTML, for feed readers."""
+    """Return plain text as HTML paragraphs."""
     parts = BLANK_LINES.split(text.replace("\r\n", "\n").strip("\n"))
     lines = (escape(part).replace("\n", Markup("<br>")) for part in parts)
     return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
@@ -52,12 +52,12 @@ templates.env.filters.update(xml_text=xml_text, paragraphs=paragraphs)
 def render(
     request: Request, template: str, media_type: str, context: dict[str, Any]
 ) -> Response:
-    """A document from a template."""
+    """Render a template as a response of a media type."""
     return templates.TemplateResponse(
         request,
         f"feeds/{template}",
         context,
-        # XML says so itself, but not every reader looks there (RFC 7303, section 3.2).
+        # The XML declares it too, but not every client looks there (RFC 7303, 3.2).
         media_type=f"{media_type}; charset=utf-8",
     )
 
@@ -65,7 +65,7 @@ def render(
 async def render_feed(
     request: Request, db: AsyncSession, author: User | None, *, feed: str, page: str
 ) -> Response:
-    """The newest posts, of everybody or of one author (RFC 4287)."""
+    """Return the Atom feed (RFC 4287) of all posts, or of those of one author."""
     statement = Post.newest_first(author).limit(FEED_LENGTH)
     posts = (await db.scalars(statement)).all()
     context = {
@@ -73,7 +73,7 @@ async def render_feed(
         "page": page,
         "feed": feed,
         "posts": posts,
-        "updated": max((post.updated_at for post in posts), default=NEVER),
+        "updated": max((post.updated_at for post in posts), default=EPOCH),
     }
     return render(request, "atom.xml", "application/atom+xml", context)
 
@@ -100,24 +100,24 @@ async def robots(request: Request) -> Response:
 async def sitemap_index(request: Request, db: DbSession) -> Response:
     paths = [path_of(request, "page_sitemap")]
     for kind, (table, _, _) in SITEMAPS.items():
-        parts = await filled_parts(db, table)
+        parts = await sitemap_numbers(db, table)
         paths += [path_of(request, "sitemap", kind=kind, part=part) for part in parts]
     return render(request, "sitemap_index.xml", "application/xml", {"paths": paths})
 
 
-async def filled_parts(
+async def sitemap_numbers(
     db: AsyncSession, table: type[Post] | type[User]
 ) -> Sequence[int]:
-    """Numbers of the ranges of ids in which there are rows."""
+    """Return the numbers of the sitemaps that are not empty."""
     last = select(func.max(table.id) / SITEMAP_LENGTH).scalar_subquery()
     part = func.generate_series(0, last).column_valued("part")
-    filled = select(table.id).where(in_part(table, part)).exists()
+    filled = select(table.id).where(in_sitemap(table, part)).exists()
     return (await db.scalars(select(part).where(filled).order_by(part))).all()
 
 
-def in_part(table: type[Post] | type[User], part: Any) -> Any:
-    """Whether a row's id is in the range with this number."""
-    # The last range ends behind the last number that an id can be.
+def in_sitemap(table: type[Post] | type[User], part: Any) -> Any:
+    """Return the condition that a row is in the sitemap with this number."""
+    # The last sitemap ends beyond the largest integer.
     first = cast(part, BigInteger) * SITEMAP_LENGTH
     return table.id.between(first, first + SITEMAP_LENGTH - 1)
 
@@ -136,11 +136,11 @@ async def sitemap(
     db: DbSession,
 ) -> Response:
     table, route, parameter = SITEMAPS[kind]
-    statement = select(table.id).where(in_part(table, part)).order_by(table.id)
+    statement = select(table.id).where(in_sitemap(table, part)).order_by(table.id)
     ids = (await db.scalars(statement)).all()
     if not ids:
         raise HTTPException(status.HTTP_404_NOT_FOUND)
-    # One address made by the router and then filled in: the file has thousands.
+    # The route is looked up once, and not for each of thousands of URLs.
     pattern = path_of(request, route, **{parameter: "ID"})
     paths = [pattern.replace("ID", str(row_id)) for row_id in ids]
     return render(request, "sitemap.xml", "application/xml", {"paths": paths})
