@@ -16,7 +16,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from config import BASE_DIR, settings
+from config import BASE_DIR, Settings, settings
 
 DECODER = (sys.executable, "-W", "ignore", str(BASE_DIR / "image_decoder.py"))
 # How long a picture may take on a busy machine. Its CPU time has a limit of its own.
@@ -68,6 +68,7 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
             timeout=DECODE_TIMEOUT,
             # Ctrl+C ends the server, which still waits for its last uploads.
             start_new_session=True,
+            env=_environment_without_secrets(),
         )
     except subprocess.TimeoutExpired as exc:
         raise TimeoutError(f"not decoded within {DECODE_TIMEOUT:g} s") from exc
@@ -78,6 +79,14 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
     if decoder.returncode in INVALID_IMAGE_STATUSES:
         raise InvalidImage(reason)
     raise ChildProcessError(reason)
+
+
+def _environment_without_secrets() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in Settings.model_fields and not name.startswith("AWS_")
+    }
 
 
 def upload_profile_image(content: bytes, filename: str) -> None:

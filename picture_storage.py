@@ -19,7 +19,6 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartParser
 
 from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable
@@ -45,10 +44,9 @@ UPLOAD_FAILED = APIError(
 )
 MISSING_FILE = {"type": "missing", "loc": ("body", "file"), "msg": "File required"}
 
-# Each is kept in memory until it is decoded, and not on disk, which may be read-only.
-# What waits for a slot is not read yet, so it takes no memory.
+# How many files may be in memory at the same time. While they arrive, Starlette writes
+# all beyond their first megabyte to a temporary file.
 MAX_UPLOADS = 20
-MultiPartParser.spool_max_size = settings.max_upload_size_bytes + 1
 upload_slots = asyncio.Semaphore(MAX_UPLOADS)
 
 # The client of the storage has timeouts too, but not for the queue in front of it.
@@ -73,44 +71,14 @@ NEXT_ORPHAN = (
 
 
 async def picture_from(request: Request) -> tuple[bytes, str]:
-    """Return the avatar made from the file in a request, and its filename.
+    """Return the avatar made from the file in a multipart form, and its filename.
+
+    The file is not a parameter of the route, because FastAPI would read it before it
+    knows the caller.
 
     Raises:
-        HTTPException: 400, if the file is invalid; 503, if the server is too busy.
-    """
-    async with upload_slot():
-        content = await read_file(request)
-        try:
-            # Once decoding has started, it may finish.
-            with fail_after(DECODE_TIMEOUT):
-                return await run_sync(process_profile_image, content, limiter=decoder)
-        # Without tracebacks, whose cycles would keep the file in memory for a while.
-        except InvalidImage as exc:
-            raise INVALID_IMAGE.exception() from exc.with_traceback(None)
-        except OSError as exc:
-            logger.error("Picture not decoded: %r", exc)
-            raise UPLOAD_FAILED.exception() from exc.with_traceback(None)
-
-
-@asynccontextmanager
-async def upload_slot() -> AsyncIterator[None]:
-    """Wait until few enough uploads are in memory; raise 503 if that takes long."""
-    try:
-        async with asyncio.timeout(DECODE_TIMEOUT):
-            await upload_slots.acquire()
-    except TimeoutError as exc:
-        # Nothing reads the body, so the connection can't be used again.
-        raise TOO_BUSY.exception(Connection="close") from exc
-    try:
-        yield
-    finally:
-        upload_slots.release()
-
-
-async def read_file(request: Request) -> bytes:
-    """Return the file in a multipart form (RFC 7578).
-
-    FastAPI would read a parameter of the route before it knows the caller.
+        HTTPException: 400 if the file is invalid; 503 if the server is too busy.
+        RequestValidationError: The form has no file.
     """
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("file")
@@ -118,7 +86,36 @@ async def read_file(request: Request) -> bytes:
             raise RequestValidationError([MISSING_FILE])
         if (file.size or 0) > settings.max_upload_size_bytes:
             raise file_too_large().exception()
-        return await file.read()
+        async with upload_slot():
+            return await decode(await file.read())
+
+
+@asynccontextmanager
+async def upload_slot() -> AsyncIterator[None]:
+    """Wait until few enough files are in memory; raise 503 if that takes long."""
+    try:
+        async with asyncio.timeout(DECODE_TIMEOUT):
+            await upload_slots.acquire()
+    except TimeoutError as exc:
+        raise TOO_BUSY.exception() from exc
+    try:
+        yield
+    finally:
+        upload_slots.release()
+
+
+async def decode(content: bytes) -> tuple[bytes, str]:
+    """Return the avatar made from a file; raise 400 or 503 as `picture_from`."""
+    try:
+        # Once decoding has started, it may finish.
+        with fail_after(DECODE_TIMEOUT):
+            return await run_sync(process_profile_image, content, limiter=decoder)
+    # Without tracebacks, whose cycles would keep the file in memory for a while.
+    except InvalidImage as exc:
+        raise INVALID_IMAGE.exception() from exc.with_traceback(None)
+    except OSError as exc:
+        logger.error("Picture not decoded: %r", exc)
+        raise UPLOAD_FAILED.exception() from exc.with_traceback(None)
 
 
 def file_too_large() -> APIError:
