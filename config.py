@@ -4,6 +4,7 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
+from email.message import EmailMessage
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -36,6 +37,7 @@ GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
 )
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 RENAMED_SETTINGS = {
     "GENERAL_RATE": "RATE_LIMIT_DEFAULT",
@@ -83,6 +85,20 @@ def check_origin(value: str) -> str:
 def check_redis_url(value: SecretStr) -> SecretStr:
     """Raise if the value isn't a Redis URL."""
     TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
+    return value
+
+
+def check_sender(value: str) -> str:
+    """Raise if a text isn't one email address, with or without a name before it."""
+    try:
+        message = EmailMessage()
+        message["From"] = value
+        (sender,) = message["From"].addresses
+    # The standard library raises more than it documents for malformed addresses.
+    except Exception as error:
+        raise ValueError(SENDER_FORMAT) from error
+    if not sender.username or not sender.domain:
+        raise ValueError(SENDER_FORMAT)
     return value
 
 
@@ -167,7 +183,7 @@ class Settings(BaseSettings):
     """Name for the SMTP login. Unset: no login."""
     mail_password: SecretStr | None = None
     """Password for the SMTP login."""
-    mail_from: str = "noreply@localhost"
+    mail_from: Annotated[str, AfterValidator(check_sender)] = "noreply@localhost"
     """Sender of every mail."""
     mail_use_tls: bool = False
     """True demands encryption; false takes STARTTLS where the server offers it."""
@@ -227,8 +243,8 @@ class Settings(BaseSettings):
     _server_url: str = "http://127.0.0.1:8000"
 
     @model_validator(mode="after")
-    def check_secrets(self) -> Self:
-        """Raise if a secret is missing or too short."""
+    def check_combinations(self) -> Self:
+        """Raise if settings are missing, too short, or don't fit together."""
         min_bytes = KEY_BYTES[self.algorithm]
         key = self.secret_key
         if key is None and self.is_production:
@@ -239,6 +255,11 @@ class Settings(BaseSettings):
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
                 "S3_ACCESS_KEY_ID: goes with S3_SECRET_ACCESS_KEY; set both or neither"
+            )
+        # Argon2 needs 8 KiB per lane (RFC 9106, section 3.1).
+        if self.argon2_memory_cost < 8 * self.argon2_parallelism:
+            raise ValueError(
+                "ARGON2_MEMORY_COST: must be at least 8 times ARGON2_PARALLELISM"
             )
         return self
 

@@ -23,28 +23,39 @@ class ClientIPMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             peer = scope.get("client") or (UNKNOWN_IP, 0)
-            ip = self._client_ip(peer[0], Headers(scope=scope))
+            ip = self._client_ip(peer[0], peer[1], Headers(scope=scope))
             # In the server's own dict, which the access log is written from.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
 
-    def _client_ip(self, peer: str, headers: Headers) -> str:
-        forwarded = ",".join(headers.getlist("x-forwarded-for"))
-        if self.hops == 0:
-            # By default, uvicorn believes the header if the peer is 127.0.0.1, and
-            # sets the client to one of its entries.
-            return UNKNOWN_IP if peer in forwarded else peer
+    def _client_ip(self, peer: str, port: int, headers: Headers) -> str:
         if "x-forwarded-for" not in headers:
             return peer
-        entries = forwarded.split(",")
-        return (
-            parse_ip(entries[-self.hops]) if self.hops <= len(entries) else UNKNOWN_IP
-        )
+        forwarded = ",".join(headers.getlist("x-forwarded-for"))
+        entries = [entry.strip() for entry in forwarded.split(",")]
+        if self.hops == 0:
+            # By default, uvicorn believes the header if the peer is 127.0.0.1: it sets
+            # the client to an entry, with port 0 if the entry has none.
+            is_written = any(
+                peer in entry and port in {0, port_of(entry)} for entry in entries
+            )
+            return UNKNOWN_IP if is_written else peer
+        if self.hops > len(entries):
+            return UNKNOWN_IP
+        return parse_ip(entries[-self.hops])
+
+
+def port_of(entry: str) -> int | None:
+    """Return the port in an entry of `X-Forwarded-For`, as uvicorn reads it."""
+    try:
+        return int(entry.rpartition(":")[2])
+    except ValueError:
+        return None
 
 
 def parse_ip(entry: str) -> str:
     """Return the IP in an entry of `X-Forwarded-For`, without port and brackets."""
-    host = entry.strip()
+    host = entry
     if host.startswith("["):
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:

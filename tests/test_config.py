@@ -508,3 +508,30 @@ def test_secret_has_the_type_of_one(monkeypatch: pytest.MonkeyPatch, name: str) 
     )
 
     assert isinstance(getattr(Settings(), name), SecretStr)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAIL_FROM", "a b c <", "MAIL_FROM: must be one email address"),
+        ("MAIL_FROM", "a@example.com, b@example.com", "MAIL_FROM: must be one email"),
+        ("MAIL_FROM", "Blog", "MAIL_FROM: must be one email address"),
+        ("ARGON2_MEMORY_COST", "8", "ARGON2_MEMORY_COST: must be at least 8 times"),
+    ],
+)
+def test_setting_that_fails_later_is_rejected_at_startup(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit, match=message) as raised:
+        load_settings()
+
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sender", ["a@example.com", "My Blog <a@example.com>"])
+def test_sender_may_have_a_name(monkeypatch: pytest.MonkeyPatch, sender: str) -> None:
+    monkeypatch.setenv("MAIL_FROM", sender)
+
+    assert Settings().mail_from == sender

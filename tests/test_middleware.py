@@ -102,6 +102,13 @@ class TestClientIP:
 
         assert scope["client"][0] == "127.0.0.1"
 
+    async def test_without_proxies_a_client_cannot_hide_its_ip(self) -> None:
+        scope = http_scope(("192.0.2.7", 50_000), b"192.0.2.7")
+
+        await ClientIPMiddleware(AsyncMock(), hops=0)(scope, AsyncMock(), AsyncMock())
+
+        assert scope["client"] == ("192.0.2.7", 50_000)
+
     async def test_client_without_an_ip_gets_one(self) -> None:
         scope = http_scope(None)
 
