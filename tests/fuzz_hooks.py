@@ -1,4 +1,4 @@
-"""What Schemathesis loads while `tests.fuzz_api` runs it: who asks, and with what."""
+"""Schemathesis hooks for `tests.fuzz_api`: authentication, checks, and test data."""
 
 import atexit
 import itertools
@@ -22,17 +22,17 @@ from schemathesis.specs.openapi.checks import (
 URL = os.environ["FUZZ_URL"]
 PASSWORD = os.environ["FUZZ_PASSWORD"]
 ANSWERS_FILE = Path(os.environ["FUZZ_ANSWERS"])
-# Both are empty where nobody is signed in.
+# Both are empty for the anonymous run.
 TOKEN = os.environ["FUZZ_TOKEN"]
 OWN_ID = os.environ["FUZZ_OWN_ID"]
 
 USERNAME_LENGTH = 50
-# Of these rules JSON Schema knows nothing.
+# JSON Schema cannot express these rules.
 RULES_IN_WORDS = (
     "must not contain NUL or surrogate characters",
     "must not be only white space",
     "must not contain control or invisible characters",
-    # Trimmed and composed, a name has another length.
+    # Trimming and composing change the length of a name.
     "after validation, not",
     "The cursor can't be decoded",
     "The cursor doesn't refer to a post",
@@ -40,26 +40,26 @@ RULES_IN_WORDS = (
     "Idempotency-Key was used for another request",
 )
 
-# Their limits count what is left without the white space around it.
+# Their limits apply after surrounding whitespace is trimmed.
 TRIMMED = ("username", "email", "title")
 
-answers: Counter[tuple[str, int]] = Counter()
+responses: Counter[tuple[str, int]] = Counter()
 sign_ups = itertools.count(1)
 
 
 def photo() -> bytes:
-    """A picture that the application takes."""
+    """Return a picture that the app accepts."""
     file = BytesIO()
     Image.new("RGB", (40, 30), "teal").save(file, "JPEG")
     return file.getvalue()
 
 
-# The application refuses domains that cannot exist (RFC 6761), such as `.test`. JSON
-# Schema has no word for that: to be an address is all that `format: email` asks.
+# The app rejects reserved domains such as `.test` (RFC 6761). JSON Schema cannot
+# express that: `format: email` only asks for an email address.
 schemathesis.openapi.format(
     "email", st.emails(domains=st.sampled_from(["example.com", "mail.example.org"]))
 )
-# Random bytes are hardly ever a picture.
+# Random bytes are hardly ever a valid picture.
 schemathesis.openapi.format(
     "binary", st.one_of(st.binary(max_size=200), st.just(photo()))
 )
@@ -71,7 +71,7 @@ def valid_data_acceptance(
     response: schemathesis.Response,
     case: schemathesis.Case[Any],
 ) -> bool | None:
-    """`positive_data_acceptance`, but for what the document can say in words only."""
+    """Run `positive_data_acceptance`, except where only the prose states a rule."""
     if response.status_code == 422 and any(
         words in response.text for words in RULES_IN_WORDS
     ):
@@ -85,7 +85,7 @@ def invalid_data_rejection(
     response: schemathesis.Response,
     case: schemathesis.Case[Any],
 ) -> bool | None:
-    """`negative_data_rejection`, but for what is too long only before it is trimmed."""
+    """Run `negative_data_rejection`, except for text that trimming makes valid."""
     fields = case.body if isinstance(case.body, dict) else {}
     is_padded = any(
         isinstance(value, str) and value != value.strip()
@@ -97,12 +97,12 @@ def invalid_data_rejection(
 
 
 class Bearer:
-    """The access token of the one user who asks."""
+    """Authenticate as one user."""
 
     def get(
         self, _case: schemathesis.Case[Any], _context: schemathesis.AuthContext
     ) -> str:
-        """The token: nothing ends it, see `spare_own_account`."""
+        """Return the token, which stays valid; see `spare_own_account`."""
         return TOKEN
 
     def set(
@@ -111,7 +111,7 @@ class Bearer:
         token: str,
         _context: schemathesis.AuthContext,
     ) -> None:
-        """Send the token."""
+        """Set the Authorization header."""
         case.headers["Authorization"] = f"Bearer {token}"
 
 
@@ -125,11 +125,11 @@ def spare_own_account(
     case: schemathesis.Case[Any],
     _kwargs: dict[str, Any],
 ) -> None:
-    """Let somebody else's account end where the request would end one's own.
+    """Use a spare account for requests that would invalidate the shared token.
 
-    A deleted account or a changed password ends the token: every case after it would
-    be a 401. So these requests go out all the same, but for an account of its own,
-    made a moment before. What else changes of one's account leaves the token alone.
+    Deleting the account or changing the password invalidates the token, and every later
+    case would get a 401. Such requests are sent for an account created just before.
+    Other changes to the account leave the token valid.
     """
     if not TOKEN or case.headers.get("Authorization") != f"Bearer {TOKEN}":
         return
@@ -151,12 +151,12 @@ def spare_own_account(
 
 
 @schemathesis.hook("before_call")
-def sign_up_somebody_new(
+def sign_up_new_user(
     _context: schemathesis.HookContext,
     case: schemathesis.Case[Any],
     _kwargs: dict[str, Any],
 ) -> None:
-    """Give every other sign-up a new name and address: most of the others are taken."""
+    """Give every other sign-up a new name and email address; most others are taken."""
     if (
         case.operation.label == "POST /api/users"
         and case.meta is not None
@@ -171,7 +171,7 @@ def sign_up_somebody_new(
 
 
 def sign_up_spare() -> tuple[int, str]:
-    """Make an account that may end; gives its id and a token."""
+    """Create an account that may be deleted; return its id and a token."""
     name = f"spare-{secrets.token_hex(8)}"
     email = f"{name}@example.com"
     account = {"username": name, "email": email, "password": PASSWORD}
@@ -182,18 +182,18 @@ def sign_up_spare() -> tuple[int, str]:
 
 
 @schemathesis.hook("after_call")
-def count_answer(
+def count_response(
     _context: schemathesis.HookContext,
     case: schemathesis.Case[Any],
     response: schemathesis.Response,
 ) -> None:
-    """Note what was answered, for the table at the end."""
+    """Count the response for the final table."""
     if response.request.method == case.operation.method.upper():
-        answers[case.operation.label, response.status_code] += 1
+        responses[case.operation.label, response.status_code] += 1
 
 
 @atexit.register
-def write_answers() -> None:
-    """Leave the counted answers to the process that started this one."""
-    rows = [[label, status, count] for (label, status), count in answers.items()]
+def write_responses() -> None:
+    """Write the counts for the parent process."""
+    rows = [[label, status, count] for (label, status), count in responses.items()]
     ANSWERS_FILE.write_text(json.dumps(rows))

@@ -1,8 +1,8 @@
-"""Holds the tests to the OpenAPI document, and the document to the tests.
+"""Check the tests' responses against the OpenAPI document, and vice versa.
 
-An answer that the document does not declare fails the test that got it. What the
-document declares and no test got fails a complete run at its end. Each declared error
-may also come as problem details (RFC 9457), which the document only mentions.
+A response that the document does not declare fails the test that got it. A declared
+response that no test got fails a complete run at its end. Each declared error may also
+be sent as problem details (RFC 9457), which the document only mentions.
 """
 
 import re
@@ -17,13 +17,13 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-# A part of a document; JSON has no better type.
+# Part of a document; there is no more precise type for JSON.
 Json = dict[str, Any]
 
 PROBLEM_JSON = "application/problem+json"
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
-# Every answer may have them: they belong to the connection, to caches or to browsers,
-# and not to an operation. `access-control-*` is among them.
+# Any response may have these: they concern the connection, caches, or browsers, not an
+# operation. `access-control-*` is allowed, too.
 COMMON_HEADERS = {
     "cache-control",
     "connection",
@@ -43,12 +43,12 @@ NUMBER = re.compile(r"\d+(\.\d+)?")
 WORKER_OUTPUT = "openapi_recording"
 
 
-class Breach(AssertionError):
-    """An answer that the document does not declare."""
+class UndeclaredResponse(AssertionError):
+    """A response that the document does not declare."""
 
 
 def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
-    """Method, path template and declaration of every operation."""
+    """Yield the method, path template and declaration of every operation."""
     for template, item in document["paths"].items():
         for method, operation in item.items():
             if method in METHODS:
@@ -56,14 +56,14 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
 
 
 def follow(document: Json, node: Json) -> Json:
-    """What a node stands for: itself, or the component that it refers to."""
+    """Return a node, or the component that it refers to."""
     while "$ref" in node:
         node = reduce(getitem, node["$ref"].removeprefix("#/").split("/"), document)
     return node
 
 
 def examples(document: Json, media: Json) -> list[Any]:
-    """The values of all examples of a media type."""
+    """Return the values of all examples of a media type."""
     named = [
         follow(document, example).get("value")
         for example in media.get("examples", {}).values()
@@ -72,15 +72,15 @@ def examples(document: Json, media: Json) -> list[Any]:
 
 
 def without_numbers(text: str) -> str:
-    """A text in which all numbers look alike.
+    """Replace all numbers in a text.
 
-    Numbers in errors follow settings, which tests change: "Maximum size is 5MB".
+    Numbers in errors depend on settings, which tests change: "Maximum size is 5MB".
     """
     return NUMBER.sub("0", text)
 
 
-class Answer:
-    """A status that an operation declares."""
+class DeclaredResponse:
+    """A declared status of an operation."""
 
     def __init__(self, document: Json, name: str, declaration: Json) -> None:
         self.name = name
@@ -88,7 +88,7 @@ class Answer:
         content = declaration.get("content", {})
         self.validators = {
             media_type: Draft202012Validator(
-                # So that a reference to `#/components/...` leads somewhere.
+                # Needed to resolve references to `#/components/...`.
                 {**media.get("schema", {}), "components": document["components"]},
                 format_checker=Draft202012Validator.FORMAT_CHECKER,
             )
@@ -102,12 +102,12 @@ class Answer:
         }
 
     def declared(self) -> set[str]:
-        """Names of what must have been seen by the end of a complete run."""
+        """Return the names of everything that a complete run must see."""
         headers = {self.header_name(header) for header in self.headers}
         return {self.name} | headers | set(map(self.detail_name, self.details.values()))
 
     def seen(self, response: httpx.Response) -> set[str]:
-        """Names of what of this is in an answer."""
+        """Return the names of what a response contains."""
         headers = self.headers & set(response.headers)
         names = {self.name} | {self.header_name(header) for header in headers}
         detail = self.details.get(without_numbers(detail_of(response) or ""))
@@ -119,18 +119,18 @@ class Answer:
     def detail_name(self, detail: str) -> str:
         return f"{self.name}: detail {detail!r}"
 
-    def faults(self, response: httpx.Response) -> Iterator[str]:
-        """What of an answer is not declared."""
+    def find_errors(self, response: httpx.Response) -> Iterator[str]:
+        """List what a response contains but the document does not declare."""
         for header in response.headers.keys() - self.headers - COMMON_HEADERS:
             if not header.startswith("access-control-"):
                 yield f"the header {header!r} is not declared"
-        yield from self.faults_of_body(response)
+        yield from self.find_body_errors(response)
         detail = detail_of(response)
         if detail is not None and without_numbers(detail) not in self.details:
             yield f"the detail {detail!r} is not among the declared examples"
 
-    def faults_of_body(self, response: httpx.Response) -> Iterator[str]:
-        """Where the body is not as declared; without declared content there is none."""
+    def find_body_errors(self, response: httpx.Response) -> Iterator[str]:
+        """List schema errors of a body; without declared content, it must be empty."""
         if not self.validators:
             if response.content:
                 yield "a body is not declared"
@@ -147,7 +147,7 @@ class Answer:
 
 
 def media_type_of(response: httpx.Response) -> str:
-    """The media type of a body, without its parameters."""
+    """Return the media type of a body, without its parameters."""
     content_type: str = response.headers.get("content-type", "")
     return content_type.partition(";")[0].strip().lower()
 
@@ -162,7 +162,7 @@ def body_of(response: httpx.Response) -> Any:
 
 
 def detail_of(response: httpx.Response) -> str | None:
-    """What an error says in words; the list of a 422 has a schema and no words."""
+    """Return the `detail` text of an error; a 422 has a list with a schema instead."""
     if response.is_error and response.content:
         body = body_of(response)
         if isinstance(body, dict) and isinstance(body.get("detail"), str):
@@ -172,62 +172,62 @@ def detail_of(response: httpx.Response) -> str | None:
 
 @dataclass(frozen=True)
 class Operation:
-    """A method on a path, and the answers that it declares."""
+    """A method and path with its declared responses."""
 
     method: str
     path: re.Pattern[str]
     name: str
-    answers: dict[str, Answer]
+    responses: dict[str, DeclaredResponse]
 
-    def answers_to(self, request: httpx.Request) -> bool:
-        """Whether it is this operation that a request asks for."""
+    def matches(self, request: httpx.Request) -> bool:
+        """Return whether a request is for this operation."""
         return self.method == request.method and bool(
             self.path.fullmatch(request.url.path)
         )
 
 
-class Contract:
-    """What a document declares, and what of it has been seen so far."""
+class OpenAPISpec:
+    """The responses that a document declares, and those seen so far."""
 
     def __init__(self, document: Json) -> None:
         document = {"components": {}, **document}
-        # As OpenAPI has it, a path without parameters comes before one that has them.
+        # In OpenAPI, paths without parameters take precedence.
         ordered = sorted(operations(document), key=lambda found: found[1].count("{"))
         self.operations = [operation_of(document, *found) for found in ordered]
         self.seen: set[str] = set()
 
     async def check(self, response: httpx.Response) -> None:
-        """Note an answer: a hook for the responses of an httpx client.
+        """Record a response; use as a response hook of an HTTPX client.
 
         Raises:
-            Breach: The answer is not declared. What is no operation, such as OPTIONS or
-                a page, may answer as it likes.
+            UndeclaredResponse: The response is not declared. Requests that match no
+                operation, such as OPTIONS or pages, are not checked.
         """
         await response.aread()
         operation = next(
-            (found for found in self.operations if found.answers_to(response.request)),
+            (found for found in self.operations if found.matches(response.request)),
             None,
         )
         if operation is None:
             return
         status = str(response.status_code)
-        answer = operation.answers.get(status)
-        if answer is None:
-            raise Breach(
+        declared = operation.responses.get(status)
+        if declared is None:
+            raise UndeclaredResponse(
                 f"{operation.name} {status}: the status is not declared "
-                f"(among {', '.join(operation.answers)}); {response.text[:200]}"
+                f"(among {', '.join(operation.responses)}); {response.text[:200]}"
             )
-        self.seen |= answer.seen(response)
-        if faults := list(answer.faults(response)):
-            raise Breach(f"{answer.name}: {'; '.join(faults)}")
+        self.seen |= declared.seen(response)
+        if errors := list(declared.find_errors(response)):
+            raise UndeclaredResponse(f"{declared.name}: {'; '.join(errors)}")
 
     def missing(self) -> list[str]:
-        """What is declared and has not been seen."""
+        """Return everything that is declared but has not been seen."""
         declared = {
             name
             for operation in self.operations
-            for answer in operation.answers.values()
-            for name in answer.declared()
+            for response in operation.responses.values()
+            for name in response.declared()
         }
         return sorted(declared - self.seen)
 
@@ -235,26 +235,28 @@ class Contract:
 def operation_of(
     document: Json, method: str, template: str, declaration: Json
 ) -> Operation:
-    """An operation as the document declares it."""
+    """Build an operation from its declaration."""
     name = f"{method} {template}"
     literals = map(re.escape, re.split(r"\{[^}]+\}", template))
-    answers = {
-        status: Answer(document, f"{name} {status}", follow(document, response))
+    responses = {
+        status: DeclaredResponse(
+            document, f"{name} {status}", follow(document, response)
+        )
         for status, response in declaration["responses"].items()
     }
-    return Operation(method, re.compile("[^/]+".join(literals)), name, answers)
+    return Operation(method, re.compile("[^/]+".join(literals)), name, responses)
 
 
-class Recording:
-    """A pytest plugin: at the end of a complete run all that is declared was seen.
+class CoveragePlugin:
+    """A pytest plugin that fails a complete run unless it has seen every declaration.
 
-    A run is complete when each test file beside `conftest.py` was collected, nothing
-    was deselected, and each test that was collected has come to its end. So it is by
-    what happened, whatever options, arguments, failures or interrupts made it so. The
-    folders below do not count: their tests ask another process.
+    A run is complete if each test file next to `conftest.py` was collected, nothing was
+    deselected, and every collected test finished. This depends on what actually ran,
+    not on options, arguments, failures or interrupts. Subfolders do not count, because
+    their tests send requests to other processes.
     """
 
-    def __init__(self, contract: Contract, folder: Path, root: Path) -> None:
+    def __init__(self, contract: OpenAPISpec, folder: Path, root: Path) -> None:
         self.contract = contract
         self.all_files = {
             file.relative_to(root).as_posix() for file in folder.glob("test_*.py")
@@ -273,18 +275,19 @@ class Recording:
         self.is_selection = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        # One test of a file leaves the others out without deselecting them.
+        # Selecting one test of a file skips the others without deselecting them.
         self.is_selection |= any("::" in argument for argument in session.config.args)
         self.collected = len(session.items)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.ended += report.when == "teardown"
 
-    # With xdist the workers collect and run; what has ended the controller hears too.
+    # With xdist, workers collect and run the tests; the controller sees the reports,
+    # too.
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        # A worker that crashed has no output, nor has its last test come to its end.
+        # A crashed worker has no output, and its last test has not finished.
         output = getattr(node, "workeroutput", {}).get(WORKER_OUTPUT)
         if output is not None:
             seen, files, collected, is_selection = output
@@ -294,12 +297,12 @@ class Recording:
             self.is_selection |= is_selection
 
     def output(self) -> Sequence[Any]:
-        """What a worker has to tell, in types that cross processes."""
+        """Return a worker's results in types that can be sent between processes."""
         files = list(self.files & self.all_files)
         return [list(self.contract.seen), files, self.collected, self.is_selection]
 
     def is_complete(self) -> bool:
-        """Whether everything that could be seen should have been; see the class."""
+        """Return whether the run was complete; see the class."""
         return (
             self.all_files <= self.files
             and not self.is_selection

@@ -1,4 +1,4 @@
-"""Logins, access tokens, reset tokens and passwords."""
+"""Login, access tokens, reset tokens and passwords."""
 
 import json
 import threading
@@ -26,8 +26,8 @@ from tests.conftest import (
     PASSWORD,
     auth_header,
     create_test_user,
+    get_user_id,
     login_user,
-    own_id,
     settings,
 )
 
@@ -35,8 +35,8 @@ NEW_PASSWORD = "battery staple"
 
 
 @pytest.fixture
-def mails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """The keywords of every reset mail that the application wants to send."""
+def sent_emails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Collect the keyword arguments of every reset email."""
     sent: list[dict[str, str]] = []
 
     async def note(**mail: str) -> None:
@@ -48,7 +48,7 @@ def mails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
 @pytest.fixture
 def verifications(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hashes against which a password is verified."""
+    """Collect the hashes that passwords are verified against."""
     hashes: list[str] = []
 
     def note(plain_password: str, hashed_password: str) -> bool:
@@ -66,12 +66,14 @@ async def attempt(client: AsyncClient, email: str, password: str) -> Response:
     )
 
 
-async def ask_for_token(
-    client: AsyncClient, mails: list[dict[str, str]], email: str = "ada@example.com"
+async def request_reset_token(
+    client: AsyncClient,
+    sent_emails: list[dict[str, str]],
+    email: str = "ada@example.com",
 ) -> str:
-    """Forget a password; gives the token from the mail."""
+    """Request a password reset and return the token from the email."""
     await client.post("/api/users/forgot-password", json={"email": email})
-    return mails[-1]["token"]
+    return sent_emails[-1]["token"]
 
 
 async def reset(client: AsyncClient, token: str) -> Response:
@@ -93,7 +95,7 @@ async def change_password(
 
 
 async def rejected(client: AsyncClient, headers: dict[str, str]) -> bool:
-    """Whether a token is answered as the contract has it for any flaw."""
+    """Return whether a token gets the 401 for invalid tokens."""
     response = await client.get("/api/users/me", headers=headers)
     return (
         response.status_code,
@@ -108,7 +110,7 @@ async def rejected(client: AsyncClient, headers: dict[str, str]) -> bool:
 @pytest.mark.parametrize(
     "email", ["ada@example.com", "ADA@Example.com", " ada@example.com "]
 )
-async def test_login_gives_a_bearer_token(client: AsyncClient, email: str) -> None:
+async def test_login_returns_bearer_token(client: AsyncClient, email: str) -> None:
     await create_test_user(client, email="Ada@example.com")
 
     response = await attempt(client, email, PASSWORD)
@@ -123,9 +125,7 @@ async def test_login_gives_a_bearer_token(client: AsyncClient, email: str) -> No
 @pytest.mark.parametrize(
     "email", ["ada@xn--exmple-cua.com", "a\u0308da@example.com", "ada@EX\xc4MPLE.com"]
 )
-async def test_login_takes_the_address_in_the_form_used_to_sign_up(
-    client: AsyncClient, email: str
-) -> None:
+async def test_login_email_is_case_insensitive(client: AsyncClient, email: str) -> None:
     await create_test_user(client, email=email)
 
     response = await attempt(client, email, PASSWORD)
@@ -133,7 +133,7 @@ async def test_login_takes_the_address_in_the_form_used_to_sign_up(
     assert response.status_code == 200
 
 
-async def test_login_ignores_the_other_fields_of_the_password_grant(
+async def test_login_ignores_other_oauth2_form_fields(
     client: AsyncClient,
 ) -> None:
     await create_test_user(client)
@@ -167,7 +167,7 @@ async def test_login_ignores_the_other_fields_of_the_password_grant(
         ("a" * 10_000, PASSWORD),
     ],
 )
-async def test_wrong_login_is_refused(
+async def test_login_with_wrong_credentials_is_rejected(
     client: AsyncClient, email: str, password: str
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
@@ -179,7 +179,7 @@ async def test_wrong_login_is_refused(
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_wrong_password_and_unknown_email_get_the_same_answer(
+async def test_wrong_password_and_unknown_email_look_alike(
     client: AsyncClient,
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
@@ -192,7 +192,7 @@ async def test_wrong_password_and_unknown_email_get_the_same_answer(
 
 
 @pytest.mark.parametrize("email", ["ada@example.com", "nobody@example.com", "ada"])
-async def test_wrong_login_verifies_exactly_one_hash_of_equal_cost(
+async def test_failed_login_verifies_exactly_one_hash(
     client: AsyncClient, verifications: list[str], email: str
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
@@ -217,7 +217,7 @@ async def test_wrong_login_verifies_exactly_one_hash_of_equal_cost(
         {"Authorization": "x"},
     ],
 )
-async def test_request_without_bearer_is_not_authenticated(
+async def test_missing_bearer_token_is_unauthenticated(
     client: AsyncClient, header: dict[str, str]
 ) -> None:
     response = await client.get("/api/users/me", headers=header)
@@ -250,8 +250,8 @@ async def test_malformed_token_is_rejected(client: AsyncClient, value: bytes) ->
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def claims_of(client: AsyncClient) -> dict[str, Any]:
-    """The claims that a token of a new user has."""
+async def get_claims(client: AsyncClient) -> dict[str, Any]:
+    """Return the claims of a new user's token."""
     await create_test_user(client)
     token = await login_user(client)
     claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
@@ -259,12 +259,12 @@ async def claims_of(client: AsyncClient) -> dict[str, Any]:
 
 
 def signed(claims: dict[str, Any]) -> dict[str, str]:
-    """Headers with a token that has these claims and the right signature."""
+    """Return headers with a correctly signed token with these claims."""
     return auth_header(jwt.encode(claims, settings.signing_key, algorithm="HS256"))
 
 
-async def test_token_has_the_claims_of_the_contract(client: AsyncClient) -> None:
-    claims = await claims_of(client)
+async def test_token_has_required_claims(client: AsyncClient) -> None:
+    claims = await get_claims(client)
 
     user = (await client.get("/api/users")).json()[0]
     assert claims.keys() >= {"sub", "iat", "exp"}
@@ -272,29 +272,29 @@ async def test_token_has_the_claims_of_the_contract(client: AsyncClient) -> None
     assert claims["exp"] - claims["iat"] == 30 * 60
 
 
-async def test_token_of_the_right_make_is_accepted(client: AsyncClient) -> None:
-    claims = await claims_of(client)
+async def test_valid_token_is_accepted(client: AsyncClient) -> None:
+    claims = await get_claims(client)
 
     response = await client.get("/api/users/me", headers=signed(claims))
 
     assert response.status_code == 200
 
 
-async def test_token_without_signature_is_rejected(client: AsyncClient) -> None:
-    claims = await claims_of(client)
+async def test_unsigned_token_is_rejected(client: AsyncClient) -> None:
+    claims = await get_claims(client)
 
     token = jwt.encode(claims, "", algorithm="none")
 
     assert await rejected(client, auth_header(token))
 
 
-# The key is too short for the longer digests, which is nobody's concern here.
+# PyJWT warns that the key is too short for longer digests, which is irrelevant here.
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
-async def test_token_of_another_algorithm_is_rejected(
+async def test_token_with_other_algorithm_is_rejected(
     client: AsyncClient, algorithm: str
 ) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
 
     token = jwt.encode(claims, settings.signing_key, algorithm=algorithm)
 
@@ -302,15 +302,15 @@ async def test_token_of_another_algorithm_is_rejected(
 
 
 async def test_token_signed_with_another_key_is_rejected(client: AsyncClient) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
 
     token = jwt.encode(claims, "another-key-of-thirty-two-bytes-!", algorithm="HS256")
 
     assert await rejected(client, auth_header(token))
 
 
-async def test_token_that_was_altered_is_rejected(client: AsyncClient) -> None:
-    claims = await claims_of(client)
+async def test_tampered_token_is_rejected(client: AsyncClient) -> None:
+    claims = await get_claims(client)
     header, _, signature = signed(claims)["Authorization"].split(".")
     other = signed({**claims, "sub": "1"})["Authorization"].split(".")[1]
 
@@ -320,19 +320,19 @@ async def test_token_that_was_altered_is_rejected(client: AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("form", ["0{}", "{} ", "+{}", "{}.0"])
-async def test_token_with_another_form_of_the_number_is_rejected(
+async def test_token_with_noncanonical_subject_is_rejected(
     client: AsyncClient, form: str
 ) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
 
     assert await rejected(client, signed({**claims, "sub": form.format(claims["sub"])}))
 
 
 @pytest.mark.parametrize("missing", ["sub", "iat", "exp", "ver"])
-async def test_token_that_lacks_a_claim_is_rejected(
+async def test_token_without_required_claim_is_rejected(
     client: AsyncClient, missing: str
 ) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
     del claims[missing]
 
     assert await rejected(client, signed(claims))
@@ -372,11 +372,11 @@ async def test_token_that_lacks_a_claim_is_rejected(
         ("iat", float("inf")),
     ],
 )
-async def test_token_with_a_claim_out_of_order_is_rejected(
+async def test_token_with_invalid_claim_is_rejected(
     client: AsyncClient, claim: str, value: Any
 ) -> None:
-    claims = await claims_of(client)
-    # PyJWT does not sign a `sub` that is no text.
+    claims = await get_claims(client)
+    # PyJWT refuses to sign a `sub` that is not a string.
     payload = jwt.api_jws.encode(
         json.dumps({**claims, claim: value}).encode(),
         settings.signing_key,
@@ -387,7 +387,7 @@ async def test_token_with_a_claim_out_of_order_is_rejected(
 
 
 @pytest.mark.parametrize("payload", [b"[]", b"7", b"null", b'"x"', b"\xff", b"[" * 500])
-async def test_token_whose_payload_is_no_object_is_rejected(
+async def test_token_with_non_object_payload_is_rejected(
     client: AsyncClient, payload: bytes
 ) -> None:
     token = jwt.api_jws.encode(payload, settings.signing_key, algorithm="HS256")
@@ -397,10 +397,10 @@ async def test_token_whose_payload_is_no_object_is_rejected(
 
 @pytest.mark.parametrize("seconds", [5, -5])
 @pytest.mark.parametrize("claim", ["exp", "iat"])
-async def test_clocks_may_differ_by_some_seconds(
+async def test_clock_skew_within_leeway_is_accepted(
     client: AsyncClient, claim: str, seconds: int
 ) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
     claims[claim] = utcnow() + timedelta(seconds=seconds)
 
     response = await client.get("/api/users/me", headers=signed(claims))
@@ -409,24 +409,24 @@ async def test_clocks_may_differ_by_some_seconds(
 
 
 @pytest.mark.parametrize(("claim", "seconds"), [("exp", -12), ("iat", 15)])
-async def test_clocks_may_not_differ_by_more_than_the_leeway(
+async def test_clock_skew_beyond_leeway_is_rejected(
     client: AsyncClient, claim: str, seconds: int
 ) -> None:
-    claims = await claims_of(client)
+    claims = await get_claims(client)
     claims[claim] = utcnow() + timedelta(seconds=seconds)
 
     assert await rejected(client, signed(claims))
 
 
-async def test_token_of_a_deleted_user_is_rejected(
+async def test_token_of_deleted_user_is_rejected(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    await client.delete(f"/api/users/{await own_id(client, ada)}", headers=ada)
+    await client.delete(f"/api/users/{await get_user_id(client, ada)}", headers=ada)
 
     assert await rejected(client, ada)
 
 
-def test_verify_access_token_gives_the_subject() -> None:
+def test_verify_access_token_returns_subject() -> None:
     assert verify_access_token(create_access_token({"sub": "7"})) == "7"
 
 
@@ -442,11 +442,11 @@ def test_verify_access_token_gives_the_subject() -> None:
     ],
     ids=range(6),
 )
-def test_verify_access_token_gives_none_for_any_flaw(token: str) -> None:
+def test_verify_access_token_returns_none_if_invalid(token: str) -> None:
     assert verify_access_token(token) is None
 
 
-def test_create_access_token_takes_a_lifetime() -> None:
+def test_create_access_token_accepts_lifetime() -> None:
     token = create_access_token({"sub": "7"}, timedelta(minutes=5))
 
     claims = jwt.decode(token, options={"verify_signature": False})
@@ -456,7 +456,7 @@ def test_create_access_token_takes_a_lifetime() -> None:
 # Passwords
 
 
-def test_password_matches_its_own_hash_only() -> None:
+def test_password_matches_only_its_own_hash() -> None:
     stored = hash_password("correct horse")
 
     assert verify_password("correct horse", stored)
@@ -467,8 +467,10 @@ def test_equal_passwords_have_different_hashes() -> None:
     assert hash_password("correct horse") != hash_password("correct horse")
 
 
-async def test_passwords_are_hashed_and_verified_off_the_event_loop(
-    client: AsyncClient, mails: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+async def test_passwords_are_hashed_off_the_event_loop(
+    client: AsyncClient,
+    sent_emails: list[dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads: list[threading.Thread] = []
 
@@ -485,7 +487,7 @@ async def test_passwords_are_hashed_and_verified_off_the_event_loop(
     await create_test_user(client)
     headers = auth_header(await login_user(client))
     await change_password(client, headers)
-    await reset(client, await ask_for_token(client, mails))
+    await reset(client, await request_reset_token(client, sent_emails))
 
     assert len(threads) == 5
     assert threading.main_thread() not in threads
@@ -494,7 +496,7 @@ async def test_passwords_are_hashed_and_verified_off_the_event_loop(
 # Changing a password
 
 
-async def test_change_password_needs_a_login(client: AsyncClient) -> None:
+async def test_change_password_requires_login(client: AsyncClient) -> None:
     response = await change_password(client, {})
 
     assert response.status_code == 401
@@ -502,7 +504,7 @@ async def test_change_password_needs_a_login(client: AsyncClient) -> None:
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_change_password_needs_the_current_one(
+async def test_change_password_requires_current_password(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     response = await change_password(client, ada, current="wrong")
@@ -523,7 +525,7 @@ async def test_change_password_needs_the_current_one(
         {"current_password": None, "new_password": NEW_PASSWORD},
     ],
 )
-async def test_change_password_refuses_invalid_input(
+async def test_change_password_rejects_invalid_input(
     client: AsyncClient, ada: dict[str, str], body: dict[str, Any]
 ) -> None:
     response = await client.patch("/api/users/me/password", json=body, headers=ada)
@@ -546,7 +548,7 @@ async def test_change_password_success(
     assert (await attempt(client, "ada@example.com", PASSWORD)).status_code == 401
 
 
-async def test_change_password_ends_all_tokens_but_the_one_it_gives(
+async def test_change_password_revokes_all_other_tokens(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     other = auth_header(await login_user(client))
@@ -560,7 +562,7 @@ async def test_change_password_ends_all_tokens_but_the_one_it_gives(
     assert me.status_code == 200
 
 
-async def test_change_password_leaves_the_tokens_of_others_alone(
+async def test_change_password_keeps_tokens_of_other_users(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     await change_password(client, ada)
@@ -568,11 +570,11 @@ async def test_change_password_leaves_the_tokens_of_others_alone(
     assert (await client.get("/api/users/me", headers=bob)).status_code == 200
 
 
-# Forgetting a password
+# Requesting a password reset
 
 
-async def test_forgot_password_gives_the_same_answer_for_every_address(
-    client: AsyncClient, mails: list[dict[str, str]]
+async def test_forgot_password_response_reveals_no_account(
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
 
@@ -584,21 +586,21 @@ async def test_forgot_password_gives_the_same_answer_for_every_address(
     assert known.status_code == unknown.status_code == 202
     assert known.content == unknown.content
     assert known.headers.raw == unknown.headers.raw
-    assert len(mails) == 1
+    assert len(sent_emails) == 1
 
 
-async def test_forgot_password_refuses_what_is_no_address(client: AsyncClient) -> None:
+async def test_forgot_password_rejects_invalid_email(client: AsyncClient) -> None:
     response = await client.post("/api/users/forgot-password", json={"email": "ada"})
 
     assert response.status_code == 422
 
 
-async def test_only_the_hash_of_a_reset_token_is_stored(
-    client: AsyncClient, mails: list[dict[str, str]], db: AsyncSession
+async def test_only_hash_of_reset_token_is_stored(
+    client: AsyncClient, sent_emails: list[dict[str, str]], db: AsyncSession
 ) -> None:
     await create_test_user(client)
 
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     row = (await db.scalars(select(PasswordResetToken))).one()
     assert row.token_hash == hash_reset_token(token)
@@ -607,7 +609,7 @@ async def test_only_the_hash_of_a_reset_token_is_stored(
     )
 
 
-def test_reset_tokens_are_long_and_never_the_same() -> None:
+def test_reset_tokens_are_long_and_unique() -> None:
     tokens = {generate_reset_token() for _ in range(100)}
 
     assert len(tokens) == 100
@@ -617,18 +619,18 @@ def test_reset_tokens_are_long_and_never_the_same() -> None:
 # Resetting a password
 
 
-async def assert_no_good(client: AsyncClient, token: str) -> None:
-    """Show that a reset token does nothing."""
+async def assert_reset_rejected(client: AsyncClient, token: str) -> None:
+    """Check that a reset token is rejected and changes nothing."""
     response = await reset(client, token)
     assert response.status_code == 400
     assert response.json() == {"detail": "Invalid or expired reset token"}
 
 
 async def test_reset_password_success(
-    client: AsyncClient, mails: list[dict[str, str]]
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client)
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     response = await reset(client, token)
 
@@ -641,47 +643,45 @@ async def test_reset_password_success(
     assert (await attempt(client, "ada@example.com", PASSWORD)).status_code == 401
 
 
-async def test_reset_password_ends_access_tokens(
-    client: AsyncClient, ada: dict[str, str], mails: list[dict[str, str]]
+async def test_reset_password_revokes_access_tokens(
+    client: AsyncClient, ada: dict[str, str], sent_emails: list[dict[str, str]]
 ) -> None:
-    await reset(client, await ask_for_token(client, mails))
+    await reset(client, await request_reset_token(client, sent_emails))
 
     assert await rejected(client, ada)
 
 
 @pytest.mark.parametrize("token", ["", "x", "x" * 100_000, "é", "../../etc"])
-async def test_reset_token_that_nobody_was_sent_is_no_good(
-    client: AsyncClient, token: str
-) -> None:
-    await assert_no_good(client, token)
+async def test_unknown_reset_token_is_rejected(client: AsyncClient, token: str) -> None:
+    await assert_reset_rejected(client, token)
 
 
-async def test_hash_of_a_reset_token_is_no_good(
-    client: AsyncClient, mails: list[dict[str, str]]
+async def test_hash_of_reset_token_is_rejected(
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client)
 
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
-    await assert_no_good(client, hash_reset_token(token))
+    await assert_reset_rejected(client, hash_reset_token(token))
 
 
 async def test_reset_token_works_once(
-    client: AsyncClient, mails: list[dict[str, str]]
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client)
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     await reset(client, token)
 
-    await assert_no_good(client, token)
+    await assert_reset_rejected(client, token)
 
 
-async def test_reset_token_survives_a_password_that_is_refused(
-    client: AsyncClient, mails: list[dict[str, str]]
+async def test_reset_token_survives_rejected_password(
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client)
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     refused = await client.post(
         "/api/users/reset-password", json={"token": token, "new_password": "short"}
@@ -691,75 +691,77 @@ async def test_reset_token_survives_a_password_that_is_refused(
     assert (await reset(client, token)).status_code == 200
 
 
-async def test_new_reset_token_replaces_the_old_one(
-    client: AsyncClient, mails: list[dict[str, str]]
+async def test_new_reset_token_replaces_old_one(
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client)
-    old = await ask_for_token(client, mails)
+    old = await request_reset_token(client, sent_emails)
 
-    new = await ask_for_token(client, mails)
+    new = await request_reset_token(client, sent_emails)
 
-    await assert_no_good(client, old)
+    await assert_reset_rejected(client, old)
     assert (await reset(client, new)).status_code == 200
 
 
-async def test_reset_token_of_another_user_stays(
-    client: AsyncClient, mails: list[dict[str, str]]
+async def test_reset_token_of_another_user_is_kept(
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
     await create_test_user(client, "bob", "bob@example.com")
-    token = await ask_for_token(client, mails, "bob@example.com")
+    token = await request_reset_token(client, sent_emails, "bob@example.com")
 
-    await reset(client, await ask_for_token(client, mails, "ada@example.com"))
+    await reset(
+        client, await request_reset_token(client, sent_emails, "ada@example.com")
+    )
 
     assert (await reset(client, token)).status_code == 200
 
 
-async def test_expired_reset_token_is_no_good(
-    client: AsyncClient, mails: list[dict[str, str]], db: AsyncSession
+async def test_expired_reset_token_is_rejected(
+    client: AsyncClient, sent_emails: list[dict[str, str]], db: AsyncSession
 ) -> None:
     await create_test_user(client)
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     past = utcnow() - timedelta(seconds=1)
     await db.execute(update(PasswordResetToken).values(expires_at=past))
     await db.commit()
 
-    await assert_no_good(client, token)
+    await assert_reset_rejected(client, token)
 
 
-async def test_change_of_password_ends_reset_tokens(
-    client: AsyncClient, ada: dict[str, str], mails: list[dict[str, str]]
+async def test_password_change_revokes_reset_tokens(
+    client: AsyncClient, ada: dict[str, str], sent_emails: list[dict[str, str]]
 ) -> None:
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     await change_password(client, ada)
 
-    await assert_no_good(client, token)
+    await assert_reset_rejected(client, token)
 
 
-async def test_change_of_address_ends_reset_tokens(
-    client: AsyncClient, ada: dict[str, str], mails: list[dict[str, str]]
+async def test_email_change_revokes_reset_tokens(
+    client: AsyncClient, ada: dict[str, str], sent_emails: list[dict[str, str]]
 ) -> None:
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
     await client.patch(
-        f"/api/users/{await own_id(client, ada)}",
+        f"/api/users/{await get_user_id(client, ada)}",
         json={"email": "ada@example.org"},
         headers=ada,
     )
 
-    await assert_no_good(client, token)
+    await assert_reset_rejected(client, token)
 
 
-async def test_deletion_of_the_account_ends_reset_tokens(
-    client: AsyncClient, ada: dict[str, str], mails: list[dict[str, str]]
+async def test_account_deletion_removes_reset_tokens(
+    client: AsyncClient, ada: dict[str, str], sent_emails: list[dict[str, str]]
 ) -> None:
-    token = await ask_for_token(client, mails)
+    token = await request_reset_token(client, sent_emails)
 
-    await client.delete(f"/api/users/{await own_id(client, ada)}", headers=ada)
+    await client.delete(f"/api/users/{await get_user_id(client, ada)}", headers=ada)
 
-    await assert_no_good(client, token)
+    await assert_reset_rejected(client, token)
 
 
 @pytest.mark.parametrize(
@@ -772,7 +774,7 @@ async def test_deletion_of_the_account_ends_reset_tokens(
         {"token": "x", "new_password": "x" * 129},
     ],
 )
-async def test_reset_password_refuses_invalid_input(
+async def test_reset_password_rejects_invalid_input(
     client: AsyncClient, body: dict[str, Any]
 ) -> None:
     response = await client.post("/api/users/reset-password", json=body)
@@ -780,11 +782,11 @@ async def test_reset_password_refuses_invalid_input(
     assert response.status_code == 422
 
 
-async def test_reset_leaves_none_of_the_tokens(
-    client: AsyncClient, mails: list[dict[str, str]], db: AsyncSession
+async def test_reset_password_deletes_all_reset_tokens(
+    client: AsyncClient, sent_emails: list[dict[str, str]], db: AsyncSession
 ) -> None:
     await create_test_user(client)
-    await reset(client, await ask_for_token(client, mails))
+    await reset(client, await request_reset_token(client, sent_emails))
 
     assert await db.scalar(select(func.count(PasswordResetToken.id))) == 0
     assert await db.scalar(select(func.count(User.id))) == 1

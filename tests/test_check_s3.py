@@ -1,4 +1,4 @@
-"""The command that checks the bucket, run as an operator runs it."""
+"""The bucket check, run as an operator runs it."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ PRIVATE_BUCKET = "private-bucket"
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """Not the stand-in in this process: starting it empties the server's buckets."""
+    """Override the mocked S3: starting it would empty the server's buckets."""
 
 
 @pytest.fixture(scope="module")
 def s3_server() -> Iterator[str]:
-    """A service that speaks the protocol of S3, with two buckets; gives its address."""
+    """Run an S3-compatible server with two buckets and return its URL."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -36,7 +36,7 @@ def s3_server() -> Iterator[str]:
 
 
 def check_s3(**variables: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command with these settings beside those of the tests."""
+    """Run the command with these settings and those of the tests."""
     return subprocess.run(
         [sys.executable, "check_s3.py"],
         cwd=BASE_DIR,
@@ -47,7 +47,7 @@ def check_s3(**variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_every_step_that_works_is_said(s3_server: str) -> None:
+def test_every_successful_step_is_printed(s3_server: str) -> None:
     done = check_s3(S3_BUCKET_NAME=BUCKET, S3_ENDPOINT_URL=s3_server)
 
     steps = [line.split(":")[0] for line in done.stdout.splitlines()]
@@ -60,13 +60,13 @@ def test_every_step_that_works_is_said(s3_server: str) -> None:
     assert done.returncode == 0
 
 
-def test_nothing_is_left_in_the_bucket(s3_server: str) -> None:
+def test_bucket_is_left_empty(s3_server: str) -> None:
     check_s3(S3_BUCKET_NAME=BUCKET, S3_ENDPOINT_URL=s3_server)
 
     assert "<Key>" not in httpx.get(f"{s3_server}/{BUCKET}").text
 
 
-def test_missing_bucket_fails_at_the_first_step(s3_server: str) -> None:
+def test_missing_bucket_fails_first_step(s3_server: str) -> None:
     done = check_s3(S3_BUCKET_NAME="no-such-bucket", S3_ENDPOINT_URL=s3_server)
 
     assert done.stdout.startswith("FAILED  credentials: ")
@@ -74,7 +74,7 @@ def test_missing_bucket_fails_at_the_first_step(s3_server: str) -> None:
     assert done.returncode == 1
 
 
-def test_picture_that_nobody_can_read_fails_and_is_deleted_all_the_same(
+def test_unreadable_picture_fails_and_is_deleted(
     s3_server: str,
 ) -> None:
     done = check_s3(S3_BUCKET_NAME=PRIVATE_BUCKET, S3_ENDPOINT_URL=s3_server)
@@ -84,7 +84,7 @@ def test_picture_that_nobody_can_read_fails_and_is_deleted_all_the_same(
     assert done.returncode == 1
 
 
-def test_without_a_bucket_it_says_where_pictures_are() -> None:
+def test_missing_bucket_setting_is_explained() -> None:
     done = check_s3(S3_BUCKET_NAME="")
 
     assert "S3_BUCKET_NAME is not set" in done.stdout

@@ -1,4 +1,4 @@
-"""Answers that are made once for a crowd, and kept once while they are taken."""
+"""Collapsed requests: one response shared by concurrent clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from middleware import coalescing
 from middleware.coalescing import CoalescingMiddleware
 from middleware.etags import CHUNK_BYTES
-from tests.conftest import counted_statements, create_post, sign_up
+from tests.conftest import capture_queries, create_post, sign_up
 
 SCOPE: Scope = {
     "type": "http",
@@ -26,11 +26,11 @@ BUSY = PlainTextResponse("No room", status_code=503)
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 class Application:
-    """Answers with what it was told last, when it is let."""
+    """Respond with the latest text, once it is released."""
 
     def __init__(self) -> None:
         self.asked: list[Scope] = []
@@ -54,13 +54,13 @@ class Application:
 
 @pytest.fixture
 def application() -> Application:
-    """What is asked."""
+    """Return the wrapped app."""
     return Application()
 
 
 @pytest.fixture
 def collapsed(application: Application) -> CoalescingMiddleware:
-    """What stands before it."""
+    """Return the middleware around it."""
     return CoalescingMiddleware(application, exempt_paths=("/exempt/",))
 
 
@@ -80,14 +80,14 @@ def responding_to_errors(
 
 @pytest.fixture
 async def client(collapsed: CoalescingMiddleware) -> AsyncIterator[AsyncClient]:
-    """Anybody."""
+    """Return an anonymous client."""
     transport = ASGITransport(app=responding_to_errors(collapsed))
     async with AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 
 
 async def begin(request: Awaitable[Response]) -> "asyncio.Task[Response]":
-    """Ask, and wait until nothing happens any more."""
+    """Start a request and wait until it is blocked."""
     task = asyncio.ensure_future(request)
     assert isinstance(task, asyncio.Task)
     for _ in range(20):
@@ -95,7 +95,7 @@ async def begin(request: Awaitable[Response]) -> "asyncio.Task[Response]":
     return task
 
 
-async def test_crowd_is_answered_with_two_answers(
+async def test_concurrent_requests_share_two_responses(
     application: Application, client: AsyncClient
 ) -> None:
     application.may_end.clear()
@@ -109,7 +109,7 @@ async def test_crowd_is_answered_with_two_answers(
     assert len(application.asked) == 2
 
 
-async def test_who_comes_meanwhile_misses_nothing_written_before(
+async def test_late_request_sees_earlier_writes(
     application: Application, client: AsyncClient
 ) -> None:
     application.may_end.clear()
@@ -121,7 +121,7 @@ async def test_who_comes_meanwhile_misses_nothing_written_before(
     assert [(await task).text for task in (before, after)] == ["first", "second"]
 
 
-async def test_who_comes_later_is_answered_anew(
+async def test_later_request_gets_new_response(
     application: Application, client: AsyncClient
 ) -> None:
     before = await client.get("/")
@@ -145,27 +145,27 @@ async def test_who_comes_later_is_answered_anew(
         "Range",
     ],
 )
-async def test_header_that_decides_tells_requests_apart(
+async def test_vary_header_separates_requests(
     application: Application, client: AsyncClient, header: str
 ) -> None:
-    await ask_twice_meanwhile(application, client, header)
+    await request_twice_during(application, client, header)
 
     assert len(application.asked) == 3
 
 
 @pytest.mark.parametrize("header", ["User-Agent", "Referer", "X-Forwarded-For"])
-async def test_other_headers_do_not(
+async def test_other_headers_share_a_response(
     application: Application, client: AsyncClient, header: str
 ) -> None:
-    await ask_twice_meanwhile(application, client, header)
+    await request_twice_during(application, client, header)
 
     assert len(application.asked) == 2
 
 
-async def ask_twice_meanwhile(
+async def request_twice_during(
     application: Application, client: AsyncClient, header: str
 ) -> None:
-    """Ask with two values of a header while an answer without it is made."""
+    """Send two header values while a response without the header is pending."""
     application.may_end.clear()
     tasks = [
         await begin(client.get("/", headers=headers))
@@ -182,7 +182,7 @@ async def ask_twice_meanwhile(
         pytest.param(lambda client: client.get("/exempt/file"), id="exempt path"),
     ],
 )
-async def test_what_is_left_alone_is_asked_each_time(
+async def test_excluded_requests_are_never_shared(
     application: Application,
     client: AsyncClient,
     ask: Callable[[AsyncClient], Awaitable[Response]],
@@ -195,7 +195,7 @@ async def test_what_is_left_alone_is_asked_each_time(
     assert len(application.asked) == 5
 
 
-async def test_other_address_is_another_question(
+async def test_other_path_is_not_shared(
     application: Application, client: AsyncClient
 ) -> None:
     application.may_end.clear()
@@ -207,7 +207,7 @@ async def test_other_address_is_another_question(
     assert len(application.asked) == 3
 
 
-async def test_error_reaches_all_and_passes(
+async def test_error_reaches_all_and_is_not_cached(
     application: Application, client: AsyncClient
 ) -> None:
     application.error = RuntimeError("a bug")
@@ -221,7 +221,7 @@ async def test_error_reaches_all_and_passes(
     assert after.text == "first"
 
 
-async def test_who_goes_away_takes_the_answer_from_nobody(
+async def test_disconnect_does_not_cancel_shared_response(
     application: Application, client: AsyncClient
 ) -> None:
     application.may_end.clear()
@@ -234,7 +234,7 @@ async def test_who_goes_away_takes_the_answer_from_nobody(
     assert (await second).text == "first"
 
 
-async def test_question_that_was_never_asked_keeps_nobody_waiting(
+async def test_cancelled_request_blocks_no_one(
     application: Application, collapsed: CoalescingMiddleware, client: AsyncClient
 ) -> None:
     scope = {**SCOPE, "headers": client.build_request("GET", "/").headers.raw}
@@ -247,7 +247,7 @@ async def test_question_that_was_never_asked_keeps_nobody_waiting(
     assert len(application.asked) == 1
 
 
-async def test_slow_answer_is_not_waited_for(
+async def test_slow_response_is_not_waited_for(
     application: Application,
     collapsed: CoalescingMiddleware,
     client: AsyncClient,
@@ -269,19 +269,19 @@ async def test_slow_answer_is_not_waited_for(
     assert collapsed._running == collapsed._queued == {}
 
 
-# What is kept
+# Memory
 
 
-class SlowReader:
-    """Somebody who takes the beginning of an answer, and the rest when told to."""
+class SlowClient:
+    """A client that reads the start of a response, and the rest on demand."""
 
-    def __init__(self, collapsed: CoalescingMiddleware, address: str) -> None:
+    def __init__(self, collapsed: CoalescingMiddleware, ip: str) -> None:
         self.status = 0
         self.body = b""
         self.goes_on = asyncio.Event()
         self.leaves = asyncio.Event()
         self.begun = asyncio.Event()
-        scope = {**SCOPE, "client": (address, 1)}
+        scope = {**SCOPE, "client": (ip, 1)}
         site = responding_to_errors(collapsed)
         self.reading = asyncio.create_task(site(scope, self.receive, self.take))
 
@@ -298,16 +298,16 @@ class SlowReader:
             await self.goes_on.wait()
 
     async def end(self) -> None:
-        """Take all the rest."""
+        """Read the rest."""
         self.goes_on.set()
         await self.reading
 
 
-async def come(
-    collapsed: CoalescingMiddleware, address: str = "192.0.2.1"
-) -> SlowReader:
-    """Begin to read."""
-    reader = SlowReader(collapsed, address)
+async def start_reading(
+    collapsed: CoalescingMiddleware, ip: str = "192.0.2.1"
+) -> SlowClient:
+    """Start to read."""
+    reader = SlowClient(collapsed, ip)
     async with asyncio.timeout(5):
         await reader.begun.wait()
     return reader
@@ -315,7 +315,7 @@ async def come(
 
 @pytest.fixture
 def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A text of which there is room for two, and for one from each address."""
+    """Set a large text; memory holds two copies, and one per client IP."""
     application.text = "x" * 3000
     monkeypatch.setattr(coalescing, "LARGE_BYTES", 2000)
     monkeypatch.setattr(coalescing, "MAX_BYTES", 7000)
@@ -323,10 +323,10 @@ def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> str:
     return application.text
 
 
-async def test_same_large_answer_is_kept_once(
+async def test_identical_large_response_is_stored_once(
     collapsed: CoalescingMiddleware, large: str
 ) -> None:
-    readers = [await come(collapsed) for _ in range(10)]
+    readers = [await start_reading(collapsed) for _ in range(10)]
 
     assert {reader.status for reader in readers} == {200}
     assert collapsed._bytes.total() == len(large)
@@ -336,20 +336,20 @@ async def test_same_large_answer_is_kept_once(
     assert {reader.body for reader in readers} == {large.encode()}
 
 
-async def test_large_answer_finds_no_room_beside_another_of_the_same_client(
+async def test_second_large_response_of_a_client_is_rejected(
     application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
-    first = await come(collapsed)
+    first = await start_reading(collapsed)
     application.text = "y" * len(large)
-    refused = await come(collapsed)
-    elsewhere = await come(collapsed, "192.0.2.2")
+    refused = await start_reading(collapsed)
+    elsewhere = await start_reading(collapsed, "192.0.2.2")
     application.text = "small"
-    small = await come(collapsed)
+    small = await start_reading(collapsed)
 
     for reader in (first, refused, elsewhere, small):
         await reader.end()
     application.text = "z" * len(large)
-    later = await come(collapsed)
+    later = await start_reading(collapsed)
     await later.end()
 
     readers = (first, refused, elsewhere, small, later)
@@ -357,13 +357,13 @@ async def test_large_answer_finds_no_room_beside_another_of_the_same_client(
     assert collapsed._bytes == {}
 
 
-async def test_large_answers_find_only_so_much_room_together(
+async def test_total_memory_of_large_responses_is_limited(
     application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
     readers = []
     for number in range(4):
         application.text = str(number) * len(large)
-        readers.append(await come(collapsed, f"192.0.2.{number}"))
+        readers.append(await start_reading(collapsed, f"192.0.2.{number}"))
 
     for reader in readers:
         await reader.end()
@@ -371,13 +371,13 @@ async def test_large_answers_find_only_so_much_room_together(
     assert [reader.status for reader in readers] == [200, 200, 503, 503]
 
 
-async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
+async def test_large_responses_without_etag_are_not_shared(
     application: Application, collapsed: CoalescingMiddleware, large: str
 ) -> None:
     application.is_tagged = False
-    first = await come(collapsed)
+    first = await start_reading(collapsed)
     application.text = "y" * len(large)
-    second = await come(collapsed, "192.0.2.2")
+    second = await start_reading(collapsed, "192.0.2.2")
 
     for reader in (first, second):
         await reader.end()
@@ -385,24 +385,24 @@ async def test_large_answers_without_a_tag_are_never_taken_for_each_other(
     assert first.body != second.body
 
 
-async def test_nothing_is_sent_to_a_reader_who_has_left(
+async def test_disconnected_reader_is_sent_nothing(
     application: Application, collapsed: CoalescingMiddleware
 ) -> None:
     application.text = "x" * (10 * CHUNK_BYTES)
-    reader = await come(collapsed)
+    reader = await start_reading(collapsed)
 
     reader.leaves.set()
     await reader.end()
 
-    # The part after the first may have been on its way.
+    # The second chunk may already have been on its way.
     assert len(reader.body) <= 2 * CHUNK_BYTES
     assert collapsed._bytes == {}
 
 
-async def test_reader_who_is_lost_frees_the_room(
+async def test_disconnected_reader_frees_memory(
     collapsed: CoalescingMiddleware, large: str
 ) -> None:
-    reader = await come(collapsed)
+    reader = await start_reading(collapsed)
     reader.reading.cancel()
     await asyncio.wait({reader.reading})
 
@@ -412,22 +412,22 @@ async def test_reader_who_is_lost_frees_the_room(
 # The application
 
 
-async def test_crowd_on_the_home_page_costs_what_two_readers_cost(
+async def test_concurrent_home_page_requests_cost_two_reads(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
     await create_post(concurrent_client, ada)
-    with counted_statements() as alone:
+    with capture_queries() as alone:
         await concurrent_client.get("/")
 
-    with counted_statements() as together:
+    with capture_queries() as together:
         answers = await asyncio.gather(*(concurrent_client.get("/") for _ in range(20)))
 
     assert {answer.status_code for answer in answers} == {200}
     assert len(together) <= 2 * len(alone)
 
 
-async def test_people_who_ask_at_once_get_their_own(
+async def test_concurrent_users_get_their_own_responses(
     concurrent_client: AsyncClient,
 ) -> None:
     people = ["ada", "bob", "cleo"]
@@ -440,7 +440,7 @@ async def test_people_who_ask_at_once_get_their_own(
     assert [answer.json()["username"] for answer in answers] == people * 5
 
 
-async def test_answer_without_a_body_needs_no_room(
+async def test_response_without_body_needs_no_memory(
     concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = await concurrent_client.get("/login")
@@ -456,7 +456,7 @@ async def test_answer_without_a_body_needs_no_room(
     assert statuses == [503, 304, 200]
 
 
-async def test_what_was_just_written_is_in_the_next_answer(
+async def test_next_response_includes_latest_write(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")

@@ -1,4 +1,4 @@
-"""Settings: what they accept, how they refuse, and what the documents say of them."""
+"""Settings: values, validation, and documentation."""
 
 import os
 import re
@@ -33,12 +33,12 @@ NAMES = {name.upper() for name in Settings.model_fields}
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing set but a place for what is kept."""
+    """Unset all variables except the data directory."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VAR_DIR", str(tmp_path))
@@ -50,10 +50,10 @@ def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Non
         monkeypatch.setenv(name, value)
 
 
-# What holds in every run
+# Every run
 
 
-def test_tests_never_touch_the_data_of_the_installation() -> None:
+def test_tests_never_use_development_data() -> None:
     url = config.settings.database_url
 
     assert config.settings.var_dir == VAR_DIR
@@ -61,12 +61,12 @@ def test_tests_never_touch_the_data_of_the_installation() -> None:
     assert (make_url(url.get_secret_value()).database or "").startswith(PREFIX)
 
 
-# What is set
+# Values
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    # As the specification has them.
+    # From the specification.
     [
         ("database_url", None),
         ("secret_key", None),
@@ -87,7 +87,7 @@ def test_tests_never_touch_the_data_of_the_installation() -> None:
         ("proxy_hops", 0),
     ],
 )
-def test_setting_has_its_default(name: str, value: Any) -> None:
+def test_setting_has_default(name: str, value: Any) -> None:
     assert getattr(Settings(), name) == value
 
 
@@ -95,7 +95,7 @@ def test_setting_has_its_default(name: str, value: Any) -> None:
     ("host", "url"),
     [("127.0.0.1", "http://127.0.0.1:8102"), ("::1", "http://[::1]:8102")],
 )
-def test_site_url_follows_the_development_server(host: str, url: str) -> None:
+def test_site_url_follows_development_server(host: str, url: str) -> None:
     settings = Settings()
 
     settings.set_server_address(host, 8102)
@@ -103,7 +103,7 @@ def test_site_url_follows_the_development_server(host: str, url: str) -> None:
     assert settings.site_url == url
 
 
-def test_frontend_url_wins_over_the_development_server(
+def test_frontend_url_overrides_development_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FRONTEND_URL", "https://blog.example.com")
@@ -114,7 +114,7 @@ def test_frontend_url_wins_over_the_development_server(
     assert settings.site_url == "https://blog.example.com"
 
 
-def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_means_default(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, dict.fromkeys(NAMES - {"VAR_DIR"}, ""))
     empty = Settings()
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch) -> No
     }
 
 
-def test_variable_counts_more_than_the_file(
+def test_variable_overrides_env_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / ".env"
@@ -158,7 +158,7 @@ def test_variable_counts_more_than_the_file(
         ),
     ],
 )
-def test_database_url_is_understood(
+def test_database_url_is_normalized(
     monkeypatch: pytest.MonkeyPatch, given: str, dsn: str
 ) -> None:
     set_all(monkeypatch, {"DATABASE_URL": given, "SECRET_KEY": KEY})
@@ -167,7 +167,7 @@ def test_database_url_is_understood(
 
 
 @pytest.mark.parametrize("name", ["FRONTEND_URL", "S3_ENDPOINT_URL", "S3_PUBLIC_URL"])
-def test_slash_at_the_end_of_an_address_is_dropped(
+def test_trailing_slash_of_url_is_removed(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "https://blog.example/base/")
@@ -179,7 +179,7 @@ def test_slash_at_the_end_of_an_address_is_dropped(
     ("hops", "database", "trusted"),
     [("", "", 0), ("", DATABASE, 1), ("0", DATABASE, 0), ("2", "", 2)],
 )
-def test_proxies_are_trusted_only_in_production_or_when_asked(
+def test_proxies_are_trusted_in_production_or_if_set(
     monkeypatch: pytest.MonkeyPatch, hops: str, database: str, trusted: int
 ) -> None:
     set_all(
@@ -190,7 +190,7 @@ def test_proxies_are_trusted_only_in_production_or_when_asked(
     assert Settings().proxy_hops == trusted
 
 
-def test_secrets_show_up_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repr_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = {
         "DATABASE_URL": DATABASE,
         "SECRET_KEY": "secret-key-that-nobody-may-ever-see",
@@ -207,10 +207,10 @@ def test_secrets_show_up_in_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "database-password" not in shown
 
 
-# The local key
+# Local secret key
 
 
-def test_local_key_is_made_once_and_private(tmp_path: Path) -> None:
+def test_local_key_is_created_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "var" / "secret_key"
 
     key = load_or_create_secret_key(path)
@@ -227,7 +227,7 @@ def test_local_keys_differ_between_installations(tmp_path: Path) -> None:
     )
 
 
-def test_all_who_start_at_once_get_the_same_local_key(tmp_path: Path) -> None:
+def test_concurrent_processes_share_local_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         keys = set(
             threads.map(load_or_create_secret_key, [tmp_path / "secret_key"] * 40)
@@ -236,7 +236,7 @@ def test_all_who_start_at_once_get_the_same_local_key(tmp_path: Path) -> None:
     assert len(keys) == 1
 
 
-def test_key_that_is_set_is_used_and_none_is_made(
+def test_configured_key_creates_no_local_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SECRET_KEY", KEY)
@@ -245,7 +245,7 @@ def test_key_that_is_set_is_used_and_none_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-# What is refused
+# Validation
 
 
 REFUSED = [
@@ -299,7 +299,7 @@ SECRETS = re.compile(
 
 
 @pytest.mark.parametrize(("environment", "name"), REFUSED)
-def test_wrong_setting_is_refused_in_one_line_without_secrets(
+def test_invalid_setting_is_one_line_without_secrets(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], name: str
 ) -> None:
     set_all(monkeypatch, environment)
@@ -313,14 +313,16 @@ def test_wrong_setting_is_refused_in_one_line_without_secrets(
     assert not SECRETS.search(line)
 
 
-def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     set_all(monkeypatch, {"MAIL_PORT": "x", "POSTS_PER_PAGE": "0"})
 
     with pytest.raises(SystemExit, match=r"MAIL_PORT: .*; POSTS_PER_PAGE: "):
         load_settings()
 
 
-def test_missing_key_is_refused_with_how_to_make_one(
+def test_missing_key_error_explains_how_to_create_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", DATABASE)
@@ -329,7 +331,7 @@ def test_missing_key_is_refused_with_how_to_make_one(
         load_settings()
 
 
-def test_production_without_an_address_of_the_site_is_not_ready(
+def test_production_requires_site_url(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_all(monkeypatch, {"DATABASE_URL": DATABASE, "SECRET_KEY": KEY})
@@ -338,15 +340,15 @@ def test_production_without_an_address_of_the_site_is_not_ready(
         Settings().check_production_settings()
 
 
-def test_one_machine_is_ready_with_nothing_set() -> None:
+def test_single_machine_needs_no_settings() -> None:
     Settings().check_production_settings()
 
 
-# The same, as an operator sees it
+# Validation, as an operator sees it
 
 
 def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command in the project's directory, with nothing but this set."""
+    """Run a command in the project directory with only these variables set."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=BASE_DIR,
@@ -363,7 +365,7 @@ def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]"
     [("-c", "import main"), ("-m", "uvicorn", "main:app"), ("-m", "alembic", "check")],
     ids=["import", "uvicorn", "alembic"],
 )
-def test_command_says_in_one_line_what_is_missing(command: tuple[str, ...]) -> None:
+def test_command_reports_missing_setting_in_one_line(command: tuple[str, ...]) -> None:
     result = run(*command, DATABASE_URL=DATABASE)
 
     assert result.returncode != 0
@@ -373,7 +375,7 @@ def test_command_says_in_one_line_what_is_missing(command: tuple[str, ...]) -> N
     assert "database-password" not in result.stdout + result.stderr
 
 
-def test_server_says_in_one_line_each_what_is_missing_and_renamed() -> None:
+def test_server_reports_missing_and_renamed_settings() -> None:
     result = run(
         "-m",
         "uvicorn",
@@ -391,7 +393,7 @@ def test_server_says_in_one_line_each_what_is_missing_and_renamed() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_importing_needs_no_more_than_the_variables_of_the_specification() -> None:
+def test_import_needs_only_specified_variables() -> None:
     result = run(
         "-W",
         "error",
@@ -409,7 +411,7 @@ def test_importing_needs_no_more_than_the_variables_of_the_specification() -> No
 
 
 class TestRenamedSettings:
-    def test_old_name_in_use_is_named_with_the_new_one(
+    def test_old_name_is_reported_with_new_one(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(config, "ENV_FILE", tmp_path / ".env")
@@ -422,46 +424,46 @@ class TestRenamedSettings:
             "PICTURE_DECODERS is no longer used",
         ]
 
-    def test_new_names_are_settings_and_old_ones_are_not(self) -> None:
+    def test_only_new_names_are_settings(self) -> None:
         old, new = set(RENAMED_SETTINGS), {*filter(None, RENAMED_SETTINGS.values())}
 
         assert new <= NAMES
         assert not old & NAMES
 
-    def test_changelog_has_them_all(self) -> None:
+    def test_changelog_lists_all(self) -> None:
         table = (BASE_DIR / "CHANGELOG.md").read_text()
 
         for old, new in RENAMED_SETTINGS.items():
             assert f"| `{old}` | {f'`{new}`' if new else '(removed)'} |" in table
 
 
-# What the documents say
+# Documentation
 
 
 EXAMPLE = (BASE_DIR / ".env.example").read_text()
 README = (BASE_DIR / "README.md").read_text()
 
 
-def written(value: Any) -> str:
-    """A default as the documents have it."""
+def documented(value: Any) -> str:
+    """Return a default as the documentation writes it."""
     if isinstance(value, Path):
         return str(value.relative_to(BASE_DIR))
     return "" if value is None or value == () else str(value).lower()
 
 
 DEFAULTS = {
-    name.upper(): written(field.default)
+    name.upper(): documented(field.default)
     for name, field in Settings.model_fields.items()
 }
 
 
-def test_env_example_names_every_setting_once_and_no_other() -> None:
+def test_env_example_lists_exactly_all_settings() -> None:
     names = re.findall(r"^([A-Z][A-Z0-9_]*)=", EXAMPLE, re.MULTILINE)
 
     assert sorted(names) == sorted(NAMES)
 
 
-def test_env_example_as_it_is_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_example_changes_nothing_as_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VAR_DIR")
 
     copied = Settings(_env_file=BASE_DIR / ".env.example")
@@ -469,7 +471,7 @@ def test_env_example_as_it_is_changes_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert copied == Settings(_env_file=None)
 
 
-def test_readme_has_a_row_for_every_setting_with_its_default() -> None:
+def test_readme_has_every_setting_with_its_default() -> None:
     rows = re.findall(
         r"^\| `([A-Z][A-Z0-9_]+)` \| *`?([^|`]*)`? *\|", README, re.MULTILINE
     )
@@ -477,7 +479,7 @@ def test_readme_has_a_row_for_every_setting_with_its_default() -> None:
     assert {name: default.strip().lower() for name, default in rows} == DEFAULTS
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_has_a_description() -> None:
     silent = [
         name for name, field in Settings.model_fields.items() if not field.description
     ]
@@ -495,7 +497,7 @@ def test_every_setting_is_described() -> None:
         "mail_password",
     ],
 )
-def test_secret_has_the_type_of_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_secrets_have_secret_type(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     set_all(
         monkeypatch,
         {

@@ -1,4 +1,4 @@
-"""The container, as far as it can be tried without an engine that runs containers."""
+"""The container image, tested without a container engine."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.databases import free_port, scratch_database
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the image has: the code, and requirements.txt alone."""
+    """Create a directory with the code and the packages of requirements.txt."""
     root = tmp_path_factory.mktemp("image")
     for folder in ("alembic", "middleware", "routers", "static", "templates"):
         shutil.copytree(BASE_DIR / folder, root / folder)
@@ -37,7 +37,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def environment(image: Path) -> Iterator[dict[str, str]]:
-    """What an operator sets, with an empty database."""
+    """Return the variables that an operator sets, with an empty database."""
     with scratch_database(ADMIN_URL) as url:
         yield {
             "PATH": f"{image / 'venv/bin'}:{os.environ['PATH']}",
@@ -50,13 +50,13 @@ def environment(image: Path) -> Iterator[dict[str, str]]:
 
 
 def server_settings() -> dict[str, str]:
-    """What the Dockerfile sets for uvicorn."""
+    """Return the uvicorn settings in the Dockerfile."""
     dockerfile = (BASE_DIR / "Dockerfile").read_text()
     return dict(re.findall(r"(UVICORN_\w+)=(\S+)", dockerfile))
 
 
 def image_command() -> list[str]:
-    """The command at the end of the Dockerfile."""
+    """Return the command of the Dockerfile."""
     dockerfile = (BASE_DIR / "Dockerfile").read_text()
     command: list[str] = json.loads(
         re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)[-1]
@@ -64,7 +64,7 @@ def image_command() -> list[str]:
     return command
 
 
-def test_image_command_serves_with_requirements_alone(
+def test_image_command_needs_only_requirements(
     image: Path, environment: dict[str, str]
 ) -> None:
     subprocess.run(
@@ -79,13 +79,13 @@ def test_image_command_serves_with_requirements_alone(
     finally:
         server.terminate()
 
-    # SIGTERM reaches the server itself: the shell has been replaced by it.
+    # SIGTERM reaches the server directly, because exec has replaced the shell.
     assert server.wait(timeout=10) in {0, -15}
     assert response.status_code == 200
     assert "server" not in response.headers
 
 
-def test_server_keeps_idle_connections_for_longer_than_the_load_balancer() -> None:
+def test_keep_alive_exceeds_load_balancer_timeout() -> None:
     assert server_settings() == {
         "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "10",
@@ -93,7 +93,7 @@ def test_server_keeps_idle_connections_for_longer_than_the_load_balancer() -> No
     }
 
 
-def test_image_has_neither_embedded_database_nor_test_tools(image: Path) -> None:
+def test_image_has_no_embedded_database_or_test_tools(image: Path) -> None:
     listed = subprocess.run(
         [image / "venv/bin/python", "-m", "pip", "list", "--format=freeze"],
         check=True,
@@ -105,7 +105,7 @@ def test_image_has_neither_embedded_database_nor_test_tools(image: Path) -> None
     assert not re.search(r"^(pytest|moto|ruff|mypy|pixeltable)", listed, re.MULTILINE)
 
 
-def test_dockerfile_is_clean() -> None:
+def test_dockerfile_passes_linter() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
 
     done = subprocess.run([hadolint, BASE_DIR / "Dockerfile"], check=False)

@@ -1,7 +1,7 @@
-"""Each operation gives the errors that it declares for what all of its kind share.
+"""Shared errors: each operation returns those that it declares.
 
-The cases come from the OpenAPI document, so that a new operation is among them. Whether
-the answers are as declared, the client's hook sees to (`tests/recorder.py`).
+The cases come from the OpenAPI document, so new operations are included. The client's
+hook checks that responses match their declarations (`tests/recorder.py`).
 """
 
 import re
@@ -15,7 +15,7 @@ import rate_limit
 from auth import create_access_token
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import auth_header, create_post, make_client, own_id, settings
+from tests.conftest import auth_header, create_post, get_user_id, make_client, settings
 from tests.recorder import Json, follow, operations
 
 DOCUMENT = app.openapi()
@@ -30,7 +30,7 @@ ACCEPTS = ["application/json", PROBLEM]
 
 
 def declaring(status: str) -> list[str]:
-    """Names of the operations that declare a status."""
+    """Return the names of operations that declare a status."""
     return [
         name
         for name, (_, _, operation) in OPERATIONS.items()
@@ -38,19 +38,19 @@ def declaring(status: str) -> list[str]:
     ]
 
 
-def path_of(template: str, row_id: object = 1) -> str:
-    """A path with one id for all its parameters."""
+def fill_path(template: str, row_id: object = 1) -> str:
+    """Fill all parameters of a path template with one id."""
     return re.sub(r"\{[^}]+\}", str(row_id), template)
 
 
 def media_type_of(operation: Json) -> str:
-    """The media type of what an operation takes."""
+    """Return the media type of an operation's request body."""
     (media_type,) = operation["requestBody"]["content"]
     return str(media_type)
 
 
-def example_of(operation: Json) -> dict[str, Any]:
-    """A good body for an operation, if it takes one, as HTTPX wants it."""
+def get_example(operation: Json) -> dict[str, Any]:
+    """Return a valid body for an operation as HTTPX arguments, if it has one."""
     if "requestBody" not in operation:
         return {}
     media_type = media_type_of(operation)
@@ -59,19 +59,19 @@ def example_of(operation: Json) -> dict[str, Any]:
     content = operation["requestBody"]["content"]
     schema = follow(DOCUMENT, content[media_type]["schema"])
     value = {
-        name: example_of_field(schema["properties"][name])
+        name: get_field_example(schema["properties"][name])
         for name in schema.get("required", [])
     }
     return {"json": value} if media_type == "application/json" else {"data": value}
 
 
-def example_of_field(schema: Json) -> Any:
+def get_field_example(schema: Json) -> Any:
     """Return the first example of a field, which may be nullable."""
     return schema.get("anyOf", [schema])[0]["examples"][0]
 
 
-def error_of(response: Any, status: int, accept: str) -> Any:
-    """What an error says, in words or as a list, in the form that was asked for."""
+def get_error(response: Any, status: int, accept: str) -> Any:
+    """Return an error's text or list, in the accepted format."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == accept
     error = response.json()
@@ -81,11 +81,13 @@ def error_of(response: Any, status: int, accept: str) -> Any:
 
 
 @pytest.fixture
-async def lost_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncClient]:
-    """A client of an application that cannot reach its database."""
+async def disconnected_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[AsyncClient]:
+    """Return a client of an app that cannot reach its database."""
 
     async def lost() -> AsyncIterator[None]:
-        raise DatabaseUnavailable("nobody answers")
+        raise DatabaseUnavailable("no response")
         yield
 
     monkeypatch.setitem(app.dependency_overrides, get_db, lost)
@@ -93,36 +95,36 @@ async def lost_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncCli
         yield client
 
 
-def test_document_declares_every_kind_of_shared_error() -> None:
-    # So that no test below is without a case.
+def test_document_declares_all_shared_errors() -> None:
+    # Otherwise a test below would have no cases.
     for status in ("401", "413", "422", "429", "503", "304"):
         assert declaring(status)
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
 @pytest.mark.parametrize("name", declaring("503"))
-async def test_database_that_is_away_makes_an_operation_unavailable(
-    lost_client: AsyncClient, name: str, accept: str
+async def test_unavailable_database_is_503(
+    disconnected_client: AsyncClient, name: str, accept: str
 ) -> None:
     method, template, operation = OPERATIONS[name]
     login = auth_header(create_access_token({"sub": "1"}))
 
-    response = await lost_client.request(
+    response = await disconnected_client.request(
         method,
-        path_of(template),
+        fill_path(template),
         headers={**login, "Accept": accept},
-        **example_of(operation),
+        **get_example(operation),
     )
 
-    assert error_of(response, 503, accept) == "Database unavailable"
+    assert get_error(response, 503, accept) == "Database unavailable"
     assert int(response.headers["retry-after"]) > 0
 
 
 @pytest.fixture
-async def busy_address(
+async def exhausted_rate_limit(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[None]:
-    """As many requests as there may be have come from the client's address."""
+    """Use up the rate limit of the client IP."""
     monkeypatch.setattr(settings, "rate_limit_enabled", True)
     monkeypatch.setattr(settings, "rate_limit_default", "1/hour")
     await rate_limit.reset()
@@ -133,25 +135,25 @@ async def busy_address(
 
 @pytest.mark.parametrize("accept", ACCEPTS)
 @pytest.mark.parametrize("name", declaring("429"))
-async def test_address_that_asks_very_often_has_to_wait(
-    client: AsyncClient, busy_address: None, name: str, accept: str
+async def test_rate_limited_client_gets_429(
+    client: AsyncClient, exhausted_rate_limit: None, name: str, accept: str
 ) -> None:
     method, template, operation = OPERATIONS[name]
 
     response = await client.request(
         method,
-        path_of(template),
+        fill_path(template),
         headers={"Accept": accept},
-        **example_of(operation),
+        **get_example(operation),
     )
 
     detail = "Too many attempts. Please try again later."
-    assert error_of(response, 429, accept) == detail
+    assert get_error(response, 429, accept) == detail
     assert 0 < int(response.headers["retry-after"]) <= 3600
 
 
-async def test_health_may_be_asked_after_as_often_as_it_takes(
-    client: AsyncClient, busy_address: None
+async def test_health_has_no_rate_limit(
+    client: AsyncClient, exhausted_rate_limit: None
 ) -> None:
     response = await client.get("/health")
 
@@ -168,30 +170,30 @@ async def test_health_may_be_asked_after_as_often_as_it_takes(
         (auth_header("forged"), "Invalid or expired token"),
         (auth_header(create_access_token({"sub": "1"})), "Invalid or expired token"),
     ],
-    ids=["nobody", "in another way", "forged", "of a user who is gone"],
+    ids=["anonymous", "other scheme", "forged token", "deleted user"],
 )
 @pytest.mark.parametrize(
     "name", [name for name in declaring("401") if "security" in OPERATIONS[name][2]]
 )
-async def test_operation_for_users_refuses_who_is_none(
+async def test_protected_operation_requires_authentication(
     client: AsyncClient, name: str, login: dict[str, str], detail: str, accept: str
 ) -> None:
     method, template, operation = OPERATIONS[name]
 
     response = await client.request(
         method,
-        path_of(template),
+        fill_path(template),
         headers={**login, "Accept": accept},
-        **example_of(operation),
+        **get_example(operation),
     )
 
-    assert error_of(response, 401, accept) == detail
+    assert get_error(response, 401, accept) == detail
     assert response.headers["www-authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)
 @pytest.mark.parametrize("name", declaring("413"))
-async def test_operation_refuses_a_body_that_is_too_large(
+async def test_too_large_body_is_rejected(
     client: AsyncClient, ada: dict[str, str], name: str, accept: str
 ) -> None:
     method, template, operation = OPERATIONS[name]
@@ -200,21 +202,21 @@ async def test_operation_refuses_a_body_that_is_too_large(
 
     response = await client.request(
         method,
-        path_of(template, await own_id(client, ada)),
+        fill_path(template, await get_user_id(client, ada)),
         content=b" " * size,
         headers={**ada, "Content-Type": f"{media_type}; boundary=x", "Accept": accept},
     )
 
-    assert error_of(response, 413, accept) == "Request body too large"
+    assert get_error(response, 413, accept) == "Request body too large"
     assert response.headers["connection"] == "close"
 
 
-def faulty_requests(name: str) -> list[dict[str, Any]]:
-    """Requests with one thing that is no good, each as HTTPX wants it."""
+def invalid_requests(name: str) -> list[dict[str, Any]]:
+    """Return requests with one invalid part each, as HTTPX arguments."""
     _, template, operation = OPERATIONS[name]
     requests: list[dict[str, Any]] = []
     if "{" in template:
-        requests.append({"url": path_of(template, "x")})
+        requests.append({"url": fill_path(template, "x")})
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "query":
             requests.append({"params": {parameter["name"]: "x" * 100}})
@@ -229,9 +231,9 @@ def faulty_requests(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("accept", ACCEPTS)
 @pytest.mark.parametrize(
     ("name", "faulty"),
-    [(name, faulty) for name in declaring("422") for faulty in faulty_requests(name)],
+    [(name, faulty) for name in declaring("422") for faulty in invalid_requests(name)],
 )
-async def test_operation_refuses_what_is_no_good(
+async def test_invalid_request_is_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     name: str,
@@ -240,14 +242,14 @@ async def test_operation_refuses_what_is_no_good(
 ) -> None:
     method, template, operation = OPERATIONS[name]
     post = await create_post(client, ada)
-    path = path_of(template, post["id" if "{post_id}" in template else "user_id"])
-    good = {} if "content" in faulty else example_of(operation)
+    path = fill_path(template, post["id" if "{post_id}" in template else "user_id"])
+    good = {} if "content" in faulty else get_example(operation)
     headers = {**ada, "Accept": accept, **faulty.get("headers", {})}
 
     response = await client.request(
         method, **{"url": path, **good, **faulty, "headers": headers}
     )
 
-    faults = error_of(response, 422, accept)
+    faults = get_error(response, 422, accept)
     assert faults
     assert {fault["loc"][0] for fault in faults} <= {"body", "header", "path", "query"}

@@ -1,4 +1,4 @@
-"""Scripts of other sites, in browsers that ask first (CORS)."""
+"""Cross-origin requests (CORS)."""
 
 from collections.abc import AsyncIterator
 
@@ -26,7 +26,7 @@ async def open_client(client: AsyncClient) -> AsyncIterator[AsyncClient]:
 
 
 def preflight(origin: str, method: str, *headers: str) -> dict[str, str]:
-    """What a browser asks before it sends a request that is not simple."""
+    """Send a preflight request."""
     return {
         "Origin": origin,
         "Access-Control-Request-Method": method,
@@ -34,7 +34,7 @@ def preflight(origin: str, method: str, *headers: str) -> dict[str, str]:
     }
 
 
-async def test_no_other_origin_is_let_in_by_default(client: AsyncClient) -> None:
+async def test_no_other_origin_is_allowed_by_default(client: AsyncClient) -> None:
     response = await client.get("/api/posts", headers={"Origin": FRIEND})
 
     assert response.status_code == 200
@@ -42,7 +42,7 @@ async def test_no_other_origin_is_let_in_by_default(client: AsyncClient) -> None
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
-async def test_named_origin_may_send_what_the_api_understands(
+async def test_allowed_origin_may_send_api_requests(
     open_client: AsyncClient, method: str
 ) -> None:
     asked = preflight(
@@ -62,7 +62,7 @@ async def test_named_origin_may_send_what_the_api_understands(
     assert method in response.headers["access-control-allow-methods"]
 
 
-async def test_other_origins_are_refused(open_client: AsyncClient) -> None:
+async def test_other_origins_are_rejected(open_client: AsyncClient) -> None:
     asked = preflight(STRANGER, "POST", "authorization")
 
     response = await open_client.options("/api/posts", headers=asked)
@@ -71,7 +71,7 @@ async def test_other_origins_are_refused(open_client: AsyncClient) -> None:
     assert "access-control-allow-origin" not in response.headers
 
 
-async def test_named_origin_may_read_the_headers_of_the_api(
+async def test_allowed_origin_may_read_api_headers(
     open_client: AsyncClient,
 ) -> None:
     response = await open_client.get("/api/posts", headers={"Origin": FRIEND})
@@ -82,7 +82,7 @@ async def test_named_origin_may_read_the_headers_of_the_api(
     assert "access-control-allow-credentials" not in response.headers
 
 
-async def test_named_origin_may_read_errors_too(open_client: AsyncClient) -> None:
+async def test_allowed_origin_may_read_errors(open_client: AsyncClient) -> None:
     form = {"username": "nobody@example.com", "password": PASSWORD}
 
     response = await open_client.post(
@@ -105,7 +105,7 @@ async def test_named_origin_may_read_errors_too(open_client: AsyncClient) -> Non
         ),
     ],
 )
-def test_origins_are_read_from_one_text(
+def test_origins_are_parsed_from_one_string(
     monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("CORS_ORIGINS", text)
@@ -116,9 +116,7 @@ def test_origins_are_read_from_one_text(
 @pytest.mark.parametrize(
     "text", ["app.example.com", "ftp://a.example.com", "https://a.example.com/path"]
 )
-def test_what_is_no_origin_is_refused(
-    monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_invalid_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("CORS_ORIGINS", text)
 
     with pytest.raises((SystemExit, ConfigurationError), match="CORS_ORIGINS"):

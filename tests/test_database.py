@@ -1,4 +1,4 @@
-"""What queries share, and what happens while the database is away."""
+"""Query helpers, and an unavailable database."""
 
 import asyncio
 import socket
@@ -35,14 +35,14 @@ from tests.databases import execute, free_port
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 # Whose fault it is
 
 
 class DriverError(Exception):
-    """An error of the driver with a code of PostgreSQL."""
+    """A driver error with a PostgreSQL error code."""
 
     def __init__(self, sqlstate: str | None) -> None:
         super().__init__("")
@@ -81,7 +81,7 @@ class DriverError(Exception):
         ),
     ],
 )
-def test_database_is_at_fault(error: Exception) -> None:
+def test_connection_error_means_unavailable(error: Exception) -> None:
     assert is_unavailable(error)
 
 
@@ -96,16 +96,16 @@ def test_database_is_at_fault(error: Exception) -> None:
         pytest.param(ValueError(), id="another error"),
     ],
 )
-def test_query_is_at_fault(error: Exception) -> None:
+def test_query_error_does_not_mean_unavailable(error: Exception) -> None:
     assert not is_unavailable(error)
 
 
-# While it is away
+# Unavailable from the start
 
 
 @pytest.fixture
-async def silent_port() -> AsyncIterator[int]:
-    """A port where connections are accepted and never answered."""
+async def unresponsive_port() -> AsyncIterator[int]:
+    """Listen on a port that accepts connections and never responds."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
@@ -114,23 +114,23 @@ async def silent_port() -> AsyncIterator[int]:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[None]:
-    """No open connections, neither before the test nor after it."""
+    """Close all pooled connections before and after the test."""
     await engine.dispose()
     yield
     await engine.dispose()
 
 
-@pytest.fixture(params=["nobody listens", "nobody answers"])
-async def lost_client(
+@pytest.fixture(params=["connection refused", "no response"])
+async def disconnected_client(
     request: pytest.FixtureRequest,
-    silent_port: int,
+    unresponsive_port: int,
     pool: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[AsyncClient]:
-    """A client of the application, whose database cannot be reached."""
+    """Return a client of an app that cannot reach its database."""
     ports: dict[str, int] = {
-        "nobody listens": free_port(),
-        "nobody answers": silent_port,
+        "connection refused": free_port(),
+        "no response": unresponsive_port,
     }
     url = f"postgresql://ada:database-password@127.0.0.1:{ports[request.param]}/blog"
     monkeypatch.setattr(settings, "database_url", SecretStr(url))
@@ -139,7 +139,7 @@ async def lost_client(
 
 
 async def timed(call: Any) -> tuple[Response, float]:
-    """An answer and after how many seconds it came."""
+    """Return a response and its duration in seconds."""
     start = time.monotonic()
     response: Response = await call
     return response, time.monotonic() - start
@@ -160,18 +160,24 @@ CALLS: list[Callable[[AsyncClient], Any]] = [
 ]
 
 
-async def test_api_answers_503_within_5_seconds(lost_client: AsyncClient) -> None:
-    answers = await asyncio.gather(*(timed(call(lost_client)) for call in CALLS))
+async def test_api_returns_503_within_5_seconds(
+    disconnected_client: AsyncClient,
+) -> None:
+    responses = await asyncio.gather(
+        *(timed(call(disconnected_client)) for call in CALLS)
+    )
 
     assert {
-        (response.status_code, response.json()["detail"]) for response, _ in answers
+        (response.status_code, response.json()["detail"]) for response, _ in responses
     } == {(503, "Database unavailable")}
-    assert all(int(response.headers["retry-after"]) > 0 for response, _ in answers)
-    assert max(seconds for _, seconds in answers) < 5
+    assert all(int(response.headers["retry-after"]) > 0 for response, _ in responses)
+    assert max(seconds for _, seconds in responses) < 5
 
 
-async def test_page_answers_503_within_5_seconds(lost_client: AsyncClient) -> None:
-    response, seconds = await timed(lost_client.get("/"))
+async def test_page_returns_503_within_5_seconds(
+    disconnected_client: AsyncClient,
+) -> None:
+    response, seconds = await timed(disconnected_client.get("/"))
 
     assert response.status_code == 503
     assert "Temporarily unavailable" in response.text
@@ -179,47 +185,49 @@ async def test_page_answers_503_within_5_seconds(lost_client: AsyncClient) -> No
     assert seconds < 5
 
 
-async def test_health_answers_503_within_2_seconds(lost_client: AsyncClient) -> None:
-    response, seconds = await timed(lost_client.get("/health"))
+async def test_health_returns_503_within_2_seconds(
+    disconnected_client: AsyncClient,
+) -> None:
+    response, seconds = await timed(disconnected_client.get("/health"))
 
     assert response.status_code == 503
     assert response.json() == {"detail": "Database unavailable"}
     assert seconds < 2
 
 
-async def test_page_without_data_still_works(lost_client: AsyncClient) -> None:
-    response, seconds = await timed(lost_client.get("/login"))
+async def test_page_without_data_still_works(disconnected_client: AsyncClient) -> None:
+    response, seconds = await timed(disconnected_client.get("/login"))
 
     assert response.status_code == 200
     assert seconds < 1
 
 
-@pytest.mark.parametrize("lost_client", ["nobody listens"], indirect=True)
-async def test_log_says_that_it_is_away_and_not_how_to_log_in(
-    lost_client: AsyncClient, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("disconnected_client", ["connection refused"], indirect=True)
+async def test_log_names_the_error_without_credentials(
+    disconnected_client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await lost_client.get("/api/posts")
+    await disconnected_client.get("/api/posts")
 
     assert "Database unavailable" in caplog.text
     assert "database-password" not in caplog.text
 
 
-async def test_many_requests_at_once_are_all_answered_within_5_seconds(
-    lost_client: AsyncClient,
+async def test_concurrent_requests_get_503_within_5_seconds(
+    disconnected_client: AsyncClient,
 ) -> None:
-    answers = await asyncio.gather(
-        *(timed(lost_client.get("/api/posts")) for _ in range(60))
+    responses = await asyncio.gather(
+        *(timed(disconnected_client.get("/api/posts")) for _ in range(60))
     )
 
-    assert {response.status_code for response, _ in answers} == {503}
-    assert max(seconds for _, seconds in answers) < 5
+    assert {response.status_code for response, _ in responses} == {503}
+    assert max(seconds for _, seconds in responses) < 5
 
 
-# When the wire to it is cut while connections are open
+# Connections that break or hang
 
 
-class Wire:
-    """A server between the application and its database, which can fall silent."""
+class DatabaseProxy:
+    """A proxy between the app and its database that can stop responding."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -230,7 +238,7 @@ class Wire:
     async def connect(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Join a connection of the application to one of the database."""
+        """Connect a client of the proxy to the database."""
         port = self.url.port or 5432
         folder = self.url.query.get("host")
         there = (
@@ -247,7 +255,7 @@ class Wire:
     async def carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Pass on what comes, as long as the wire works."""
+        """Forward data while the proxy works."""
         try:
             with suppress(ConnectionError):
                 while data := await reader.read(65_536):
@@ -257,21 +265,21 @@ class Wire:
             writer.close()
 
     async def cut(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 @pytest.fixture
-async def wire(
+async def proxy(
     pool: None, schema: None, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Wire]:
-    """The way of the application to its database."""
+) -> AsyncIterator[DatabaseProxy]:
+    """Route the app's database connections through a proxy."""
     assert settings.database_url is not None
     url = make_url(settings.database_url.get_secret_value())
-    wire = Wire(url)
-    server = await asyncio.start_server(wire.connect, "127.0.0.1", 0)
+    proxy = DatabaseProxy(url)
+    server = await asyncio.start_server(proxy.connect, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = url.difference_update_query(["host"]).set(host="127.0.0.1", port=port)
     monkeypatch.setattr(
@@ -279,58 +287,58 @@ async def wire(
         "database_url",
         SecretStr(url.render_as_string(hide_password=False)),
     )
-    yield wire
-    wire.works.set()
+    yield proxy
+    proxy.works.set()
     await engine.dispose()
     server.close()
-    await wire.cut()
+    await proxy.cut()
 
 
-async def test_database_that_falls_silent_is_answered_within_5_seconds(
-    wire: Wire, concurrent_client: AsyncClient
+async def test_hanging_database_is_503_within_5_seconds(
+    proxy: DatabaseProxy, concurrent_client: AsyncClient
 ) -> None:
     before = await concurrent_client.get("/api/posts")
-    wire.works.clear()
+    proxy.works.clear()
 
     response, seconds = await timed(concurrent_client.get("/api/posts"))
-    wire.works.set()
+    proxy.works.set()
 
     assert (before.status_code, response.status_code) == (200, 503)
     assert seconds < 5
 
 
-async def test_health_of_a_database_that_falls_silent_is_told_within_2_seconds(
-    wire: Wire, concurrent_client: AsyncClient
+async def test_health_reports_hanging_database_within_2_seconds(
+    proxy: DatabaseProxy, concurrent_client: AsyncClient
 ) -> None:
     before = await concurrent_client.get("/health")
-    wire.works.clear()
+    proxy.works.clear()
 
     response, seconds = await timed(concurrent_client.get("/health"))
-    wire.works.set()
+    proxy.works.set()
 
     assert (before.status_code, response.status_code) == (200, 503)
     assert seconds < 2
 
 
-async def test_all_is_well_again_when_the_database_speaks_again(
-    wire: Wire, concurrent_client: AsyncClient
+async def test_app_recovers_when_database_responds_again(
+    proxy: DatabaseProxy, concurrent_client: AsyncClient
 ) -> None:
     await concurrent_client.get("/api/posts")
-    wire.works.clear()
+    proxy.works.clear()
     away = await concurrent_client.get("/api/posts")
-    wire.works.set()
+    proxy.works.set()
 
     back = await concurrent_client.get("/api/posts")
 
     assert (away.status_code, back.status_code) == (503, 200)
 
 
-async def test_lost_connections_are_replaced_without_an_error(
+async def test_lost_connections_are_replaced_without_errors(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
     assert settings.database_url is not None
-    # Not over a connection of the pool, which would survive.
+    # Not over a pooled connection, which would survive.
     await execute(
         make_url(settings.database_url.get_secret_value()),
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -342,10 +350,10 @@ async def test_lost_connections_are_replaced_without_an_error(
     assert response.status_code == 200
 
 
-async def test_driver_that_is_out_of_step_gives_503(
+async def test_out_of_sync_driver_is_503(
     pool: None, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It is when the server says that it shuts down, and has not closed the connection.
+    # This happens if the server announces a shutdown but keeps the connection open.
     await concurrent_client.get("/api/posts")
 
     async def fail(*_: Any, **__: Any) -> None:
@@ -359,15 +367,17 @@ async def test_driver_that_is_out_of_step_gives_503(
     assert (away.status_code, back.status_code) == (503, 200)
 
 
-async def test_token_of_nobody_known_asks_no_database(
-    lost_client: AsyncClient,
+async def test_forged_token_needs_no_database(
+    disconnected_client: AsyncClient,
 ) -> None:
-    response = await lost_client.get("/api/users/me", headers=auth_header("forged"))
+    response = await disconnected_client.get(
+        "/api/users/me", headers=auth_header("forged")
+    )
 
     assert response.status_code == 401
 
 
-async def test_plan_that_a_migration_made_invalid_is_no_bug(
+async def test_plan_invalidated_by_migration_is_unavailable(
     connection: AsyncConnection,
 ) -> None:
     query = text("SELECT * FROM changing")

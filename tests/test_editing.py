@@ -1,4 +1,4 @@
-"""When a post was edited last, and where it says so."""
+"""When a post was last edited, and where that is shown."""
 
 import json
 import re
@@ -25,7 +25,7 @@ ATOM = "{http://www.w3.org/2005/Atom}"
 async def post(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> dict[str, Any]:
-    """A post of last year, as the API has it."""
+    """Return a post from last year, as the API returns it."""
     created = await create_post(client, ada, **POST)
     await db.execute(update(Post).values(date_posted=LAST_YEAR))
     await db.commit()
@@ -33,7 +33,7 @@ async def post(
 
 
 async def read(client: AsyncClient, post: dict[str, Any]) -> dict[str, Any]:
-    """A post as the API has it now."""
+    """Read a post through the API."""
     found: dict[str, Any] = (await client.get(f"/api/posts/{post['id']}")).json()
     return found
 
@@ -46,7 +46,7 @@ async def change(
     method: str = "PATCH",
     **texts: str | None,
 ) -> dict[str, Any]:
-    """Edit a post through the API; gives the answer's JSON."""
+    """Update a post through the API and return the response's JSON."""
     response = await client.request(
         method, f"/api/posts/{post['id']}", json=texts, headers=headers
     )
@@ -58,7 +58,7 @@ async def change(
 # In the API
 
 
-async def test_new_post_was_never_edited(
+async def test_new_post_has_no_edit_date(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -84,7 +84,7 @@ async def test_new_post_was_never_edited(
         ("PATCH", {"title": "Tea", "content": "Was ready."}),
     ],
 )
-async def test_edited_post_says_when(
+async def test_edited_post_has_edit_date(
     client: AsyncClient,
     ada: dict[str, str],
     post: dict[str, Any],
@@ -114,7 +114,7 @@ async def test_edited_post_says_when(
         ("PATCH", {"likes": 7}),
     ],
 )
-async def test_same_text_again_is_no_edit(
+async def test_saving_same_text_is_no_edit(
     client: AsyncClient,
     ada: dict[str, str],
     post: dict[str, Any],
@@ -126,7 +126,7 @@ async def test_same_text_again_is_no_edit(
 
 
 @pytest.mark.parametrize("title", [None, ""])
-async def test_untitled_post_that_stays_untitled_is_not_edited(
+async def test_untitled_post_that_stays_untitled_is_no_edit(
     client: AsyncClient, ada: dict[str, str], title: str | None
 ) -> None:
     post = await create_post(client, ada, title=None)
@@ -138,7 +138,7 @@ async def test_untitled_post_that_stays_untitled_is_not_edited(
     assert changed["date_updated"] is None
 
 
-async def test_same_text_again_does_not_move_the_date_of_an_edit(
+async def test_saving_same_text_keeps_edit_date(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any]
 ) -> None:
     edited = await change(client, ada, post, title="Coffee")
@@ -148,7 +148,7 @@ async def test_same_text_again_does_not_move_the_date_of_an_edit(
     assert again == edited
 
 
-async def test_text_that_is_changed_back_was_edited_twice(
+async def test_reverting_a_change_is_another_edit(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any]
 ) -> None:
     first = await change(client, ada, post, title="Coffee")
@@ -159,7 +159,7 @@ async def test_text_that_is_changed_back_was_edited_twice(
 
 
 @pytest.mark.parametrize("texts", [{"content": " "}, {"title": "x" * 101}])
-async def test_refused_edit_leaves_no_date(
+async def test_rejected_edit_sets_no_date(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any], texts: Any
 ) -> None:
     await client.patch(f"/api/posts/{post['id']}", json=texts, headers=ada)
@@ -168,7 +168,7 @@ async def test_refused_edit_leaves_no_date(
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
-async def test_nobody_chooses_the_date(
+async def test_client_cannot_set_edit_date(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any], method: str
 ) -> None:
     path = "/api/posts" if method == "POST" else f"/api/posts/{post['id']}"
@@ -180,7 +180,7 @@ async def test_nobody_chooses_the_date(
     assert response.json()["date_updated"] is None
 
 
-async def test_new_name_of_the_author_is_no_edit(
+async def test_renaming_the_author_is_no_edit(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any]
 ) -> None:
     await client.patch(
@@ -201,19 +201,19 @@ async def test_edited_post_keeps_its_place_in_lists(
     assert [post["id"] for post in listed] == [post["id"] for post in reversed(posts)]
 
 
-# On pages
+# Pages
 
 
 def edited_marks(page: str) -> list[str]:
-    """What stands beside each post about its edit, if anything is to be seen of it."""
-    # The empty card, which scripts fill, is in a template.
+    """Return the visible edit marks of all posts on a page."""
+    # The empty card for scripts is in a template element.
     page = re.sub(r"<template.*?</template>", "", page, flags=re.DOTALL)
     marks = re.findall(r"<span data-byline-target=.edited.([^>]*)>(.*?)</span>", page)
     return [mark for attributes, mark in marks if "hidden" not in attributes]
 
 
 @pytest.mark.parametrize("path", WITH_BYLINE)
-async def test_page_shows_no_edit_where_there_was_none(
+async def test_page_shows_no_edit_of_unedited_post(
     client: AsyncClient, post: dict[str, Any], path: str
 ) -> None:
     page = (await client.get(path.format(**post))).text
@@ -223,7 +223,7 @@ async def test_page_shows_no_edit_where_there_was_none(
 
 
 @pytest.mark.parametrize("path", WITH_BYLINE)
-async def test_page_shows_when_a_post_was_edited(
+async def test_page_shows_edit_date(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -244,33 +244,33 @@ async def test_page_shows_when_a_post_was_edited(
     assert iso_date(LAST_YEAR) in page
 
 
-# For machines
+# Metadata and feeds
 
 
-def head_of(page: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """The properties and the linked data of a page."""
+def parse_head(page: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the meta properties and JSON-LD of a page."""
     properties = dict(re.findall(r'<meta property="([^"]+)" content="([^"]+)">', page))
     (data,) = re.findall(r'<script type="application/ld\+json">(.*?)</script>', page)
     return properties, json.loads(data)
 
 
-async def test_head_of_a_post_says_when_it_was_published(
+async def test_post_metadata_has_publication_date(
     client: AsyncClient, post: dict[str, Any]
 ) -> None:
-    properties, data = head_of((await client.get(f"/posts/{post['id']}")).text)
+    properties, data = parse_head((await client.get(f"/posts/{post['id']}")).text)
 
     assert properties["article:published_time"] == iso_date(LAST_YEAR)
     assert "article:modified_time" not in properties
     assert data["datePublished"] == data["dateModified"] == iso_date(LAST_YEAR)
 
 
-async def test_head_of_a_post_says_when_it_was_modified(
+async def test_post_metadata_has_modification_date(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any]
 ) -> None:
     changed = await change(client, ada, post, title="Coffee")
     modified = iso_date(datetime.fromisoformat(changed["date_updated"]))
 
-    properties, data = head_of((await client.get(f"/posts/{post['id']}")).text)
+    properties, data = parse_head((await client.get(f"/posts/{post['id']}")).text)
 
     assert properties["article:published_time"] == iso_date(LAST_YEAR)
     assert properties["article:modified_time"] == modified
@@ -278,8 +278,8 @@ async def test_head_of_a_post_says_when_it_was_modified(
     assert data["dateModified"] == modified
 
 
-async def updates_of(client: AsyncClient, path: str) -> list[str | None]:
-    """When a feed says that it, and each of its entries, was updated."""
+async def get_updates(client: AsyncClient, path: str) -> list[str | None]:
+    """Return the update times of a feed and its entries."""
     feed = ElementTree.fromstring((await client.get(path)).content)
     return [feed.findtext(f"{ATOM}updated")] + [
         entry.findtext(f"{ATOM}updated") for entry in feed.findall(f"{ATOM}entry")
@@ -287,19 +287,19 @@ async def updates_of(client: AsyncClient, path: str) -> list[str | None]:
 
 
 @pytest.mark.parametrize("path", ["/feed.atom", "/users/{user_id}/feed.atom"])
-async def test_feed_says_when_a_post_was_edited(
+async def test_feed_has_edit_date(
     client: AsyncClient, ada: dict[str, str], post: dict[str, Any], path: str
 ) -> None:
-    before = await updates_of(client, path.format(**post))
+    before = await get_updates(client, path.format(**post))
 
     changed = await change(client, ada, post, title="Coffee")
 
     edited = iso_date(datetime.fromisoformat(changed["date_updated"]))
     assert before == [iso_date(LAST_YEAR)] * 2
-    assert await updates_of(client, path.format(**post)) == [edited, edited]
+    assert await get_updates(client, path.format(**post)) == [edited, edited]
 
 
-async def test_feed_was_updated_with_its_latest_edit_wherever_that_is(
+async def test_feed_update_time_is_its_latest_edit(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession, post: dict[str, Any]
 ) -> None:
     newest = await create_post(client, ada)
@@ -309,7 +309,7 @@ async def test_feed_was_updated_with_its_latest_edit_wherever_that_is(
     )
     await db.commit()
 
-    feed, *entries = await updates_of(client, "/feed.atom")
+    feed, *entries = await get_updates(client, "/feed.atom")
 
     posted = iso_date(datetime.fromisoformat(newest["date_posted"]))
     assert entries == [posted, iso_date(edited)]

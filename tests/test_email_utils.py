@@ -1,4 +1,4 @@
-"""Mail, sent to a real SMTP server in this process, or written to the outbox."""
+"""Email, sent to a real SMTP server in this process or written to the outbox."""
 
 import asyncio
 import email
@@ -29,7 +29,7 @@ from email_utils import (
     send_notification,
     send_password_reset_email,
 )
-from tests.conftest import PASSWORD, create_test_user, own_id, sign_up
+from tests.conftest import PASSWORD, create_test_user, get_user_id, sign_up
 
 ADDRESS = "ada@example.com"
 TOKEN = "a-token-that-nobody-may-see"
@@ -38,25 +38,25 @@ OK = "250 OK"
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many tries as ever, without the pauses between them."""
+    """Retry as often as usual, without delays."""
     pauses = tuple(0 for _ in email_utils.RETRY_SECONDS)
     monkeypatch.setattr(email_utils, "RETRY_SECONDS", pauses)
 
 
 class Mailbox:
-    """What an SMTP server is told, and what it answers."""
+    """What an SMTP server receives, and how it replies."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
         self.encrypted: list[bool] = []
         self.logins: list[tuple[str, str]] = []
         self.tries = 0
-        # Answers to the next tries, then all is well.
+        # Replies to the next attempts; later ones succeed.
         self.recipient_replies: list[str] = []
         self.data_replies: list[str] = []
         self.accepts_logins = True
@@ -100,9 +100,9 @@ class ImplicitTls(SMTP):
 async def listening(
     protocol: Callable[[], asyncio.BaseProtocol], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """A server for as long as the context lasts; gives its port."""
+    """Run a server until the context ends and yield its port."""
     loop = asyncio.get_running_loop()
-    # All of this machine's addresses, some of which stand in for other machines.
+    # All local addresses, some of which stand in for other machines.
     server = await loop.create_server(protocol, "0.0.0.0", 0, ssl=tls)
     yield server.sockets[0].getsockname()[1]
     server.close()
@@ -111,13 +111,13 @@ async def listening(
 
 @pytest.fixture
 def mailbox() -> Mailbox:
-    """What the server of a test gets and says."""
+    """Return what the test's server receives and replies."""
     return Mailbox()
 
 
 @pytest.fixture
 def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """Who signs certificates that the application trusts."""
+    """Create a certificate authority that the app trusts."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
@@ -125,7 +125,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 
 def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
-    """The server's side of TLS, with a certificate for a host."""
+    """Return a server's TLS context, with a certificate for a host."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(host).configure_cert(context)
     return context
@@ -134,7 +134,7 @@ def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
 def use_server(
     monkeypatch: pytest.MonkeyPatch, port: int, *, use_tls: bool = False
 ) -> None:
-    """Let the application send through the server at a port of this machine."""
+    """Configure the app to send through a local port."""
     monkeypatch.setattr(settings, "mail_server", "127.0.0.1")
     monkeypatch.setattr(settings, "mail_port", port)
     monkeypatch.setattr(settings, "mail_use_tls", use_tls)
@@ -145,7 +145,7 @@ def use_server(
 async def plain_server(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    """A server that knows nothing of encryption, which the application uses."""
+    """Run a server without TLS that the app uses."""
     async with listening(lambda: SMTP(mailbox, hostname="mail")) as port:
         use_server(monkeypatch, port)
         yield port
@@ -155,7 +155,7 @@ async def plain_server(
 async def starttls_server(
     mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    """A server that offers STARTTLS, which the application uses."""
+    """Run a server with STARTTLS that the app uses."""
     tls = certified(authority)
     async with listening(
         lambda: SMTP(mailbox, hostname="mail", tls_context=tls)
@@ -164,8 +164,8 @@ async def starttls_server(
         yield port
 
 
-async def send(to_email: str = ADDRESS) -> None:
-    """Send some mail."""
+async def send_test_email(to_email: str = ADDRESS) -> None:
+    """Send an email."""
     await send_email(
         to_email=to_email,
         subject="Some subject",
@@ -174,24 +174,24 @@ async def send(to_email: str = ADDRESS) -> None:
     )
 
 
-async def send_reset(username: str = "ada", to_email: str = ADDRESS) -> None:
-    """Send the mail with a token."""
+async def send_reset_email(username: str = "ada", to_email: str = ADDRESS) -> None:
+    """Send the email with a reset token."""
     await send_password_reset_email(to_email=to_email, username=username, token=TOKEN)
 
 
 def part(message: EmailMessage, kind: str) -> str:
-    """The text or the HTML of a message."""
+    """Return the text or the HTML of a message."""
     body = message.get_body((kind,))
     assert body is not None
     content: str = body.get_content()
     return content
 
 
-# What is sent
+# Content
 
 
-async def test_mail_has_text_and_html(plain_server: int, mailbox: Mailbox) -> None:
-    await send()
+async def test_email_has_text_and_html(plain_server: int, mailbox: Mailbox) -> None:
+    await send_test_email()
 
     [message] = mailbox.messages
     assert message.get_content_type() == "multipart/alternative"
@@ -199,10 +199,8 @@ async def test_mail_has_text_and_html(plain_server: int, mailbox: Mailbox) -> No
     assert part(message, "html").strip() == "<p>Some HTML</p>"
 
 
-async def test_mail_has_the_headers_it_needs(
-    plain_server: int, mailbox: Mailbox
-) -> None:
-    await send()
+async def test_email_has_required_headers(plain_server: int, mailbox: Mailbox) -> None:
+    await send_test_email()
 
     [message] = mailbox.messages
     assert message["From"] == "Blog <noreply@blog.example>"
@@ -212,22 +210,22 @@ async def test_mail_has_the_headers_it_needs(
 
 
 @pytest.mark.parametrize("kind", ["plain", "html"])
-async def test_reset_mail_has_the_link_to_the_site(
+async def test_reset_email_has_link_to_site(
     plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(settings, "frontend_url", "https://blog.example/base")
 
-    await send_reset()
+    await send_reset_email()
 
     text = part(mailbox.messages[0], kind)
     assert f"https://blog.example/base/reset-password?token={TOKEN}" in text
     assert "127.0.0.1" not in text
 
 
-async def test_reset_mail_escapes_the_name_in_its_html(
+async def test_reset_email_escapes_username_in_html(
     plain_server: int, mailbox: Mailbox
 ) -> None:
-    await send_reset("<b>&'\"ada")
+    await send_reset_email("<b>&'\"ada")
 
     [message] = mailbox.messages
     assert "&lt;b&gt;&amp;&#39;&#34;ada" in part(message, "html")
@@ -235,18 +233,18 @@ async def test_reset_mail_escapes_the_name_in_its_html(
     assert "<b>&'\"ada" in part(message, "plain")
 
 
-async def test_reset_mail_says_how_long_its_link_works(
+async def test_reset_email_has_link_lifetime(
     plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "reset_token_expire_minutes", 17)
 
-    await send_reset()
+    await send_reset_email()
 
     assert "17 minutes" in part(mailbox.messages[0], "plain")
     assert "17 minutes" in part(mailbox.messages[0], "html")
 
 
-async def test_reset_mail_is_sent_for_a_request_whatever_its_host(
+async def test_reset_email_ignores_host_of_request(
     client: AsyncClient, plain_server: int, mailbox: Mailbox
 ) -> None:
     await create_test_user(client)
@@ -263,7 +261,7 @@ async def test_reset_mail_is_sent_for_a_request_whatever_its_host(
     assert "evil.example" not in message.as_string()
 
 
-async def test_request_is_answered_as_ever_when_the_mail_cannot_be_sent(
+async def test_failed_reset_email_does_not_change_response(
     client: AsyncClient, plain_server: int, mailbox: Mailbox
 ) -> None:
     await create_test_user(client)
@@ -279,44 +277,44 @@ async def test_request_is_answered_as_ever_when_the_mail_cannot_be_sent(
 # Encryption
 
 
-async def test_starttls_is_used_when_encryption_is_demanded(
+async def test_starttls_is_used_if_required(
     starttls_server: int, mailbox: Mailbox
 ) -> None:
-    await send()
+    await send_test_email()
 
     assert mailbox.encrypted == [True]
 
 
-async def test_starttls_is_used_where_it_is_offered(
+async def test_starttls_is_used_if_offered(
     starttls_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "mail_use_tls", False)
 
-    await send()
+    await send_test_email()
 
     assert mailbox.encrypted == [True]
 
 
-async def test_mail_is_sent_plainly_where_nothing_else_is_offered(
+async def test_email_is_sent_unencrypted_without_starttls(
     plain_server: int, mailbox: Mailbox
 ) -> None:
-    await send()
+    await send_test_email()
 
     assert mailbox.encrypted == [False]
 
 
-async def test_nothing_is_sent_plainly_when_encryption_is_demanded(
+async def test_required_encryption_prevents_plain_delivery(
     plain_server: int, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "mail_use_tls", True)
 
     with pytest.raises(aiosmtplib.SMTPException):
-        await send()
+        await send_test_email()
 
     assert (mailbox.messages, mailbox.tries) == ([], 0)
 
 
-async def test_port_465_is_encrypted_from_the_start(
+async def test_port_465_uses_implicit_tls(
     mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with listening(
@@ -324,12 +322,12 @@ async def test_port_465_is_encrypted_from_the_start(
     ) as port:
         use_server(monkeypatch, port, use_tls=True)
         monkeypatch.setattr(email_utils, "IMPLICIT_TLS_PORT", port)
-        await send()
+        await send_test_email()
 
     assert mailbox.encrypted == [True]
 
 
-def test_port_of_implicit_tls_is_465() -> None:
+def test_implicit_tls_port_is_465() -> None:
     # RFC 8314, section 7.3.
     assert email_utils.IMPLICIT_TLS_PORT == 465
 
@@ -341,7 +339,7 @@ def test_port_of_implicit_tls_is_465() -> None:
         pytest.param(lambda ours: certified(ours, "other.example"), id="other host"),
     ],
 )
-async def test_server_that_cannot_prove_who_it_is_gets_no_mail(
+async def test_server_without_valid_certificate_gets_no_email(
     mailbox: Mailbox,
     authority: trustme.CA,
     monkeypatch: pytest.MonkeyPatch,
@@ -353,19 +351,19 @@ async def test_server_that_cannot_prove_who_it_is_gets_no_mail(
     ) as port:
         use_server(monkeypatch, port, use_tls=True)
         with pytest.raises((aiosmtplib.SMTPException, ssl.SSLError)):
-            await send()
+            await send_test_email()
 
     assert mailbox.messages == []
 
 
-# Login
+# SMTP login
 
 
 @pytest.fixture
 async def login_server(
     mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    """A server that takes mail only after a login over TLS."""
+    """Run a server that requires a login over TLS."""
     tls = certified(authority)
     async with listening(
         lambda: SMTP(
@@ -383,22 +381,22 @@ async def login_server(
 
 
 def use_login(monkeypatch: pytest.MonkeyPatch, port: int, *, host: str) -> None:
-    """Let the application log in where it is not told to demand encryption."""
+    """Configure the app to log in without requiring TLS."""
     use_server(monkeypatch, port)
     monkeypatch.setattr(settings, "mail_server", host)
     monkeypatch.setattr(settings, "mail_username", "blog")
     monkeypatch.setattr(settings, "mail_password", SecretStr("mail-password"))
 
 
-async def test_login_is_sent(login_server: int, mailbox: Mailbox) -> None:
-    await send()
+async def test_smtp_credentials_are_sent(login_server: int, mailbox: Mailbox) -> None:
+    await send_test_email()
 
     assert mailbox.logins == [("blog", "mail-password")]
     assert mailbox.encrypted == [True]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_login_may_cross_this_machine_as_it_is(
+async def test_smtp_login_to_localhost_may_be_unencrypted(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     async with listening(
@@ -410,12 +408,12 @@ async def test_login_may_cross_this_machine_as_it_is(
         )
     ) as port:
         use_login(monkeypatch, port, host=host)
-        await send()
+        await send_test_email()
 
     assert mailbox.logins == [("blog", "mail-password")]
 
 
-async def test_login_crosses_no_network_as_it_is(
+async def test_smtp_login_over_network_requires_tls(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with listening(
@@ -426,15 +424,15 @@ async def test_login_crosses_no_network_as_it_is(
             authenticator=mailbox.authenticate,
         )
     ) as port:
-        # To the application this is another machine.
+        # To the app, this is another machine.
         use_login(monkeypatch, port, host="127.0.0.2")
         with pytest.raises(aiosmtplib.SMTPException):
-            await send()
+            await send_test_email()
 
     assert (mailbox.logins, mailbox.messages) == ([], [])
 
 
-async def test_login_goes_to_no_server_that_cannot_prove_who_it_is(
+async def test_smtp_login_requires_valid_certificate(
     mailbox: Mailbox, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls = certified(authority, "other.example")
@@ -448,17 +446,17 @@ async def test_login_goes_to_no_server_that_cannot_prove_who_it_is(
     ) as port:
         use_login(monkeypatch, port, host="127.0.0.2")
         with pytest.raises((aiosmtplib.SMTPException, ssl.SSLError)):
-            await send()
+            await send_test_email()
 
     assert mailbox.logins == []
 
 
-async def test_refused_login_is_not_tried_again(
+async def test_rejected_smtp_login_is_not_retried(
     login_server: int, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     mailbox.accepts_logins = False
 
-    await send_reset()
+    await send_reset_email()
 
     assert mailbox.messages == []
     assert [record.levelname for record in caplog.records] == ["ERROR"]
@@ -466,7 +464,7 @@ async def test_refused_login_is_not_tried_again(
     assert "mail-password" not in caplog.text
 
 
-# Another try
+# Retries
 
 
 TEMPORARY = [
@@ -477,25 +475,25 @@ TEMPORARY = [
 
 
 @pytest.mark.parametrize(("replies", "reply"), TEMPORARY)
-async def test_mail_is_sent_at_another_try(
+async def test_temporary_failure_is_retried(
     plain_server: int, mailbox: Mailbox, replies: str, reply: str
 ) -> None:
     setattr(mailbox, replies, [reply, reply])
 
-    await send()
+    await send_test_email()
 
     assert len(mailbox.messages) == 1
     assert mailbox.tries == 3
 
 
 @pytest.mark.parametrize(("replies", "reply"), TEMPORARY)
-async def test_tries_come_to_an_end(
+async def test_retries_are_limited(
     plain_server: int, mailbox: Mailbox, replies: str, reply: str
 ) -> None:
     setattr(mailbox, replies, [reply] * 100)
 
     with pytest.raises(aiosmtplib.SMTPException):
-        await send()
+        await send_test_email()
 
     assert mailbox.tries == len(email_utils.RETRY_SECONDS) + 1
 
@@ -507,18 +505,18 @@ async def test_tries_come_to_an_end(
         pytest.param("data_replies", "554 no spam please", id="message"),
     ],
 )
-async def test_refusal_for_good_is_not_tried_again(
+async def test_permanent_failure_is_not_retried(
     plain_server: int, mailbox: Mailbox, replies: str, reply: str
 ) -> None:
     setattr(mailbox, replies, [reply])
 
     with pytest.raises(aiosmtplib.SMTPException):
-        await send()
+        await send_test_email()
 
     assert (mailbox.tries, mailbox.messages) == (1, [])
 
 
-async def test_server_that_comes_back_gets_the_mail(
+async def test_email_is_sent_when_server_recovers(
     mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -535,38 +533,38 @@ async def test_server_that_comes_back_gets_the_mail(
 
     use_server(monkeypatch, port)
     monkeypatch.setattr("email_utils.asyncio.sleep", start)
-    await send()
+    await send_test_email()
 
     servers[0].close()
     assert len(mailbox.messages) == 1
 
 
-async def test_nobody_listening_is_tried_as_often_and_logged(
+async def test_refused_connection_is_retried_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     use_server(monkeypatch, port)
 
-    await send_reset()
+    await send_reset_email()
 
     levels = [record.levelname for record in caplog.records]
     assert levels == ["WARNING"] * len(email_utils.RETRY_SECONDS) + ["ERROR"]
 
 
-async def test_server_that_never_answers_is_given_up(
+async def test_unresponsive_server_times_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(email_utils, "SMTP_TIMEOUT", 0.05)
 
     async with listening(asyncio.Protocol) as port:
         use_server(monkeypatch, port)
-        await send_reset()
+        await send_reset_email()
 
     assert caplog.records[-1].levelname == "ERROR"
 
 
-async def test_lookups_that_hang_use_three_threads(
+async def test_hanging_dns_lookups_use_three_threads(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     released = threading.Event()
@@ -583,7 +581,7 @@ async def test_lookups_that_hang_use_three_threads(
     monkeypatch.setattr(email_utils, "DELIVERY_TIMEOUT", 0.05)
 
     # They time out one after the other, while the first three lookups still hang.
-    await asyncio.gather(*(send_reset() for _ in range(20)))
+    await asyncio.gather(*(send_reset_email() for _ in range(20)))
     released.set()
 
     assert sorted(threads) == ["smtp_0", "smtp_1", "smtp_2"]
@@ -603,19 +601,19 @@ async def test_server_gets_three_deliveries_at_once(
         if running == 3:
             three_are_running.set()
         await three_are_running.wait()
-        # Long enough for a fourth one to arrive, if it could.
+        # Long enough for a fourth delivery to start, if it could.
         await asyncio.sleep(0.1)
         running -= 1
         sock.close()
 
     monkeypatch.setattr(aiosmtplib, "send", deliver)
 
-    await asyncio.gather(*(send_reset() for _ in range(10)))
+    await asyncio.gather(*(send_reset_email() for _ in range(10)))
 
     assert most == 3
 
 
-def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_delays_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
     pauses = email_utils.RETRY_SECONDS
@@ -624,7 +622,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= len(pauses) <= 5
 
 
-# The log
+# Logs
 
 
 @pytest.mark.parametrize(
@@ -632,7 +630,7 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     [f"550 <{ADDRESS}>: no such user", f"450 <{ADDRESS}>: mailbox busy"],
     ids=["for good", "for now"],
 )
-async def test_failure_is_logged_without_address_and_token(
+async def test_failure_log_omits_email_address_and_token(
     plain_server: int,
     mailbox: Mailbox,
     caplog: pytest.LogCaptureFixture,
@@ -641,7 +639,7 @@ async def test_failure_is_logged_without_address_and_token(
     mailbox.recipient_replies = [reply] * 10
 
     with caplog.at_level(logging.INFO):
-        await send_reset()
+        await send_reset_email()
 
     ours = [r.getMessage() for r in caplog.records if r.name == "email_utils"]
     assert "Email password_reset not sent: SMTPRecipientsRefused" in ours[-1]
@@ -649,11 +647,11 @@ async def test_failure_is_logged_without_address_and_token(
     assert TOKEN not in " ".join(ours)
 
 
-async def test_mail_to_an_address_beyond_ascii_never_fails_a_request(
+async def test_non_ascii_email_address_fails_no_request(
     plain_server: int, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The server does not offer SMTPUTF8 (RFC 6531), which such an address needs.
-    await send_reset(to_email="jörg@example.com")
+    # The server does not offer SMTPUTF8 (RFC 6531), which such an email address needs.
+    await send_reset_email(to_email="jörg@example.com")
 
     assert mailbox.messages == []
     assert caplog.records[-1].levelname == "ERROR"
@@ -665,21 +663,21 @@ async def test_mail_to_an_address_beyond_ascii_never_fails_a_request(
 
 @pytest.fixture
 def outbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where mails go, as there is no server."""
+    """Return the outbox folder; no server is set."""
     monkeypatch.setattr(settings, "mail_server", None)
     monkeypatch.setattr(settings, "var_dir", tmp_path)
     return tmp_path / "outbox"
 
 
 def read(outbox: Path) -> EmailMessage:
-    """The only mail in the outbox."""
+    """Return the only email in the outbox."""
     [path] = outbox.iterdir()
     assert path.suffix == ".eml"
     return email.message_from_bytes(path.read_bytes(), policy=default)
 
 
-async def test_mail_without_a_server_is_a_file(outbox: Path) -> None:
-    await send_reset()
+async def test_email_without_server_is_written_to_file(outbox: Path) -> None:
+    await send_reset_email()
 
     message = read(outbox)
     assert message["To"] == ADDRESS
@@ -688,11 +686,11 @@ async def test_mail_without_a_server_is_a_file(outbox: Path) -> None:
     )
 
 
-async def test_log_says_where_the_file_is(
+async def test_log_has_path_of_outbox_file(
     outbox: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        await send_reset()
+        await send_reset_email()
 
     [path] = outbox.iterdir()  # noqa: ASYNC240 -- nothing else runs
     assert str(path) in caplog.text
@@ -700,32 +698,32 @@ async def test_log_says_where_the_file_is(
     assert TOKEN not in caplog.text
 
 
-async def test_mails_of_one_moment_do_not_replace_each_other(outbox: Path) -> None:
-    await asyncio.gather(*(send() for _ in range(20)))
+async def test_simultaneous_emails_get_separate_files(outbox: Path) -> None:
+    await asyncio.gather(*(send_test_email() for _ in range(20)))
 
     assert len(list(outbox.iterdir())) == 20  # noqa: ASYNC240 -- nothing else runs
 
 
-async def test_mail_beyond_ascii_is_a_file_too(outbox: Path) -> None:
-    await send_reset("Jörg اليوم", "jörg@example.com")
+async def test_non_ascii_email_is_written_to_file(outbox: Path) -> None:
+    await send_reset_email("Jörg اليوم", "jörg@example.com")
 
     assert "Jörg اليوم" in part(read(outbox), "plain")
 
 
-async def test_outbox_that_cannot_be_written_never_fails_a_request(
+async def test_unwritable_outbox_fails_no_request(
     outbox: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox.touch()  # noqa: ASYNC240 -- nothing else runs
 
-    await send_reset()
+    await send_reset_email()
 
     assert "Email password_reset not sent: FileExistsError" in caplog.text
 
 
-# Notes to owners
+# Notifications
 
 
-async def test_new_password_is_told_to_the_owner(
+async def test_password_change_notifies_owner(
     client: AsyncClient, plain_server: int, mailbox: Mailbox
 ) -> None:
     ada = await sign_up(client, "ada")
@@ -742,7 +740,7 @@ async def test_new_password_is_told_to_the_owner(
     assert "another horse" not in mail.as_string()
 
 
-async def test_reset_password_is_told_to_the_owner(
+async def test_password_reset_notifies_owner(
     client: AsyncClient, plain_server: int, mailbox: Mailbox
 ) -> None:
     await create_test_user(client)
@@ -759,13 +757,13 @@ async def test_reset_password_is_told_to_the_owner(
     assert (note["To"], note["Subject"]) == (ADDRESS, "Your password was changed")
 
 
-async def test_new_address_is_told_to_the_old_one(
+async def test_email_change_notifies_old_address(
     client: AsyncClient, plain_server: int, mailbox: Mailbox
 ) -> None:
     ada = await sign_up(client, "ada")
 
     await client.patch(
-        f"/api/users/{await own_id(client, ada)}",
+        f"/api/users/{await get_user_id(client, ada)}",
         json={"email": "new@example.com"},
         headers=ada,
     )
@@ -781,20 +779,20 @@ async def test_new_address_is_told_to_the_old_one(
 @pytest.mark.parametrize(
     "changes", [{"username": "Ada L."}, {"email": "ADA@example.com"}, {}]
 )
-async def test_nobody_is_told_when_the_address_stays(
+async def test_unchanged_email_sends_no_notification(
     client: AsyncClient, plain_server: int, mailbox: Mailbox, changes: dict[str, str]
 ) -> None:
     ada = await sign_up(client, "ada")
 
     await client.patch(
-        f"/api/users/{await own_id(client, ada)}", json=changes, headers=ada
+        f"/api/users/{await get_user_id(client, ada)}", json=changes, headers=ada
     )
 
     assert mailbox.messages == []
 
 
 @pytest.mark.parametrize("kind", ["password_changed", "address_changed"])
-async def test_note_escapes_the_name_in_its_html(
+async def test_notification_escapes_username_in_html(
     plain_server: int, mailbox: Mailbox, kind: AccountChange
 ) -> None:
     await send_notification(kind, to_email=ADDRESS, username="<b>ada")

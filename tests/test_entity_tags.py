@@ -1,4 +1,4 @@
-"""Tags of answers: what is not sent again, and changes that do not overwrite others."""
+"""ETags: 304 responses, and updates that do not overwrite others."""
 
 import asyncio
 from collections import Counter
@@ -16,8 +16,8 @@ from tests.conftest import (
     auth_header,
     create_post,
     create_test_user,
+    get_user_id,
     login_user,
-    own_id,
     sign_up,
 )
 
@@ -25,9 +25,9 @@ CROWD = 20
 LONG = "Rain fell. " * 100
 WHOLE = {"title": "Another title", "content": "Other content"}
 CHANGES = ["PUT", "PATCH", "DELETE"]
-OTHER_TAG = '"other"'
+OTHER_ETAG = '"other"'
 
-# With a post and a user of id {post} and {user}.
+# Filled with the ids of an existing {post} and {user}.
 POST_LISTS = ["/api/posts", "/api/users/{user}/posts"]
 POST_LIST_PAGES = ["/", "/site/posts", "/users/{user}/posts"]
 FEEDS = ["/feed.atom", "/users/{user}/feed.atom"]
@@ -52,14 +52,14 @@ TAGGED = [
     "/sitemaps/posts-0.xml",
     "/robots.txt",
 ]
-CODINGS = ["identity", "gzip", "br"]
+ENCODINGS = ["identity", "gzip", "br"]
 PLAIN = {"Accept-Encoding": "identity"}
 COMPRESSED = ["/api/posts", "/api/posts/{post}", "/posts/{post}", "/feed.atom"]
 
 
 @pytest.fixture
 async def places(client: AsyncClient, ada: dict[str, str]) -> dict[str, int]:
-    """Ids of a post and its author, to fill into paths."""
+    """Return the ids of a post and its author, to fill into paths."""
     post = await create_post(client, ada, content=LONG)
     return {"post": post["id"], "user": post["user_id"]}
 
@@ -70,25 +70,25 @@ def post_path(places: dict[str, int]) -> str:
 
 
 @pytest.fixture
-async def tag(client: AsyncClient, post_path: str) -> str:
-    """The tag of the post."""
-    return await tag_at(client, post_path)
+async def etag(client: AsyncClient, post_path: str) -> str:
+    """Return the ETag of the post."""
+    return await get_etag(client, post_path)
 
 
-async def tag_at(client: AsyncClient, path: str, coding: str = "identity") -> str:
-    """The tag of what is at a path."""
-    response = await client.get(path, headers={"Accept-Encoding": coding})
+async def get_etag(client: AsyncClient, path: str, encoding: str = "identity") -> str:
+    """Return the ETag for a path."""
+    response = await client.get(path, headers={"Accept-Encoding": encoding})
     assert response.status_code == 200, response.text
-    tag: str = response.headers["etag"]
-    return tag
+    etag: str = response.headers["etag"]
+    return etag
 
 
-# What has a tag
+# Reads
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", TAGGED)
-async def test_answer_has_a_strong_tag_and_is_asked_for_again(
+async def test_response_has_strong_etag_and_is_revalidated(
     client: AsyncClient, places: dict[str, int], path: str, method: str
 ) -> None:
     response = await client.request(method, path.format(**places))
@@ -100,16 +100,16 @@ async def test_answer_has_a_strong_tag_and_is_asked_for_again(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", TAGGED)
-async def test_known_answer_is_not_sent_again(
+async def test_cached_response_is_not_sent_again(
     client: AsyncClient, places: dict[str, int], path: str, method: str
 ) -> None:
     path = path.format(**places)
-    tag = (await client.get(path)).headers["etag"]
+    etag = (await client.get(path)).headers["etag"]
 
-    response = await client.request(method, path, headers={"If-None-Match": tag})
+    response = await client.request(method, path, headers={"If-None-Match": etag})
 
     assert (response.status_code, response.content) == (304, b"")
-    assert response.headers["etag"] == tag
+    assert response.headers["etag"] == etag
     assert response.headers["cache-control"] == "no-cache"
     assert not {"content-type", "content-length", "content-encoding"} & set(
         response.headers
@@ -119,33 +119,33 @@ async def test_known_answer_is_not_sent_again(
 @pytest.mark.parametrize(
     "condition",
     [
-        "{tag}",
-        "W/{tag}",
-        '"other", {tag}',
-        '{tag},"other"',
-        'W/"other" , W/{tag}',
-        ', {tag} ,, "other"',
-        '"with, comma", {tag}',
+        "{etag}",
+        "W/{etag}",
+        '"other", {etag}',
+        '{etag},"other"',
+        'W/"other" , W/{etag}',
+        ', {etag} ,, "other"',
+        '"with, comma", {etag}',
         "*",
         " * ",
     ],
 )
-async def test_condition_that_names_the_tag_is_answered_with_304(
-    client: AsyncClient, post_path: str, tag: str, condition: str
+async def test_matching_if_none_match_returns_304(
+    client: AsyncClient, post_path: str, etag: str, condition: str
 ) -> None:
-    headers = {"If-None-Match": condition.format(tag=tag)}
+    headers = {"If-None-Match": condition.format(etag=etag)}
 
     response = await client.get(post_path, headers={**PLAIN, **headers})
 
     assert response.status_code == 304
-    assert response.headers["etag"].removeprefix("W/") == tag
+    assert response.headers["etag"].removeprefix("W/") == etag
 
 
 @pytest.mark.parametrize(
     "condition",
     [
-        OTHER_TAG,
-        f"W/{OTHER_TAG}",
+        OTHER_ETAG,
+        f"W/{OTHER_ETAG}",
         "",
         "garbage",
         '"',
@@ -159,39 +159,39 @@ async def test_condition_that_names_the_tag_is_answered_with_304(
         "w/\"other\", '{bare}'",
     ],
 )
-async def test_condition_that_names_another_tag_gets_the_answer(
-    client: AsyncClient, post_path: str, tag: str, condition: str
+async def test_other_if_none_match_returns_full_response(
+    client: AsyncClient, post_path: str, etag: str, condition: str
 ) -> None:
-    headers = {"If-None-Match": condition.format(bare=tag.strip('"'))}
+    headers = {"If-None-Match": condition.format(bare=etag.strip('"'))}
 
     response = await client.get(post_path, headers={**PLAIN, **headers})
 
     assert response.status_code == 200
-    assert response.headers["etag"] == tag
+    assert response.headers["etag"] == etag
     assert response.json()["content"] == LONG
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-async def test_condition_can_come_in_several_lines(
-    client: AsyncClient, post_path: str, coding: str
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_if_none_match_can_span_several_headers(
+    client: AsyncClient, post_path: str, encoding: str
 ) -> None:
-    tag = await tag_at(client, post_path, coding)
+    etag = await get_etag(client, post_path, encoding)
 
     response = await client.get(
         post_path,
         headers=[
-            ("Accept-Encoding", coding),
-            ("If-None-Match", OTHER_TAG),
-            ("If-None-Match", tag),
+            ("Accept-Encoding", encoding),
+            ("If-None-Match", OTHER_ETAG),
+            ("If-None-Match", etag),
         ],
     )
 
     assert response.status_code == 304
-    assert response.headers["etag"] == tag
+    assert response.headers["etag"] == etag
 
 
 @pytest.mark.parametrize("path", [*POST_LISTS, "/api/users"])
-async def test_known_part_of_a_list_still_says_where_the_list_goes_on(
+async def test_not_modified_list_has_next_link(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], path: str
 ) -> None:
     posts = [await create_post(client, ada) for _ in range(2)]
@@ -205,7 +205,7 @@ async def test_known_part_of_a_list_still_says_where_the_list_goes_on(
     assert response.headers["link"] == answer.headers["link"]
 
 
-# When a tag changes
+# When an ETag changes
 
 Change = Callable[[AsyncClient, dict[str, str], dict[str, int]], Awaitable[Any]]
 
@@ -213,7 +213,7 @@ Change = Callable[[AsyncClient, dict[str, str], dict[str, int]], Awaitable[Any]]
 async def edit(
     client: AsyncClient, author: dict[str, str], places: dict[str, int]
 ) -> None:
-    # As long as it was, and of the same beginning: no excerpt shows the difference.
+    # The same length and beginning, so that no excerpt shows the difference.
     await client.patch(
         f"/api/posts/{places['post']}",
         json={"content": LONG.replace("fell", "FELL")},
@@ -229,7 +229,7 @@ async def rename(
     )
 
 
-async def depict(
+async def change_picture(
     client: AsyncClient, author: dict[str, str], places: dict[str, int]
 ) -> None:
     output = BytesIO()
@@ -259,42 +259,42 @@ async def remove(
     [
         (edit, WITH_THE_POST),
         (rename, WITH_THE_USER),
-        (depict, [path for path in WITH_THE_USER if path not in FEEDS]),
+        (change_picture, [path for path in WITH_THE_USER if path not in FEEDS]),
         (publish, [*POST_LISTS, *POST_LIST_PAGES, *FEEDS, "/sitemaps/posts-0.xml"]),
         (remove, [*POST_LISTS, *POST_LIST_PAGES, *FEEDS, "/sitemaps/posts-0.xml"]),
     ],
 )
-async def test_tag_changes_with_what_is_there(
+async def test_etag_changes_with_content(
     client: AsyncClient,
     ada: dict[str, str],
     places: dict[str, int],
     change: Change,
     paths: list[str],
 ) -> None:
-    # So that something stays when a post goes.
+    # So that something remains when a post is deleted.
     await create_post(client, ada)
     paths = [path.format(**places) for path in paths]
-    before = {path: await tag_at(client, path) for path in paths}
+    before = {path: await get_etag(client, path) for path in paths}
 
     await change(client, ada, places)
 
-    after = {path: await tag_at(client, path) for path in paths}
+    after = {path: await get_etag(client, path) for path in paths}
     assert [path for path in paths if before[path] == after[path]] == []
 
 
-async def test_tag_stays_while_nothing_changes(
+async def test_etag_is_stable_without_changes(
     client: AsyncClient, ada: dict[str, str], places: dict[str, int]
 ) -> None:
     paths = [f"/api/posts/{places['post']}", f"/api/users/{places['user']}"]
-    before = [await tag_at(client, path) for path in paths]
+    before = [await get_etag(client, path) for path in paths]
 
     await create_post(client, ada)
     await client.patch(paths[0], json={}, headers=ada)
 
-    assert [await tag_at(client, path) for path in paths] == before
+    assert [await get_etag(client, path) for path in paths] == before
 
 
-# What nobody may store
+# Uncacheable responses
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ async def test_tag_stays_while_nothing_changes(
         ("GET", "/static/nothing.css", {}, 404),
     ],
 )
-async def test_answer_that_nobody_may_store_is_always_sent(
+async def test_uncacheable_response_is_always_sent(
     client: AsyncClient,
     ada: dict[str, str],
     places: dict[str, int],
@@ -348,22 +348,24 @@ async def test_answer_that_nobody_may_store_is_always_sent(
 
 
 @pytest.mark.parametrize("path", ["/api/users/me", "/health"])
-async def test_answer_that_nobody_may_store_has_no_tag(
+async def test_uncacheable_response_has_no_etag(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     assert "etag" not in (await client.get(path, headers=ada)).headers
 
 
-# Compressed forms
+# Encodings
 
 
 @pytest.mark.parametrize("path", COMPRESSED)
-async def test_each_coding_has_its_own_strong_tag(
+async def test_each_encoding_has_its_own_strong_etag(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     path = path.format(**places)
 
-    plain, gzip, brotli = [await tag_at(client, path, coding) for coding in CODINGS]
+    plain, gzip, brotli = [
+        await get_etag(client, path, encoding) for encoding in ENCODINGS
+    ]
 
     assert gzip == f'{plain[:-1]}-gzip"'
     assert brotli == f'{plain[:-1]}-br"'
@@ -371,54 +373,54 @@ async def test_each_coding_has_its_own_strong_tag(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("weak", ["", "W/"])
-@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("path", COMPRESSED)
-async def test_each_coding_is_known_by_the_tag_that_it_came_with(
+async def test_each_encoding_is_revalidated_by_its_etag(
     client: AsyncClient,
     places: dict[str, int],
     path: str,
-    coding: str,
+    encoding: str,
     weak: str,
     method: str,
 ) -> None:
     path = path.format(**places)
-    # Servers in front weaken tags when they change the bytes.
-    tag = weak + await tag_at(client, path, coding)
+    # Proxies that change the bytes weaken the ETag.
+    etag = weak + await get_etag(client, path, encoding)
 
     response = await client.request(
-        method, path, headers={"Accept-Encoding": coding, "If-None-Match": tag}
+        method, path, headers={"Accept-Encoding": encoding, "If-None-Match": etag}
     )
 
     assert (response.status_code, response.content) == (304, b"")
-    assert response.headers["etag"] == tag.removeprefix("W/")
+    assert response.headers["etag"] == etag.removeprefix("W/")
     assert "content-encoding" not in response.headers
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-async def test_304_names_the_form_that_the_client_can_read(
-    client: AsyncClient, post_path: str, coding: str
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_not_modified_names_etag_of_accepted_encoding(
+    client: AsyncClient, post_path: str, encoding: str
 ) -> None:
-    # A shared cache asks with the tags of all the forms that it has (RFC 9111, 4.1),
-    # and hands out the one that the answer names.
-    tags = {each: await tag_at(client, post_path, each) for each in CODINGS}
+    # A shared cache sends the ETags of all stored encodings (RFC 9111, 4.1) and serves
+    # the one that the response names.
+    etags = {each: await get_etag(client, post_path, each) for each in ENCODINGS}
 
     response = await client.get(
         post_path,
         headers={
-            "Accept-Encoding": coding,
-            "If-None-Match": ", ".join(sorted(tags.values())),
+            "Accept-Encoding": encoding,
+            "If-None-Match": ", ".join(sorted(etags.values())),
         },
     )
 
     assert response.status_code == 304
-    assert response.headers["etag"] == tags[coding]
+    assert response.headers["etag"] == etags[encoding]
 
 
 @pytest.mark.parametrize("path", [*COMPRESSED, "/static/css/main.css"])
-async def test_304_varies_as_the_answer_itself_does(
+async def test_not_modified_has_same_vary(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
-    # RFC 9110, section 15.4.5: it must have the same `Vary`.
+    # RFC 9110, section 15.4.5: a 304 has the same `Vary`.
     answer = await client.get(path.format(**places))
     known = {"If-None-Match": answer.headers["etag"]}
 
@@ -428,81 +430,85 @@ async def test_304_varies_as_the_answer_itself_does(
     assert response.headers.get("vary") == "Accept-Encoding"
 
 
-async def test_answer_too_short_to_be_compressed_has_one_tag(
+async def test_uncompressed_short_response_has_one_etag(
     client: AsyncClient, places: dict[str, int]
 ) -> None:
     path = f"/api/users/{places['user']}"
 
-    tags = {await tag_at(client, path, coding) for coding in CODINGS}
+    etags = {await get_etag(client, path, encoding) for encoding in ENCODINGS}
 
-    assert len(tags) == 1
-
-
-# Files keep their own tags
+    assert len(etags) == 1
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-async def test_file_is_kept_for_a_year_and_known_by_its_tag(
-    client: AsyncClient, coding: str
+# Static files
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_static_file_is_cached_for_a_year_with_etag(
+    client: AsyncClient, encoding: str
 ) -> None:
     path = static_path("css/main.css")
-    headers = {"Accept-Encoding": coding}
+    headers = {"Accept-Encoding": encoding}
     first = await client.get(path, headers=headers)
 
     response = await client.get(
         path, headers={**headers, "If-None-Match": first.headers["etag"]}
     )
 
-    assert first.headers.get("content-encoding", "identity") == coding
+    assert first.headers.get("content-encoding", "identity") == encoding
     assert (response.status_code, response.content) == (304, b"")
     assert response.headers["etag"] == first.headers["etag"]
     for answer in (first, response):
         assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
-async def test_codings_of_a_file_have_different_tags(client: AsyncClient) -> None:
-    path = static_path("css/main.css")
-
-    tags = {await tag_at(client, path, coding) for coding in CODINGS}
-
-    assert len(tags) == len(CODINGS)
-
-
-async def test_part_of_a_file_is_not_joined_to_a_compressed_one(
+async def test_encodings_of_static_file_have_different_etags(
     client: AsyncClient,
 ) -> None:
     path = static_path("css/main.css")
-    tags = {coding: await tag_at(client, path, coding) for coding in CODINGS}
 
-    answers = {
-        coding: await client.get(
-            path, headers={"Range": "bytes=5-9", "If-Range": tags[coding]}
+    etags = {await get_etag(client, path, encoding) for encoding in ENCODINGS}
+
+    assert len(etags) == len(ENCODINGS)
+
+
+async def test_compressed_static_file_has_no_byte_ranges(
+    client: AsyncClient,
+) -> None:
+    path = static_path("css/main.css")
+    etags = {encoding: await get_etag(client, path, encoding) for encoding in ENCODINGS}
+
+    responses = {
+        encoding: await client.get(
+            path, headers={"Range": "bytes=5-9", "If-Range": etags[encoding]}
         )
-        for coding in CODINGS
+        for encoding in ENCODINGS
     }
 
-    statuses = {coding: answer.status_code for coding, answer in answers.items()}
+    statuses = {
+        encoding: response.status_code for encoding, response in responses.items()
+    }
     assert statuses == {"identity": 206, "gzip": 200, "br": 200}
 
 
-# Changes with a condition
+# Conditional updates
 
 
 @pytest.mark.parametrize(
     "condition",
-    [None, "{tag}", f"{OTHER_TAG}, {{tag}}", f"{{tag}},W/{OTHER_TAG}", "*", " * "],
+    [None, "{etag}", f"{OTHER_ETAG}, {{etag}}", f"{{etag}},W/{OTHER_ETAG}", "*", " * "],
 )
 @pytest.mark.parametrize("method", CHANGES)
-async def test_change_of_what_is_still_the_same_is_made(
+async def test_matching_if_match_allows_change(
     client: AsyncClient,
     ada: dict[str, str],
     post_path: str,
-    tag: str,
+    etag: str,
     method: str,
     condition: str | None,
 ) -> None:
     headers = ada if condition is None else {**ada, "If-Match": condition}
-    headers = {name: value.format(tag=tag) for name, value in headers.items()}
+    headers = {name: value.format(etag=etag) for name, value in headers.items()}
 
     response = await client.request(method, post_path, json=WHOLE, headers=headers)
 
@@ -517,9 +523,9 @@ async def test_change_of_what_is_still_the_same_is_made(
 @pytest.mark.parametrize(
     "condition",
     [
-        OTHER_TAG,
-        f"{OTHER_TAG}, W/{OTHER_TAG}",
-        "W/{tag}",
+        OTHER_ETAG,
+        f"{OTHER_ETAG}, W/{OTHER_ETAG}",
+        "W/{etag}",
         "",
         "garbage",
         '"*"',
@@ -527,15 +533,15 @@ async def test_change_of_what_is_still_the_same_is_made(
     ],
 )
 @pytest.mark.parametrize("method", CHANGES)
-async def test_change_of_anything_else_is_refused(
+async def test_other_if_match_is_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     post_path: str,
-    tag: str,
+    etag: str,
     method: str,
     condition: str,
 ) -> None:
-    condition = condition.format(tag=tag, bare=tag.strip('"'))
+    condition = condition.format(etag=etag, bare=etag.strip('"'))
     before = (await client.get(post_path)).json()
 
     response = await client.request(
@@ -546,25 +552,25 @@ async def test_change_of_anything_else_is_refused(
     assert response.json() == {
         "detail": "The post has been modified since you last read it"
     }
-    assert response.headers["etag"] == tag
+    assert response.headers["etag"] == etag
     assert (await client.get(post_path)).json() == before
 
 
 @pytest.mark.parametrize("change", [edit, rename])
 @pytest.mark.parametrize("method", CHANGES)
-async def test_change_of_what_was_changed_meanwhile_needs_the_new_tag(
+async def test_concurrent_edit_requires_new_etag(
     client: AsyncClient,
     ada: dict[str, str],
     places: dict[str, int],
     post_path: str,
-    tag: str,
+    etag: str,
     method: str,
     change: Change,
 ) -> None:
     await change(client, ada, places)
 
     refused = await client.request(
-        method, post_path, json=WHOLE, headers={**ada, "If-Match": tag}
+        method, post_path, json=WHOLE, headers={**ada, "If-Match": etag}
     )
     new_tag = refused.headers["etag"]
     again = await client.request(
@@ -572,34 +578,34 @@ async def test_change_of_what_was_changed_meanwhile_needs_the_new_tag(
     )
 
     assert (refused.status_code, again.is_success) == (412, True)
-    assert new_tag != tag
+    assert new_tag != etag
 
 
 @pytest.mark.parametrize("method", CHANGES)
-@pytest.mark.parametrize("coding", CODINGS)
-async def test_tag_of_each_coding_allows_a_change(
-    client: AsyncClient, ada: dict[str, str], post_path: str, coding: str, method: str
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_etag_of_any_encoding_allows_change(
+    client: AsyncClient, ada: dict[str, str], post_path: str, encoding: str, method: str
 ) -> None:
-    tag = await tag_at(client, post_path, coding)
+    etag = await get_etag(client, post_path, encoding)
 
     response = await client.request(
-        method, post_path, json=WHOLE, headers={**ada, "If-Match": tag}
+        method, post_path, json=WHOLE, headers={**ada, "If-Match": etag}
     )
 
     assert response.is_success
 
 
-async def test_condition_of_a_change_can_come_in_several_lines(
-    client: AsyncClient, ada: dict[str, str], post_path: str, tag: str
+async def test_if_match_can_span_several_headers(
+    client: AsyncClient, ada: dict[str, str], post_path: str, etag: str
 ) -> None:
-    lines = [*ada.items(), ("If-Match", OTHER_TAG), ("If-Match", tag)]
+    lines = [*ada.items(), ("If-Match", OTHER_ETAG), ("If-Match", etag)]
 
     response = await client.patch(post_path, json=WHOLE, headers=lines)
 
     assert response.status_code == 200
 
 
-async def test_condition_of_absurd_length_is_refused(
+async def test_too_long_if_match_is_rejected(
     client: AsyncClient, ada: dict[str, str], post_path: str
 ) -> None:
     headers = {**ada, "If-Match": f'"{"x" * 8192}"'}
@@ -613,19 +619,19 @@ async def test_condition_of_absurd_length_is_refused(
 @pytest.mark.parametrize(
     ("who", "which", "condition", "status"),
     [
-        (None, "post", OTHER_TAG, 401),
-        (None, "missing", OTHER_TAG, 401),
-        ("bob", "missing", OTHER_TAG, 404),
+        (None, "post", OTHER_ETAG, 401),
+        (None, "missing", OTHER_ETAG, 401),
+        ("bob", "missing", OTHER_ETAG, 404),
         ("bob", "missing", "*", 404),
-        ("bob", "post", OTHER_TAG, 403),
+        ("bob", "post", OTHER_ETAG, 403),
         ("bob", "post", "*", 403),
         ("ada", "missing", "*", 404),
-        ("ada", "post", OTHER_TAG, 412),
+        ("ada", "post", OTHER_ETAG, 412),
         ("ada", "post", "*", 422),
     ],
 )
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_order_of_refusals(
+async def test_order_of_checks(
     client: AsyncClient,
     ada: dict[str, str],
     bob: dict[str, str],
@@ -650,14 +656,14 @@ async def test_order_of_refusals(
     assert ("etag" in response.headers) == (status == 412)
 
 
-# Tags that come with the answer to a change
+# ETags in responses to changes
 
 
 @pytest.mark.parametrize(
     ("method", "body"),
     [("POST", WHOLE), ("PATCH", WHOLE), ("PATCH", {}), ("PATCH", {"title": ""})],
 )
-async def test_change_answers_with_the_tag_that_a_get_has_next(
+async def test_change_returns_etag_of_next_get(
     client: AsyncClient,
     ada: dict[str, str],
     post_path: str,
@@ -669,31 +675,31 @@ async def test_change_answers_with_the_tag_that_a_get_has_next(
     response = await client.request(method, path, json=body, headers={**ada, **PLAIN})
 
     path = f"/api/posts/{response.json()['id']}"
-    assert response.headers["etag"] == await tag_at(client, path)
+    assert response.headers["etag"] == await get_etag(client, path)
     assert response.content == (await client.get(path)).content
 
 
-async def test_put_answers_without_a_tag(
+async def test_put_returns_no_etag(
     client: AsyncClient, ada: dict[str, str], post_path: str
 ) -> None:
-    # RFC 9110, section 9.3.4: what is stored is not what was sent.
+    # RFC 9110, section 9.3.4: the stored content differs from what was sent.
     response = await client.put(post_path, json=WHOLE, headers=ada)
 
     assert response.status_code == 200
     assert "etag" not in response.headers
 
 
-# At the same instant
+# Concurrency
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_one_of_many_writers_who_saw_the_same_post_wins(
+async def test_one_concurrent_writer_with_same_etag_wins(
     concurrent_client: AsyncClient, method: str
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
     post = await create_post(concurrent_client, ada)
     path = f"/api/posts/{post['id']}"
-    headers = {**ada, "If-Match": await tag_at(concurrent_client, path)}
+    headers = {**ada, "If-Match": await get_etag(concurrent_client, path)}
 
     responses = await asyncio.gather(
         *(
@@ -709,16 +715,16 @@ async def test_one_of_many_writers_who_saw_the_same_post_wins(
     stored = await concurrent_client.get(path)
     assert stored.json()["content"] == str(statuses.index(200))
     refused = {r.headers["etag"] for r in responses if r.status_code == 412}
-    assert refused == {await tag_at(concurrent_client, path)}
+    assert refused == {await get_etag(concurrent_client, path)}
 
 
-async def test_either_the_change_or_the_deletion_of_the_same_post_wins(
+async def test_either_change_or_deletion_wins(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
     post = await create_post(concurrent_client, ada)
     path = f"/api/posts/{post['id']}"
-    headers = {**ada, "If-Match": await tag_at(concurrent_client, path)}
+    headers = {**ada, "If-Match": await get_etag(concurrent_client, path)}
 
     change, deletion = await asyncio.gather(
         concurrent_client.patch(path, json=WHOLE, headers=headers),
@@ -729,37 +735,37 @@ async def test_either_the_change_or_the_deletion_of_the_same_post_wins(
     assert statuses in {(200, 412), (404, 204)}
 
 
-async def test_condition_and_compression_work_for_a_user_of_any_name(
+async def test_etags_and_compression_work_for_any_username(
     client: AsyncClient,
 ) -> None:
-    # Tags come from bytes: no letter may stand in their way.
+    # ETags are computed from bytes, so no character may cause an error.
     await create_test_user(client, "Éva 😀")
     eva = auth_header(await login_user(client))
     post = await create_post(client, eva, content="ß\u2028" * 600)
     path = f"/api/posts/{post['id']}"
-    tags = [await tag_at(client, path, coding) for coding in CODINGS]
+    etags = [await get_etag(client, path, encoding) for encoding in ENCODINGS]
 
     responses = [
         await client.get(
-            path, headers={"Accept-Encoding": coding, "If-None-Match": tag}
+            path, headers={"Accept-Encoding": encoding, "If-None-Match": etag}
         )
-        for coding, tag in zip(CODINGS, tags, strict=True)
+        for encoding, etag in zip(ENCODINGS, etags, strict=True)
     ]
 
     assert [response.status_code for response in responses] == [304] * 3
-    assert await own_id(client, eva) == post["user_id"]
+    assert await get_user_id(client, eva) == post["user_id"]
 
 
-@pytest.mark.parametrize("coding", ["identity", "br", "gzip"])
-async def test_large_answer_comes_in_parts_and_whole(
-    client: AsyncClient, ada: dict[str, str], coding: str
+@pytest.mark.parametrize("encoding", ["identity", "br", "gzip"])
+async def test_large_response_can_be_sent_in_ranges(
+    client: AsyncClient, ada: dict[str, str], encoding: str
 ) -> None:
     texts = [f"{n} {'Rain fell. ' * 5000}" for n in range(10)]
     for text in texts:
         await create_post(client, ada, content=text)
 
-    response = await client.get("/api/posts", headers={"Accept-Encoding": coding})
+    response = await client.get("/api/posts", headers={"Accept-Encoding": encoding})
 
     posts = response.json()["posts"]
     assert [post["content"] for post in posts] == texts[::-1]
-    assert response.headers.get("content-encoding", "identity") == coding
+    assert response.headers.get("content-encoding", "identity") == encoding

@@ -1,4 +1,4 @@
-"""What machines read: Atom feeds (RFC 4287), sitemaps and robots.txt."""
+"""Atom feeds (RFC 4287), sitemaps and robots.txt."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ from config import settings
 from database import MAX_ID
 from models import Post, User
 from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
-from tests.conftest import counted_statements, create_post, own_id
+from tests.conftest import capture_queries, create_post, get_user_id
 
 SITE = "https://blog.example.com/under/a/path"
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -24,18 +24,18 @@ SOME_DAY = datetime(2026, 2, 3, 4, 5, 6, 789000, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def site(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address of the site that is not the one its requests go to."""
+    """Set a site URL that differs from the host of the requests."""
     monkeypatch.setattr(settings, "frontend_url", SITE)
 
 
 def xml(response: Response) -> Element:
-    """The root of a document, which an XML parser has found well-formed."""
+    """Parse a response and return its root element."""
     assert response.status_code == 200, response.text
     return ElementTree.fromstring(response.content)
 
 
 def text(parent: Element, name: str) -> str:
-    """The text of a child that has to be there, once."""
+    """Return the text of a required child element, which occurs once."""
     (child,) = parent.findall(ATOM + name)
     return child.text or ""
 
@@ -52,11 +52,11 @@ async def entries(client: AsyncClient, path: str = "/feed.atom") -> list[Element
 
 
 async def locations(client: AsyncClient, path: str) -> list[str]:
-    """The addresses in a sitemap or an index of them, without that of the site."""
+    """Return the paths in a sitemap or a sitemap index."""
     root = xml(await client.get(path, headers=FORGED))
     found = [element.text or "" for element in root.iter(f"{SITEMAP}loc")]
-    assert all(address.startswith(SITE) for address in found)
-    return [address.removeprefix(SITE) for address in found]
+    assert all(url.startswith(SITE) for url in found)
+    return [url.removeprefix(SITE) for url in found]
 
 
 async def add_user(db: AsyncSession, user_id: int) -> User:
@@ -83,7 +83,7 @@ async def add_posts(db: AsyncSession, user: User, *post_ids: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["/feed.atom", "/users/{user}/feed.atom"])
-async def test_feed_has_what_the_standard_asks_for(
+async def test_feed_has_required_elements(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada)
@@ -100,18 +100,18 @@ async def test_feed_has_what_the_standard_asks_for(
     assert links(feed)["alternate"] == text(feed, "id")
 
 
-async def test_entry_has_what_the_standard_asks_for(
+async def test_entry_has_required_elements(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada, title="A title", content="One\n\nTwo")
 
     (entry,) = await entries(client)
 
-    address = f"{SITE}/posts/{post['id']}"
+    url = f"{SITE}/posts/{post['id']}"
     posted = datetime.fromisoformat(post["date_posted"]).replace(microsecond=0)
     (author,) = entry.findall(f"{ATOM}author")
     (content,) = entry.findall(f"{ATOM}content")
-    assert text(entry, "id") == links(entry)["alternate"] == address
+    assert text(entry, "id") == links(entry)["alternate"] == url
     assert text(entry, "title") == "A title"
     assert text(entry, "published") == text(entry, "updated") == posted.isoformat()
     assert text(author, "name") == "ada"
@@ -120,7 +120,7 @@ async def test_entry_has_what_the_standard_asks_for(
     assert content.text == "<p>One</p><p>Two</p>"
 
 
-async def test_feed_is_in_utc(
+async def test_feed_dates_are_in_utc(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     post = await create_post(client, ada)
@@ -133,29 +133,29 @@ async def test_feed_is_in_utc(
     assert text(entry, "published") == "2026-02-03T04:05:06+00:00"
 
 
-async def test_feed_of_an_author_has_their_posts_alone(
+async def test_author_feed_has_only_their_posts(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     await create_post(client, ada, title="Of ada")
     await create_post(client, bob, title="Of bob")
 
-    feed = xml(await client.get(f"/users/{await own_id(client, ada)}/feed.atom"))
+    feed = xml(await client.get(f"/users/{await get_user_id(client, ada)}/feed.atom"))
 
     titles = [text(entry, "title") for entry in feed.findall(f"{ATOM}entry")]
     assert titles == ["Of ada"]
     assert text(feed, "title").startswith("ada ")
 
 
-async def test_feed_begins_with_the_newest(
+async def test_feed_starts_with_newest_post(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
     db.add_all(
         Post(
             title=f"{number}",
             content="C",
             user_id=user_id,
-            # Two of each moment: the one that came later is first.
+            # Two posts per moment: the later one is listed first.
             date_posted=SOME_DAY + timedelta(days=number // 2),
         )
         for number in range(FEED_LENGTH + 3)
@@ -173,7 +173,7 @@ async def test_feed_begins_with_the_newest(
 async def test_feed_without_posts_is_valid(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
-    path = path.format(user=await own_id(client, ada))
+    path = path.format(user=await get_user_id(client, ada))
 
     feed = xml(await client.get(path))
 
@@ -185,7 +185,7 @@ async def test_feed_without_posts_is_valid(
     ("user_id", "status"),
     [("0", 404), ("-1", 404), (str(MAX_ID), 404), ("2147483648", 404), ("x", 422)],
 )
-async def test_feed_of_nobody_is_not_found(
+async def test_feed_of_unknown_user_is_not_found(
     client: AsyncClient, user_id: str, status: int
 ) -> None:
     response = await client.get(f"/users/{user_id}/feed.atom")
@@ -194,7 +194,7 @@ async def test_feed_of_nobody_is_not_found(
     assert response.headers["content-type"].startswith("text/html")
 
 
-async def test_untitled_post_has_its_first_words_as_title(
+async def test_untitled_post_is_titled_by_its_first_words(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     await create_post(client, ada, title="", content="Once upon a time " * 20)
@@ -204,9 +204,11 @@ async def test_untitled_post_has_its_first_words_as_title(
     assert text(entry, "title").startswith("Once upon a time")
 
 
-async def test_attack_stays_text(client: AsyncClient, ada: dict[str, str]) -> None:
+async def test_markup_in_post_is_escaped(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
     name = {"username": EVIL[:50]}
-    path = f"/api/users/{await own_id(client, ada)}"
+    path = f"/api/users/{await get_user_id(client, ada)}"
     await client.patch(path, json=name, headers=ada)
     await create_post(client, ada, title=EVIL, content=EVIL)
 
@@ -224,7 +226,7 @@ async def test_attack_stays_text(client: AsyncClient, ada: dict[str, str]) -> No
     "character",
     ["\x01", "\x08", "\x0b", "\x0c", "\x0e", "\x1b", "\x1f", "\ufffe", "\uffff"],
 )
-async def test_what_xml_cannot_carry_is_replaced(
+async def test_characters_invalid_in_xml_are_replaced(
     client: AsyncClient, ada: dict[str, str], character: str
 ) -> None:
     torn = f"to{character}rn"
@@ -239,7 +241,7 @@ async def test_what_xml_cannot_carry_is_replaced(
 @pytest.mark.parametrize(
     "kept", ["\t", "\x7f", "\x85", "\u2028", "\ud7ff", "\ue000", "\ufffd", "😀", "א"]
 )
-async def test_what_xml_can_carry_stays(
+async def test_characters_valid_in_xml_are_kept(
     client: AsyncClient, ada: dict[str, str], kept: str
 ) -> None:
     await create_post(client, ada, content=f"a{kept}b")
@@ -264,7 +266,7 @@ def test_paragraphs(content: str, html: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/feed.atom", "/users/{user}/feed.atom"])
-async def test_feed_has_no_host_of_the_request(
+async def test_feed_ignores_host_of_request(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada)
@@ -276,7 +278,7 @@ async def test_feed_has_no_host_of_the_request(
 
 
 @pytest.mark.parametrize("path", ["/feed.atom", "/robots.txt", "/sitemap.xml"])
-async def test_head_answers_like_get(client: AsyncClient, path: str) -> None:
+async def test_head_matches_get(client: AsyncClient, path: str) -> None:
     got = await client.get(path)
 
     response = await client.head(path)
@@ -306,7 +308,7 @@ async def test_number_of_statements(
     user = await add_user(db, start)
     await add_posts(db, user, *range(start, start + 5))
 
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.get(path.format(user=user.id, part=7))
 
     assert response.status_code == 200
@@ -316,7 +318,7 @@ async def test_number_of_statements(
 # Sitemaps
 
 
-async def test_sitemap_of_an_empty_site(client: AsyncClient) -> None:
+async def test_sitemap_of_empty_site(client: AsyncClient) -> None:
     response = await client.get("/sitemap.xml")
 
     assert response.headers["content-type"].startswith("application/xml")
@@ -325,7 +327,7 @@ async def test_sitemap_of_an_empty_site(client: AsyncClient) -> None:
     assert await locations(client, "/sitemaps/pages.xml") == ["/"]
 
 
-async def test_sitemap_names_the_parts_that_are_not_empty(
+async def test_sitemap_index_lists_nonempty_sitemaps(
     client: AsyncClient, db: AsyncSession
 ) -> None:
     first = 30 * SITEMAP_LENGTH
@@ -341,7 +343,9 @@ async def test_sitemap_names_the_parts_that_are_not_empty(
     ]
 
 
-async def test_part_lists_its_range(client: AsyncClient, db: AsyncSession) -> None:
+async def test_sitemap_lists_its_id_range(
+    client: AsyncClient, db: AsyncSession
+) -> None:
     first, last = 30 * SITEMAP_LENGTH, 31 * SITEMAP_LENGTH - 1
     user = await add_user(db, first)
     await add_posts(db, user, first - 1, last, first, first + 5, last + 1)
@@ -357,13 +361,11 @@ async def test_part_lists_its_range(client: AsyncClient, db: AsyncSession) -> No
     ]
 
 
-async def test_sitemap_reaches_the_last_id(
-    client: AsyncClient, db: AsyncSession
-) -> None:
+async def test_sitemap_reaches_last_id(client: AsyncClient, db: AsyncSession) -> None:
     await add_posts(db, await add_user(db, MAX_ID), MAX_ID)
 
     index = await locations(client, "/sitemap.xml")
-    listed = [address for path in index for address in await locations(client, path)]
+    listed = [url for path in index for url in await locations(client, path)]
 
     assert f"/posts/{MAX_ID}" in listed
     assert f"/users/{MAX_ID}/posts" in listed
@@ -382,23 +384,23 @@ async def test_sitemap_reaches_the_last_id(
         ("/sitemaps/nothing.xml", 404),
     ],
 )
-async def test_part_that_is_empty_or_none_is_an_error(
+async def test_empty_or_invalid_sitemap_is_an_error(
     client: AsyncClient, path: str, status: int
 ) -> None:
     assert (await client.get(path)).status_code == status
 
 
-def test_part_is_as_small_as_the_protocol_asks() -> None:
-    address = f"<url><loc>{SITE}/users/{MAX_ID}/posts</loc></url>"
+def test_sitemap_is_within_protocol_limits() -> None:
+    url = f"<url><loc>{SITE}/users/{MAX_ID}/posts</loc></url>"
 
     assert SITEMAP_LENGTH <= 50_000
-    assert SITEMAP_LENGTH * 2 * len(address) < 50 * 1024 * 1024
+    assert SITEMAP_LENGTH * 2 * len(url) < 50 * 1024 * 1024
 
 
 # Robots
 
 
-async def test_robots_are_led_to_the_sitemap(client: AsyncClient) -> None:
+async def test_robots_txt_names_sitemap(client: AsyncClient) -> None:
     response = await client.get("/robots.txt", headers=FORGED)
 
     assert response.headers["content-type"].startswith("text/plain")

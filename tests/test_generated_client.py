@@ -1,4 +1,4 @@
-"""A client made from the OpenAPI document alone: its types, and what it can do."""
+"""A client generated from the OpenAPI document: type checks, and a user journey."""
 
 import importlib
 import json
@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from config import BASE_DIR
-from tests.test_live import Installation, wait_for_mail
+from tests.test_live import Installation, wait_for_email
 
 JOURNEY = Path(__file__).with_name("generated_client_journey.py")
 
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A migrated and running installation."""
+    """Run a migrated app."""
     installation = Installation(tmp_path_factory.mktemp("client") / "blog")
     installation.run("-m", "alembic", "upgrade", "head")
     installation.start()
@@ -32,12 +32,12 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 def generated(
     installation: Installation, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A folder with the package `blog_client`."""
+    """Generate the package `blog_client` and return its folder."""
     folder = tmp_path_factory.mktemp("generated")
     document = folder / "openapi.json"
     document.write_text(httpx.get(f"{installation.url}/openapi.json").text)
     config = folder / "config.json"
-    # By default what was generated is formatted, which needs ruff on the path.
+    # By default the generator formats its output, which needs ruff on the PATH.
     config.write_text(json.dumps({"post_hooks": []}))
     completed = subprocess.run(
         [
@@ -49,12 +49,12 @@ def generated(
         capture_output=True,
         text=True,
     )
-    # A warning is a part of the document that the generator could not make sense of.
+    # A warning means that the generator did not understand part of the document.
     assert completed.returncode == 0, completed.stdout + completed.stderr
     return folder
 
 
-def test_client_and_its_use_are_typed(generated: Path, tmp_path: Path) -> None:
+def test_generated_client_passes_type_check(generated: Path, tmp_path: Path) -> None:
     completed = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull),
@@ -70,7 +70,7 @@ def test_client_and_its_use_are_typed(generated: Path, tmp_path: Path) -> None:
     assert completed.returncode == 0, completed.stdout
 
 
-def test_journey_of_an_account(
+def test_account_journey(
     installation: Installation, generated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(generated)
@@ -78,7 +78,7 @@ def test_journey_of_an_account(
     photo = Path(__file__).with_name("test_image.jpg").read_bytes()
 
     def mailed_token() -> str:
-        found = re.search(r"token=(\S+)", wait_for_mail(installation))
+        found = re.search(r"token=(\S+)", wait_for_email(installation))
         assert found
         return found[1]
 

@@ -1,4 +1,4 @@
-"""Hosts that the site is served at."""
+"""Allowed hosts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ HOSTS = ("blog.example.com", "*.example.org", "[::1]")
 
 @asynccontextmanager
 async def serving(*hosts: str) -> AsyncIterator[AsyncClient]:
-    """A client of the application as it is with these hosts."""
+    """Return a client of the app that allows these hosts."""
     checked = AllowedHostsMiddleware(app, hosts, exempt_path=HEALTH_PATH)
     site = ServerErrorMiddleware(checked, error_response=error_response)
     async with AsyncClient(transport=ASGITransport(site)) as client:
@@ -26,7 +26,7 @@ async def serving(*hosts: str) -> AsyncIterator[AsyncClient]:
 
 
 async def status_of(client: AsyncClient, host: str, path: str = "/login") -> int:
-    """The status of the response to a request for a host."""
+    """Return the response's status for a request with this Host header."""
     response = await client.get(f"http://blog{path}", headers={"Host": host})
     return response.status_code
 
@@ -80,7 +80,7 @@ class TestAllowedHosts:
         async with serving("www.example.com") as client:
             assert await status_of(client, "example.com") == 400
 
-    async def test_rejection_is_json_for_the_api_and_a_page_elsewhere(self) -> None:
+    async def test_rejection_is_json_for_api_and_page_elsewhere(self) -> None:
         async with serving("blog.example.com") as client:
             api = await client.get("http://evil.example/api/posts")
             page = await client.get("http://evil.example/")
@@ -134,7 +134,7 @@ class TestServedHosts:
         assert Settings().served_hosts == served
 
     @pytest.mark.parametrize("host", ["a b", "a/b", "*example.com", "a.*.com", "::1"])
-    def test_what_is_no_host_is_refused(
+    def test_invalid_host_is_rejected(
         self, host: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ALLOWED_HOSTS", host)

@@ -1,4 +1,4 @@
-"""Requests to publish that are repeated, and publish once."""
+"""Idempotency keys: repeated requests publish a post once."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool
 import idempotency
 from database import AsyncSessionLocal, DatabaseUnavailable, engine
 from models import IdempotencyKey, Post, User, utcnow
-from tests.conftest import create_post, own_id, sign_up
+from tests.conftest import create_post, get_user_id, sign_up
 
 CROWD = 20
 DAY = timedelta(hours=24)
@@ -32,7 +32,7 @@ async def publish(
     key: str | bytes | None = KEY,
     **fields: Any,
 ) -> Response:
-    """Ask for a new post; with a key, so that it can be asked again."""
+    """Request a new post, optionally with an idempotency key."""
     headers_of_key: dict[str, Any] = {} if key is None else {"Idempotency-Key": key}
     return await client.post(
         "/api/posts", json={**POST, **fields}, headers={**headers, **headers_of_key}
@@ -40,20 +40,20 @@ async def publish(
 
 
 async def count(db: AsyncSession, model: type[Any]) -> int:
-    """How many rows a table has."""
+    """Return how many rows a table has."""
     return await db.scalar(select(func.count(model.id))) or 0
 
 
-def what_is_repeated(response: Response) -> tuple[Any, ...]:
-    """What of an answer has to be the same again."""
+def get_replayed_parts(response: Response) -> tuple[Any, ...]:
+    """Return the parts of a response that a repeated request must return again."""
     headers = [response.headers.get(name) for name in ("etag", "location")]
     return response.status_code, response.content, *headers
 
 
-# The same request again
+# Replays
 
 
-async def test_repeated_request_gets_the_same_response_and_publishes_nothing(
+async def test_repeated_request_returns_same_response(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     first = await publish(client, ada)
@@ -62,11 +62,11 @@ async def test_repeated_request_gets_the_same_response_and_publishes_nothing(
 
     assert first.status_code == 201
     assert first.headers["location"] == f"/api/posts/{first.json()['id']}"
-    assert what_is_repeated(second) == what_is_repeated(first)
+    assert get_replayed_parts(second) == get_replayed_parts(first)
     assert await count(db, Post) == 1
 
 
-async def test_repeated_request_gets_the_post_as_it_is_now(
+async def test_repeated_request_returns_current_post(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     first = await publish(client, ada)
@@ -87,7 +87,7 @@ async def test_repeated_request_gets_the_post_as_it_is_now(
     assert await count(db, Post) == 1
 
 
-async def test_repeated_request_does_not_find_a_deleted_post(
+async def test_repeated_request_for_deleted_post_is_not_found(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     first = await publish(client, ada)
@@ -99,7 +99,7 @@ async def test_repeated_request_does_not_find_a_deleted_post(
     assert second.json() == {"detail": "Post not found"}
     assert "location" not in second.headers
     assert await count(db, Post) == 0
-    # Nor does the key publish anything later.
+    # The key does not publish anything later, either.
     assert (await publish(client, ada)).status_code == 404
     assert (await publish(client, ada, title="Coffee")).status_code == 422
 
@@ -113,7 +113,7 @@ async def test_repeated_request_does_not_find_a_deleted_post(
         '{"title": "  Tea ", "content": "Is ready.", "likes": 7}',
     ],
 )
-async def test_same_post_written_in_another_way_is_the_same_request(
+async def test_equivalent_json_is_the_same_request(
     client: AsyncClient, ada: dict[str, str], body: str
 ) -> None:
     first = await publish(client, ada)
@@ -121,11 +121,11 @@ async def test_same_post_written_in_another_way_is_the_same_request(
 
     second = await client.post("/api/posts", content=body, headers=headers)
 
-    assert what_is_repeated(second) == what_is_repeated(first)
+    assert get_replayed_parts(second) == get_replayed_parts(first)
 
 
 @pytest.mark.parametrize("fields", [{"title": "Coffee"}, {"content": "Was ready."}])
-async def test_key_of_another_request_is_refused(
+async def test_reused_key_is_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -138,11 +138,11 @@ async def test_key_of_another_request_is_refused(
     assert response.status_code == 422
     assert response.json() == {"detail": "Idempotency-Key was used for another request"}
     assert await count(db, Post) == 1
-    # What was stored for it is still there.
-    assert what_is_repeated(await publish(client, ada)) == what_is_repeated(first)
+    # The key still returns its original post.
+    assert get_replayed_parts(await publish(client, ada)) == get_replayed_parts(first)
 
 
-async def test_keys_of_two_users_do_not_meet(
+async def test_keys_of_two_users_are_independent(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
 ) -> None:
     firsts = [
@@ -156,14 +156,14 @@ async def test_keys_of_two_users_do_not_meet(
     ]
 
     assert [first.json()["author"]["username"] for first in firsts] == ["ada", "bob"]
-    assert [*map(what_is_repeated, seconds)] == [*map(what_is_repeated, firsts)]
+    assert [*map(get_replayed_parts, seconds)] == [*map(get_replayed_parts, firsts)]
     assert await count(db, Post) == 2
 
 
 async def test_other_key_publishes_again(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
-    # Keys are texts of the client: nothing is trimmed, nothing folded.
+    # Keys are compared as sent, without trimming or case folding.
     keys = ["a", "A", "a b", "a  b", '"a"']
 
     ids = [(await publish(client, ada, key)).json()["id"] for key in keys]
@@ -171,7 +171,7 @@ async def test_other_key_publishes_again(
     assert len(set(ids)) == await count(db, Post) == len(keys)
 
 
-async def test_without_a_key_nothing_is_stored(
+async def test_request_without_key_stores_nothing(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     first = await publish(client, ada, None)
@@ -181,7 +181,7 @@ async def test_without_a_key_nothing_is_stored(
     assert await count(db, IdempotencyKey) == 0
 
 
-async def test_key_belongs_to_publishing_alone(
+async def test_key_only_applies_to_publishing(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     path = f"/api/posts/{(await create_post(client, ada))['id']}"
@@ -208,11 +208,11 @@ async def test_repeated_requests_do_not_count_as_posts(
     assert counted.await_count == 1
 
 
-# For how long
+# Expiry
 
 
-async def make_older(db: AsyncSession, age: timedelta) -> None:
-    """Let all keys that there are have been used so long ago."""
+async def age_keys(db: AsyncSession, age: timedelta) -> None:
+    """Make all keys this old."""
     await db.execute(update(IdempotencyKey).values(created_at=utcnow() - age))
     await db.commit()
 
@@ -229,44 +229,44 @@ async def test_key_is_kept_for_24_hours(
     posts: int,
 ) -> None:
     first = await publish(client, ada)
-    await make_older(db, age)
+    await age_keys(db, age)
 
     second = await publish(client, ada)
     third = await publish(client, ada)
 
     assert await count(db, Post) == posts
     assert (second.json()["id"] == first.json()["id"]) == (posts == 1)
-    assert what_is_repeated(third) == what_is_repeated(second)
+    assert get_replayed_parts(third) == get_replayed_parts(second)
     assert await count(db, IdempotencyKey) == 1
 
 
-async def test_key_that_was_kept_long_enough_can_be_of_another_request(
+async def test_expired_key_can_be_reused(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     await publish(client, ada)
-    await make_older(db, DAY + timedelta(seconds=1))
+    await age_keys(db, DAY + timedelta(seconds=1))
 
     response = await publish(client, ada, title="Coffee")
 
     assert (response.status_code, response.json()["title"]) == (201, "Coffee")
 
 
-async def test_keys_that_were_kept_long_enough_go(
+async def test_expired_keys_are_deleted(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
 ) -> None:
     for author in (ada, bob):
         await publish(client, author, "old")
-    await make_older(db, DAY + timedelta(seconds=1))
+    await age_keys(db, DAY + timedelta(seconds=1))
 
     await publish(client, ada, "new")
     await publish(client, bob, "newer")
 
     assert set(await db.scalars(select(IdempotencyKey.key))) == {"new", "newer"}
-    # The posts stay.
+    # The posts are kept.
     assert await count(db, Post) == 4
 
 
-async def test_one_request_clears_away_only_so_many(
+async def test_cleanup_per_request_is_limited(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -275,19 +275,19 @@ async def test_one_request_clears_away_only_so_many(
     monkeypatch.setattr(idempotency, "MAX_PRUNED", 2)
     for number in range(5):
         await publish(client, ada, str(number))
-    await make_older(db, DAY + timedelta(seconds=1))
+    await age_keys(db, DAY + timedelta(seconds=1))
 
     await publish(client, ada, "new")
 
     assert await count(db, IdempotencyKey) == 5 - 2 + 1
 
 
-async def test_keys_go_with_their_user(
+async def test_keys_are_deleted_with_their_user(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], db: AsyncSession
 ) -> None:
     await publish(client, ada)
     await publish(client, bob)
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
 
     await client.delete(f"/api/users/{user_id}", headers=ada)
 
@@ -301,19 +301,19 @@ async def test_keys_go_with_their_user(
 @pytest.mark.parametrize(
     "key", ["a", " ~", "~" * 255, '"8e03978e"', "'; DROP TABLE posts; --", "%00"]
 )
-async def test_any_printable_ascii_will_do(
+async def test_any_printable_ascii_key_is_accepted(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession, key: str
 ) -> None:
-    answers = [await publish(client, ada, key) for _ in range(2)]
+    responses = [await publish(client, ada, key) for _ in range(2)]
 
-    assert [answer.status_code for answer in answers] == [201, 201]
+    assert [response.status_code for response in responses] == [201, 201]
     assert await count(db, Post) == 1
 
 
 @pytest.mark.parametrize(
     "key", ["", "x" * 256, "x" * 5000, "é".encode(), b"\xff", "a\tb", "a\x7f", b"a\0b"]
 )
-async def test_bad_key_is_refused(
+async def test_invalid_key_is_rejected(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession, key: str | bytes
 ) -> None:
     response = await publish(client, ada, key)
@@ -324,14 +324,14 @@ async def test_bad_key_is_refused(
     assert await count(db, Post) == await count(db, IdempotencyKey) == 0
 
 
-async def test_login_comes_before_the_key(client: AsyncClient) -> None:
+async def test_login_is_checked_before_key(client: AsyncClient) -> None:
     assert (await publish(client, {}, "")).status_code == 401
 
 
-# Requests that fail use up no key
+# Failed requests leave their key unused
 
 
-async def test_refused_body_leaves_its_key_unused(
+async def test_invalid_body_leaves_key_unused(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     refused = await publish(client, ada, content=" ")
@@ -341,7 +341,7 @@ async def test_refused_body_leaves_its_key_unused(
     assert (await publish(client, ada)).status_code == 201
 
 
-async def test_request_that_breaks_off_leaves_its_key_unused(
+async def test_aborted_request_leaves_key_unused(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     failing = AsyncMock(side_effect=DatabaseUnavailable("before the commit"))
@@ -354,7 +354,7 @@ async def test_request_that_breaks_off_leaves_its_key_unused(
     assert (await publish(client, ada, title="Coffee")).status_code == 201
 
 
-async def test_author_who_is_deleted_meanwhile_leaves_nothing(
+async def test_concurrently_deleted_author_leaves_nothing(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -375,12 +375,12 @@ async def test_author_who_is_deleted_meanwhile_leaves_nothing(
     assert await count(db, Post) == await count(db, IdempotencyKey) == 0
 
 
-# At the same instant
+# Concurrency
 
 
 @asynccontextmanager
 async def running_request(user_id: int, key: str = KEY) -> AsyncIterator[AsyncSession]:
-    """A request with this key that has not ended yet."""
+    """Hold a request with this key open."""
     async with AsyncSessionLocal() as session:
         row = IdempotencyKey(user_id=user_id, key=key, fingerprint="")
         session.add(row)
@@ -388,11 +388,11 @@ async def running_request(user_id: int, key: str = KEY) -> AsyncIterator[AsyncSe
         yield session
 
 
-async def test_repeated_request_does_not_wait_long_for_the_first(
+async def test_repeated_request_does_not_wait_long_for_first(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
-    async with running_request(await own_id(concurrent_client, ada)):
+    async with running_request(await get_user_id(concurrent_client, ada)):
         start = time.monotonic()
         response = await publish(concurrent_client, ada)
         seconds = time.monotonic() - start
@@ -403,32 +403,32 @@ async def test_repeated_request_does_not_wait_long_for_the_first(
     }
     assert response.headers["retry-after"] == "1"
     assert 0.9 < seconds < 1.9
-    # The first one never came to its end, so this is the first.
+    # The first request never completed, so this one publishes.
     assert (await publish(concurrent_client, ada)).status_code == 201
 
 
-async def test_request_waits_for_nobody_elses_key(
+async def test_request_does_not_wait_for_keys_of_others(
     concurrent_client: AsyncClient,
 ) -> None:
     ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
-    async with running_request(await own_id(concurrent_client, ada)):
-        answers = [
+    async with running_request(await get_user_id(concurrent_client, ada)):
+        responses = [
             await publish(concurrent_client, bob),
             await publish(concurrent_client, ada, "another key"),
             await publish(concurrent_client, ada, None),
         ]
 
-    assert [answer.status_code for answer in answers] == [201] * 3
+    assert [response.status_code for response in responses] == [201] * 3
 
 
-async def test_short_patience_ends_with_the_request(
+async def test_lock_timeout_ends_with_the_request(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
     await publish(concurrent_client, ada)
 
     async with AsyncExitStack() as stack:
-        # One of these has the connection that the request had.
+        # One of these requests reuses the connection.
         sessions = [
             await stack.enter_async_context(AsyncSessionLocal())
             for _ in range(cast("QueuePool", engine.pool).checkedin())
@@ -440,63 +440,63 @@ async def test_short_patience_ends_with_the_request(
     assert set(timeouts) == {"2s"}
 
 
-async def test_equal_requests_at_once_publish_one_post(
+async def test_concurrent_equal_requests_publish_one_post(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(publish(concurrent_client, ada) for _ in range(CROWD))
     )
 
-    assert len(set(map(what_is_repeated, answers))) == 1
-    assert answers[0].status_code == 201
+    assert len(set(map(get_replayed_parts, responses))) == 1
+    assert responses[0].status_code == 201
     async with AsyncSessionLocal() as session:
         assert await count(session, Post) == 1
         assert await count(session, IdempotencyKey) == 1
 
 
-async def test_different_requests_with_one_key_publish_one_post(
+async def test_concurrent_reuse_of_key_publishes_one_post(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(publish(concurrent_client, ada, title=str(n)) for n in range(CROWD))
     )
 
-    statuses = [answer.status_code for answer in answers]
+    statuses = [response.status_code for response in responses]
     assert Counter(statuses) == {201: 1, 422: CROWD - 1}
     async with AsyncSessionLocal() as session:
         titles = list(await session.scalars(select(Post.title)))
     assert titles == [str(statuses.index(201))]
 
 
-async def test_different_keys_at_once_publish_all_posts(
+async def test_concurrent_requests_with_own_keys_all_publish(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(publish(concurrent_client, ada, f"key {n}") for n in range(CROWD))
     )
 
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.json()["id"] for answer in answers}) == CROWD
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.json()["id"] for response in responses}) == CROWD
 
 
-async def test_keyed_posts_while_their_author_is_deleted_are_made_or_rejected(
+async def test_publishing_during_account_deletion_is_consistent(
     concurrent_client: AsyncClient,
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
-    path = f"/api/users/{await own_id(concurrent_client, ada)}"
+    path = f"/api/users/{await get_user_id(concurrent_client, ada)}"
 
-    *answers, deletion = await asyncio.gather(
+    *responses, deletion = await asyncio.gather(
         *(publish(concurrent_client, ada, f"key {n % 3}") for n in range(10)),
         concurrent_client.delete(path, headers=ada),
     )
 
     assert deletion.status_code == 204
-    assert {answer.status_code for answer in answers} <= {201, 401, 409}
+    assert {response.status_code for response in responses} <= {201, 401, 409}
     async with AsyncSessionLocal() as session:
         assert await count(session, Post) == await count(session, IdempotencyKey) == 0

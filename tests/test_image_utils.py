@@ -1,4 +1,4 @@
-"""How uploads become avatars. Every picture here is made in memory."""
+"""Converting uploads to avatars. All pictures are generated in memory."""
 
 import os
 import signal
@@ -35,24 +35,24 @@ NAMES = {RED: "red", GREEN: "green", BLUE: "blue", WHITE: "white"}
 
 
 def avatar(content: bytes) -> Image.Image:
-    """What an upload becomes, decoded again."""
+    """Convert a picture to an avatar and decode it."""
     return Image.open(BytesIO(make_avatar(content)))
 
 
-def plain(mode: str, colour: Any, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A picture of one colour."""
-    return Image.new(mode, size, colour)
+def plain(mode: str, color: Any, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """Create a picture of one color."""
+    return Image.new(mode, size, color)
 
 
 def palette(size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A palette picture: index 0, all over it, is red."""
+    """Create a palette picture whose pixels all have index 0, red."""
     image = Image.new("P", size, 0)
     image.putpalette([*RED, *GREEN, *BLUE])
     return image
 
 
-def colour_at(image: Image.Image, x: int, y: int) -> str:
-    """The name of the nearest colour of this file's palette."""
+def color_at(image: Image.Image, x: int, y: int) -> str:
+    """Return the name of the nearest color in this file's palette."""
     red, green, blue = image.convert("RGB").getpixel((x, y))  # type: ignore[misc]
     distances = {
         name: abs(red - r) + abs(green - g) + abs(blue - b)
@@ -62,27 +62,27 @@ def colour_at(image: Image.Image, x: int, y: int) -> str:
 
 
 def corners(image: Image.Image) -> str:
-    """The colours of the four quarters, row by row."""
+    """Return the colors of the four quarters, row by row."""
     places = ((60, 60), (240, 60), (60, 240), (240, 240))
-    return " ".join(colour_at(image, x, y) for x, y in places)
+    return " ".join(color_at(image, x, y) for x, y in places)
 
 
 def quarters(size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Red and green above, blue and white below."""
+    """Create a picture with red and green above blue and white."""
     small = Image.new("RGB", (2, 2))
     small.putdata([RED, GREEN, BLUE, WHITE])
     return small.resize(size, Image.Resampling.NEAREST)
 
 
-def distance(image: Image.Image, colour: tuple[int, int, int]) -> int:
-    """How far the farthest pixel is from a colour, in one channel."""
+def distance(image: Image.Image, color: tuple[int, int, int]) -> int:
+    """Return the largest per-channel difference of any pixel to a color."""
     assert image.mode == "RGB"
-    difference = ImageChops.difference(image, Image.new("RGB", image.size, colour))
+    difference = ImageChops.difference(image, Image.new("RGB", image.size, color))
     return max(high for _low, high in difference.getextrema())  # type: ignore[misc]
 
 
 def segments(jpeg: bytes) -> list[int]:
-    """The markers of a JPEG up to its pixels (ITU-T T.81, annex B)."""
+    """Return the markers of a JPEG before its pixels (ITU-T T.81, annex B)."""
     markers, position = [], 2
     while 0xDA not in markers:
         markers.append(jpeg[position + 1])
@@ -92,12 +92,12 @@ def segments(jpeg: bytes) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """Nothing is stored here, and making a bucket takes longer than these tests do."""
+    """Override the mocked bucket: nothing is stored here, and setup is slow."""
 
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The size of every picture whose pixels are decoded, as it is decoded."""
+    """Record the size of each picture when its pixels are decoded."""
     sizes = []
     load = ImageFile.ImageFile.load
 
@@ -110,16 +110,16 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return sizes
 
 
-# What comes out
+# Output
 
 
-def test_avatar_is_a_jpeg_of_300_by_300() -> None:
+def test_avatar_is_a_300_by_300_jpeg() -> None:
     image = avatar(PHOTO.read_bytes())
 
     assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (300, 300))
 
 
-def test_avatar_is_named_by_a_random_uuid() -> None:
+def test_avatar_is_named_by_random_uuid() -> None:
     _, first = process_profile_image(PHOTO.read_bytes())
     _, second = process_profile_image(PHOTO.read_bytes())
 
@@ -128,7 +128,7 @@ def test_avatar_is_named_by_a_random_uuid() -> None:
     assert first == f"{UUID(first[:-4]).hex}.jpg"
 
 
-def test_avatar_has_quality_85() -> None:
+def test_avatar_has_jpeg_quality_85() -> None:
     expected = Image.open(BytesIO(encoded(plain("RGB", RED), "JPEG", quality=85)))
 
     image = avatar(PHOTO.read_bytes())
@@ -136,7 +136,7 @@ def test_avatar_has_quality_85() -> None:
     assert image.quantization == expected.quantization  # type: ignore[attr-defined]
 
 
-def test_avatar_is_as_sharp_as_lanczos_makes_it() -> None:
+def test_avatar_is_as_sharp_as_lanczos() -> None:
     square = Image.open(PHOTO).crop((80, 0, 560, 480))
     resized = square.resize((300, 300), Image.Resampling.LANCZOS)
     expected = Image.open(BytesIO(encoded(resized, "JPEG", quality=85)))
@@ -147,7 +147,7 @@ def test_avatar_is_as_sharp_as_lanczos_makes_it() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_large_picture_is_reduced_as_evenly_as_a_small_one(mode: str) -> None:
+def test_large_picture_is_downscaled_evenly(mode: str) -> None:
     slope = Image.linear_gradient("L").resize((4000, 3000), Image.Resampling.BICUBIC)
     large = Image.merge(mode, [slope] * len(mode))
     white = Image.new("RGBA", large.size, "white")
@@ -162,7 +162,7 @@ def test_large_picture_is_reduced_as_evenly_as_a_small_one(mode: str) -> None:
     assert max(high for _low, high in difference.getextrema()) <= 3  # type: ignore[misc]
 
 
-# Which pictures are read
+# Input formats
 
 
 PICTURES = {
@@ -173,7 +173,7 @@ PICTURES = {
     "RGB PNG": (encoded(plain("RGB", BLUE), "PNG"), BLUE),
     "RGBA PNG": (encoded(plain("RGBA", (*BLUE, 255)), "PNG"), BLUE),
     "interlaced PNG": (
-        png((9, 9), depth=8, colour_type=2, row=bytes(BLUE), interlaced=True),
+        png((9, 9), depth=8, color_type=2, row=bytes(BLUE), interlaced=True),
         BLUE,
     ),
     "I;16 PNG": (encoded(plain("I;16", 90 * 257), "PNG"), (90, 90, 90)),
@@ -182,18 +182,18 @@ PICTURES = {
         (90, 90, 90),
     ),
     "16-bit RGB PNG": (
-        png((4, 4), depth=16, colour_type=2, row=b"\xdc\0\x1e\0\x1e\0" * 4),
+        png((4, 4), depth=16, color_type=2, row=b"\xdc\0\x1e\0\x1e\0" * 4),
         RED,
     ),
     "16-bit LA PNG": (
-        png((4, 4), depth=16, colour_type=4, row=b"\x5a\0\xff\xff" * 4),
+        png((4, 4), depth=16, color_type=4, row=b"\x5a\0\xff\xff" * 4),
         (90, 90, 90),
     ),
     "16-bit RGBA PNG": (
-        png((4, 4), depth=16, colour_type=6, row=b"\xdc\0\x1e\0\x1e\0\xff\xff" * 4),
+        png((4, 4), depth=16, color_type=6, row=b"\xdc\0\x1e\0\x1e\0\xff\xff" * 4),
         RED,
     ),
-    "2-bit L PNG": (png((4, 4), depth=2, colour_type=0, row=b"\xff"), WHITE),
+    "2-bit L PNG": (png((4, 4), depth=2, color_type=0, row=b"\xff"), WHITE),
     "animated PNG": (
         encoded(
             plain("RGB", RED),
@@ -239,23 +239,23 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture_of_any_kind_keeps_its_colour(name: str) -> None:
-    content, colour = PICTURES[name]
+def test_color_is_kept_in_every_mode(name: str) -> None:
+    content, color = PICTURES[name]
 
     image = avatar(content)
 
     assert image.size == (300, 300)
-    assert distance(image, colour) <= 8
+    assert distance(image, color) <= 8
 
 
 TRANSPARENT = {
     "RGBA PNG": encoded(plain("RGBA", (*RED, 0)), "PNG"),
     "LA PNG": encoded(plain("LA", (0, 0)), "PNG"),
-    "P PNG with one transparent colour": encoded(palette(), "PNG", transparency=0),
-    "P PNG with an alpha for each colour": encoded(
+    "P PNG with one transparent color": encoded(palette(), "PNG", transparency=0),
+    "P PNG with an alpha for each color": encoded(
         palette(), "PNG", transparency=b"\0\xff\x80"
     ),
-    "RGB PNG with a transparent colour": encoded(
+    "RGB PNG with a transparent color": encoded(
         plain("RGB", RED), "PNG", transparency=RED
     ),
     "L PNG with a transparent grey": encoded(plain("L", 90), "PNG", transparency=90),
@@ -263,12 +263,12 @@ TRANSPARENT = {
     "I;16 PNG with a transparent grey": png(
         (4, 4),
         depth=16,
-        colour_type=0,
+        color_type=0,
         row=b"\x40\x40" * 4,
         extra=chunk(b"tRNS", b"\x40\x40"),
     ),
-    "16-bit LA PNG": png((4, 4), depth=16, colour_type=4, row=bytes(16)),
-    "16-bit RGBA PNG": png((4, 4), depth=16, colour_type=6, row=bytes(32)),
+    "16-bit LA PNG": png((4, 4), depth=16, color_type=4, row=bytes(16)),
+    "16-bit RGBA PNG": png((4, 4), depth=16, color_type=6, row=bytes(32)),
     "GIF": encoded(palette(), "GIF", transparency=0),
     "lossy WebP": encoded(plain("RGBA", (*RED, 0)), "WEBP"),
     "lossless WebP": encoded(plain("RGBA", (*RED, 0)), "WEBP", lossless=True),
@@ -276,19 +276,19 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("name", TRANSPARENT)
-def test_what_is_transparent_becomes_white(name: str) -> None:
+def test_transparent_pixels_become_white(name: str) -> None:
     image = avatar(TRANSPARENT[name])
 
     assert distance(image, WHITE) <= 1
 
 
-def test_what_is_half_transparent_is_mixed_with_white() -> None:
+def test_half_transparent_pixels_are_blended_with_white() -> None:
     image = avatar(encoded(plain("RGBA", (0, 0, 0, 128)), "PNG"))
 
     assert distance(image, (127, 127, 127)) <= 2
 
 
-def test_edge_of_a_cut_out_picture_keeps_no_trace_of_what_is_hidden() -> None:
+def test_hidden_pixels_do_not_bleed_into_edges() -> None:
     hidden = plain("RGBA", (0, 0, 0, 0), (600, 600))
     hidden.paste(WHITE, (0, 0, 300, 600))
 
@@ -299,7 +299,7 @@ def test_edge_of_a_cut_out_picture_keeps_no_trace_of_what_is_hidden() -> None:
 
 @pytest.mark.parametrize(
     ("orientation", "seen"),
-    # Exif 2.32, section 4.6.4, tag 0x0112: where row 0 and column 0 are, visually.
+    # Exif 2.32, section 4.6.4, tag 0x0112: the visual side of row 0 and column 0.
     [
         pytest.param(1, "red green blue white", id="top left"),
         pytest.param(2, "green red white blue", id="top right"),
@@ -312,7 +312,7 @@ def test_edge_of_a_cut_out_picture_keeps_no_trace_of_what_is_hidden() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_picture_is_turned_upright(kind: str, orientation: int, seen: str) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int, seen: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
 
@@ -344,14 +344,14 @@ def test_unknown_orientation_is_ignored(orientation: int) -> None:
         ),
     ],
 )
-def test_picture_with_broken_exif_is_still_a_picture(kind: str, exif: bytes) -> None:
+def test_picture_with_broken_exif_is_accepted(kind: str, exif: bytes) -> None:
     image = avatar(encoded(quarters(), kind, exif=exif))
 
     assert corners(image) == "red green blue white"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_orientation_in_xmp_counts_where_exif_has_none(kind: str) -> None:
+def test_xmp_orientation_is_used_without_exif(kind: str) -> None:
     xmp = b'<rdf:Description tiff:Orientation="6"/>'
     info = PngImagePlugin.PngInfo()
     info.add_itxt("XML:com.adobe.xmp", xmp.decode())
@@ -361,7 +361,7 @@ def test_orientation_in_xmp_counts_where_exif_has_none(kind: str) -> None:
     assert corners(image) == "blue red white green"
 
 
-def test_exif_counts_behind_the_pixels_of_a_png_too() -> None:
+def test_exif_after_png_pixels_is_used() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     content = encoded(quarters(), "PNG")
@@ -373,11 +373,11 @@ def test_exif_counts_behind_the_pixels_of_a_png_too() -> None:
     assert corners(image) == "blue red white green"
 
 
-# What is left out
+# Metadata
 
 
 def full_exif() -> Image.Exif:
-    """What a telephone writes into a photo, its place included."""
+    """Return the Exif data that a phone writes, including the location."""
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Secret camera"
     exif[ExifTags.Base.Artist] = "Secret person"
@@ -386,7 +386,7 @@ def full_exif() -> Image.Exif:
 
 
 def text_chunks() -> PngImagePlugin.PngInfo:
-    """Text of every kind that a PNG can carry."""
+    """Return text chunks of every kind that a PNG can have."""
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "Secret text")
     info.add_text("Author", "Secret person", zip=True)
@@ -424,13 +424,13 @@ TALKATIVE = {
 def test_avatar_has_no_metadata(name: str) -> None:
     picture = make_avatar(TALKATIVE[name])
 
-    # APP0 is the JFIF header, which tells a version and nothing else.
+    # APP0 is the JFIF header, which only has a version.
     assert set(segments(picture)) == {0xE0, 0xDB, 0xC0, 0xC4, 0xDA}
     assert b"Secret" not in picture
     assert not Image.open(BytesIO(picture)).getexif()
 
 
-# What is cut off
+# Cropping
 
 
 @pytest.mark.parametrize(
@@ -447,11 +447,11 @@ def test_avatar_is_center_cropped(
 
     picture = avatar(encoded(image, kind, quality=95))
 
-    # JPEG smears across the edge, so some pixels at the border may be off.
+    # JPEG blurs edges, so some border pixels may differ.
     assert distance(picture.crop((16, 16, 284, 284)), GREEN) <= 8
 
 
-def test_picture_of_one_pixel_is_enlarged() -> None:
+def test_one_pixel_picture_is_enlarged() -> None:
     image = avatar(encoded(plain("RGB", RED, (1, 1)), "PNG"))
 
     assert image.size == (300, 300)
@@ -460,7 +460,7 @@ def test_picture_of_one_pixel_is_enlarged() -> None:
 
 @pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)], ids=["tall", "wide"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
-def test_picture_as_thin_as_a_line_becomes_a_square(
+def test_one_pixel_wide_picture_becomes_a_square(
     kind: str, size: tuple[int, int]
 ) -> None:
     image = avatar(encoded(plain("RGB", RED, size), kind))
@@ -469,7 +469,7 @@ def test_picture_as_thin_as_a_line_becomes_a_square(
     assert distance(image, RED) <= 8
 
 
-# How large a picture may be
+# Size limits
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP"])
@@ -502,7 +502,7 @@ def test_large_picture_is_accepted(name: str) -> None:
     "content",
     [
         pytest.param(
-            png((5000, 4001), depth=1, colour_type=0, row=bytes(625)), id="PNG"
+            png((5000, 4001), depth=1, color_type=0, row=bytes(625)), id="PNG"
         ),
         pytest.param(gif((5000, 4001)), id="GIF"),
         pytest.param(
@@ -511,7 +511,7 @@ def test_large_picture_is_accepted(name: str) -> None:
         pytest.param(encoded(plain("L", 90, (10_000, 5001)), "JPEG"), id="JPEG"),
     ],
 )
-def test_larger_picture_is_rejected_before_it_is_decoded(
+def test_too_large_picture_is_rejected_before_decoding(
     content: bytes, loads: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(ValueError, match="too many"):
@@ -524,12 +524,12 @@ def test_larger_picture_is_rejected_before_it_is_decoded(
     ("size", "decoded"),
     [
         pytest.param((4000, 3000), (1000, 750), id="12 megapixels"),
-        # Half the size leaves enough, and the largest take too much memory otherwise.
+        # Half the size is enough, and full size takes too much memory.
         pytest.param((6000, 4000), (750, 500), id="24 megapixels"),
     ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-def test_large_jpeg_is_decoded_at_a_reduced_scale(
+def test_large_jpeg_is_decoded_at_reduced_scale(
     kind: str,
     size: tuple[int, int],
     decoded: tuple[int, int],
@@ -544,7 +544,7 @@ def test_large_jpeg_is_decoded_at_a_reduced_scale(
 
 
 class TestDecoder:
-    """The process in which pictures are decoded."""
+    """The process that decodes pictures."""
 
     def test_too_much_cpu_time_is_invalid(self) -> None:
         content = many_scans((8660, 5773), 1000)
@@ -575,7 +575,7 @@ class TestDecoder:
         assert b"image_utils" in server.stdout.split()
         assert b"PIL" not in server.stdout.split()
 
-    def test_metadata_of_a_picture_is_not_printed(
+    def test_picture_metadata_is_not_printed(
         self, capfd: pytest.CaptureFixture[str]
     ) -> None:
         process_profile_image(encoded(quarters(), "JPEG", exif=b"Exif\0\0nonsense"))
@@ -597,7 +597,7 @@ class TestDecoder:
         ],
         ids=["crashed", "killed", "not installed"],
     )
-    def test_only_what_a_picture_causes_is_invalid(
+    def test_only_errors_caused_by_picture_are_invalid(
         self, monkeypatch: pytest.MonkeyPatch, program: str, error: type[Exception]
     ) -> None:
         monkeypatch.setattr(image_utils, "DECODER", (sys.executable, "-c", program))
@@ -607,14 +607,14 @@ class TestDecoder:
 
 
 def run_python(program: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a program beside the application."""
+    """Run a Python program in another process."""
     command = [sys.executable, "-c", program]
     return subprocess.run(
         command, cwd=BASE_DIR, input=b"", capture_output=True, check=False
     )
 
 
-# What is no picture
+# Invalid pictures
 
 
 UNWANTED = {
@@ -638,7 +638,7 @@ UNWANTED = {
 
 
 @pytest.mark.parametrize("name", UNWANTED)
-def test_what_is_no_jpeg_png_gif_or_webp_is_refused(name: str) -> None:
+def test_other_file_types_are_rejected(name: str) -> None:
     with pytest.raises(InvalidImage):
         process_profile_image(UNWANTED[name])
 
@@ -655,7 +655,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
 @pytest.mark.parametrize("name", WHOLE)
-def test_picture_that_is_cut_off_is_refused(name: str, percent: int) -> None:
+def test_truncated_picture_is_rejected(name: str, percent: int) -> None:
     content = WHOLE[name][: len(WHOLE[name]) * percent // 100]
 
     with pytest.raises(InvalidImage):

@@ -1,4 +1,4 @@
-"""The application as `make run` starts it: nothing set, real parts, over real HTTP."""
+"""The app as `make run` starts it: default settings, real services, real HTTP."""
 
 import email
 import os
@@ -24,7 +24,7 @@ from tests.databases import free_port
 
 
 class Installation:
-    """An application with all data in a directory of its own."""
+    """An app with all its data in a separate directory."""
 
     def __init__(self, var_dir: Path) -> None:
         self.var_dir = var_dir
@@ -34,12 +34,12 @@ class Installation:
         self.environment = {
             name: value for name, value in os.environ.items() if name not in unset
         } | {"ENV_FILE": os.devnull, "VAR_DIR": str(var_dir)}
-        # Tests write more than people do.
+        # Tests write more often than people do.
         self.environment["RATE_LIMIT_ENABLED"] = "false"
         self.server: subprocess.Popen[bytes] | None = None
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a Python command of the project to its end."""
+        """Run a Python command of the project and wait until it ends."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=BASE_DIR,
@@ -50,7 +50,7 @@ class Installation:
         )
 
     def start(self) -> None:
-        """Start the server, and wait until it serves."""
+        """Start the server and wait until it is healthy."""
         command = ["-m", "uvicorn", "main:app", "--port", str(self.port)]
         self.server = subprocess.Popen(
             [sys.executable, *command], cwd=BASE_DIR, env=self.environment
@@ -58,19 +58,19 @@ class Installation:
         wait_until_healthy(self.url, self.server)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the server, and wait until it is gone."""
+        """Stop the server and wait until it exits."""
         if self.server is not None:
             self.server.send_signal(how)
             self.server.wait(timeout=15)
             self.server = None
 
     def log_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
-        """Ask for an access token."""
+        """Log in and return the access token."""
         form = {"username": f"{name}@example.com", "password": password}
         return httpx.post(f"{self.url}/api/users/token", data=form)
 
     def sign_up(self, name: str) -> dict[str, str]:
-        """Make an account and log in; gives the headers of the new user."""
+        """Create an account, log in, and return the user's headers."""
         account = {
             "username": name,
             "email": f"{name}@example.com",
@@ -79,19 +79,19 @@ class Installation:
         httpx.post(f"{self.url}/api/users", json=account).raise_for_status()
         return auth_header(self.log_in(name).json()["access_token"])
 
-    def mails(self, subject: str) -> list[EmailMessage]:
-        """The mails about something that were written to the outbox, the last last."""
+    def emails(self, subject: str) -> list[EmailMessage]:
+        """Return the outbox emails with a subject, the latest last."""
         files = sorted((self.var_dir / "outbox").glob("*.eml"))
-        mails = [
+        emails = [
             email.message_from_bytes(file.read_bytes(), policy=default)
             for file in files
         ]
-        return [mail for mail in mails if mail["Subject"] == subject]
+        return [mail for mail in emails if mail["Subject"] == subject]
 
 
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A migrated and running installation, its path with a space in it."""
+    """Run a migrated app whose path contains a space."""
     installation = Installation(tmp_path_factory.mktemp("live") / "a blog")
     installation.run("-m", "alembic", "upgrade", "head")
     installation.start()
@@ -99,7 +99,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     installation.stop()
 
 
-def test_journey_of_an_account(installation: Installation) -> None:
+def test_account_journey(installation: Installation) -> None:
     headers = installation.sign_up("ada")
     with httpx.Client(base_url=installation.url, headers=headers) as client:
         post = client.post("/api/posts", json={"content": "Hello"}).json()
@@ -131,14 +131,14 @@ def test_picture_is_stored_and_served(installation: Installation) -> None:
     assert Image.open(BytesIO(picture.content)).size == (300, 300)
 
 
-def test_forgotten_password_is_reset_by_the_mailed_link(
+def test_password_is_reset_by_emailed_link(
     installation: Installation,
 ) -> None:
     installation.sign_up("cleo")
     users = f"{installation.url}/api/users"
     httpx.post(f"{users}/forgot-password", json={"email": "cleo@example.com"})
-    # The answer comes before the mail; a healthy answer after it does not.
-    text = wait_for_mail(installation)
+    # The response is sent before the email; a later health check does not wait for it.
+    text = wait_for_email(installation)
     link = re.escape(f"{installation.url}/reset-password?token=") + r"(\S+)"
     token = re.findall(link, text)[0]
 
@@ -151,7 +151,7 @@ def test_forgotten_password_is_reset_by_the_mailed_link(
     assert installation.log_in("cleo").status_code == 401
 
 
-def test_absolute_urls_have_the_port_of_the_server(installation: Installation) -> None:
+def test_absolute_urls_have_server_port(installation: Installation) -> None:
     page = httpx.get(installation.url, headers={"Host": "evil.example"}).text
     sitemap = httpx.get(f"{installation.url}/sitemap.xml").text
 
@@ -159,16 +159,16 @@ def test_absolute_urls_have_the_port_of_the_server(installation: Installation) -
     assert f"<loc>{installation.url}/sitemaps/pages.xml</loc>" in sitemap
 
 
-def wait_for_mail(
+def wait_for_email(
     installation: Installation, subject: str = "Reset your password"
 ) -> str:
-    """The text of the last mail; it is written after the answer has left."""
+    """Wait for the latest email and return its text; it follows the response."""
     arrived = threading.Event()
     for _ in range(200):
-        if installation.mails(subject):
+        if installation.emails(subject):
             break
         arrived.wait(0.02)
-    body = installation.mails(subject)[-1].get_body(("plain",))
+    body = installation.emails(subject)[-1].get_body(("plain",))
     assert body is not None
     return str(body.get_content())
 
@@ -180,10 +180,10 @@ def test_killed_server_loses_no_acknowledged_post(installation: Installation) ->
     def write() -> None:
         with suppress(httpx.TransportError), httpx.Client(headers=headers) as client:
             while True:
-                answer = client.post(
+                response = client.post(
                     f"{installation.url}/api/posts", json={"content": "Hello"}
                 )
-                acknowledged.append(answer.json()["id"])
+                acknowledged.append(response.json()["id"])
                 if len(acknowledged) == 40:
                     enough.set()
 
@@ -206,7 +206,7 @@ def test_killed_server_loses_no_acknowledged_post(installation: Installation) ->
     assert set(acknowledged) <= kept
 
 
-def test_local_key_is_kept_and_private(installation: Installation) -> None:
+def test_local_key_is_persistent_and_private(installation: Installation) -> None:
     headers = installation.sign_up("eve")
     key = installation.var_dir / "secret_key"
 
@@ -218,7 +218,7 @@ def test_local_key_is_kept_and_private(installation: Installation) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
 
 
-def test_database_is_shared_with_commands_and_stopped_by_the_last(
+def test_last_process_stops_shared_database(
     installation: Installation,
 ) -> None:
     while_serving = installation.run("-m", "alembic", "current").stdout

@@ -1,4 +1,4 @@
-"""Pages, errors, headers, HEAD, slashes at the end, body limits and health."""
+"""Pages, errors, headers, HEAD requests, trailing slashes, body limits and health."""
 
 import asyncio
 import gc
@@ -26,11 +26,11 @@ from main import app, lifespan
 from routers import ROUTERS
 from tests.conftest import (
     PASSWORD,
-    Body,
+    CountingBody,
     create_post,
     create_test_user,
+    get_user_id,
     make_client,
-    own_id,
 )
 
 MIB = 1024 * 1024
@@ -43,7 +43,7 @@ STATIC_PAGES = [
     "/forgot-password",
     "/reset-password",
 ]
-# With a post and a user of id {post} and {user}.
+# Filled with the ids of an existing {post} and {user}.
 PAGES = ["/", "/site/posts", "/posts/{post}", "/users/{user}/posts", *STATIC_PAGES]
 DOCS = ["/docs", "/redoc"]
 FILES = ["/static/css/main.css", "/static/profile_pics/default.jpg"]
@@ -80,13 +80,13 @@ FAULTY = [
 
 @pytest.fixture
 async def places(client: AsyncClient, ada: dict[str, str]) -> dict[str, int]:
-    """Ids of a post and its author, to fill into paths."""
+    """Return the ids of a post and its author, to fill into paths."""
     post = await create_post(client, ada, title="A title")
     return {"post": post["id"], "user": post["user_id"]}
 
 
 def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let everything that needs the database raise this."""
+    """Raise this error wherever the database is needed."""
 
     async def failing() -> AsyncIterator[None]:
         raise error
@@ -97,17 +97,17 @@ def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def bare_client() -> AsyncIterator[AsyncClient]:
-    """A client whose requests use whatever `get_db` or its override gives them."""
+    """Return a client that uses the app's own `get_db` or its override."""
     async with make_client() as client:
         yield client
 
 
 async def raw_body(method: str, path: str) -> bytes:
-    """The body as the server would get it: HTTPX drops the one of a HEAD response."""
+    """Return the body as the app sends it: HTTPX drops the body of a HEAD."""
     sent: list[Any] = []
 
     async def receive() -> Any:
-        # There is no body, and nobody hangs up.
+        # There is no body, and the client stays connected.
         await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
@@ -134,7 +134,7 @@ async def raw_body(method: str, path: str) -> bytes:
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_page_is_there(
+async def test_page_is_served(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     response = await client.get(path.format(**places))
@@ -145,7 +145,7 @@ async def test_page_is_there(
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_page_is_the_same_for_everybody(
+async def test_page_is_the_same_for_everyone(
     client: AsyncClient, places: dict[str, int], ada: dict[str, str], path: str
 ) -> None:
     signed_out = await client.get(path.format(**places))
@@ -156,7 +156,7 @@ async def test_page_is_the_same_for_everybody(
 
 
 @pytest.mark.parametrize("path", ["/", "/site/posts", "/users/{user}/posts"])
-async def test_page_lists_posts_with_links_to_them_and_their_author(
+async def test_page_links_posts_and_authors(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     page = (await client.get(path.format(**places))).text
@@ -174,19 +174,19 @@ async def test_home_page_links_to_authors(
     assert f'href="/users/{places["user"]}/posts"' in page
 
 
-async def test_page_of_a_user_lists_only_their_posts(
+async def test_user_page_lists_only_their_posts(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     await create_post(client, ada, title="Of ada")
     await create_post(client, bob, title="Of bob")
 
-    page = (await client.get(f"/users/{await own_id(client, ada)}/posts")).text
+    page = (await client.get(f"/users/{await get_user_id(client, ada)}/posts")).text
 
     assert "Of ada" in page
     assert "Of bob" not in page
 
 
-async def test_post_page_shows_the_whole_post(
+async def test_post_page_shows_complete_post(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     content = "word " * 1000 + "end"
@@ -199,7 +199,7 @@ async def test_post_page_shows_the_whole_post(
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{post}", "/users/{user}/posts"])
-async def test_untitled_post_shows_the_first_words_of_its_content(
+async def test_untitled_post_shows_first_words_of_content(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada, title="", content="Once upon a time " * 20)
@@ -212,7 +212,7 @@ async def test_untitled_post_shows_the_first_words_of_its_content(
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{post}", "/users/{user}/posts"])
-async def test_page_escapes_what_users_wrote(client: AsyncClient, path: str) -> None:
+async def test_page_escapes_user_content(client: AsyncClient, path: str) -> None:
     evil = "<script>alert(1)</script>"
     await client.post(
         "/api/users",
@@ -235,12 +235,12 @@ async def test_page_escapes_what_users_wrote(client: AsyncClient, path: str) -> 
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{user}/posts"])
-async def test_page_of_a_list_links_to_older_posts_while_there_are_some(
+async def test_list_page_links_to_older_posts(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     titles = [f"Post number {number}." for number in range(11)]
     [await create_post(client, ada, title=title) for title in titles]
-    path = path.format(user=await own_id(client, ada))
+    path = path.format(user=await get_user_id(client, ada))
 
     first, second = await client.get(path), await client.get(f"{path}?page=2")
 
@@ -251,7 +251,7 @@ async def test_page_of_a_list_links_to_older_posts_while_there_are_some(
     assert "?page=3" not in second.text
 
 
-async def test_page_behind_the_last_one_is_empty(
+async def test_page_after_last_one_is_empty(
     client: AsyncClient, places: dict[str, int]
 ) -> None:
     response = await client.get("/?page=2")
@@ -261,13 +261,13 @@ async def test_page_behind_the_last_one_is_empty(
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])
-async def test_page_loads_nothing_from_elsewhere_and_nothing_inline(
+async def test_page_loads_nothing_external_or_inline(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     page = (await client.get(path.format(**places))).text
 
     assert not re.search(r"""(?:src|action|srcset)=["']?\s*(?:https?:)?//""", page)
-    # Where the page itself is to be found is no address to load, nor is data a script.
+    # A canonical link loads nothing, and a data block is not a script.
     assert not re.search(
         r"""<link(?! rel="canonical")[^>]*href=["']?\s*(?:https?:)?//""", page
     )
@@ -279,7 +279,7 @@ async def test_page_loads_nothing_from_elsewhere_and_nothing_inline(
 
 
 @pytest.mark.parametrize("path", DOCS)
-async def test_docs_load_nothing_from_elsewhere_and_nothing_inline(
+async def test_docs_load_nothing_external_or_inline(
     client: AsyncClient, path: str
 ) -> None:
     page = (await client.get(path)).text
@@ -316,7 +316,7 @@ async def test_docs_load_nothing_from_elsewhere_and_nothing_inline(
         ("DELETE", "/posts/1", 405),
     ],
 )
-async def test_error_outside_the_api_is_a_page(
+async def test_error_outside_api_is_a_page(
     client: AsyncClient, method: str, path: str, status: int
 ) -> None:
     response = await client.request(method, path)
@@ -354,7 +354,7 @@ async def test_every_error_has_its_page(
         ("POST", "/health", 405, "Method Not Allowed"),
     ],
 )
-async def test_error_of_the_api_is_json(
+async def test_api_error_is_json(
     client: AsyncClient, method: str, path: str, status: int, detail: str
 ) -> None:
     response = await client.request(method, path, headers={"Accept": "text/html"})
@@ -363,11 +363,11 @@ async def test_error_of_the_api_is_json(
     assert response.json() == {"detail": detail}
 
 
-async def test_bug_in_the_api_is_a_500_that_tells_nothing(
+async def test_api_bug_is_generic_500(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_with(RuntimeError("a secret detail"), monkeypatch)
-    # The document declares no bugs.
+    # The document does not declare a 500.
     bare_client.event_hooks = {}
 
     response = await bare_client.get("/api/posts")
@@ -378,7 +378,7 @@ async def test_bug_in_the_api_is_a_500_that_tells_nothing(
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/1", "/users/1/posts"])
-async def test_bug_in_a_page_is_a_500_page_that_tells_nothing(
+async def test_page_bug_is_generic_500_page(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     fail_with(RuntimeError("a secret detail"), monkeypatch)
@@ -391,7 +391,7 @@ async def test_bug_in_a_page_is_a_500_page_that_tells_nothing(
     assert "secret" not in response.text
 
 
-async def test_bug_after_the_answer_is_logged_and_leaves_the_answer_alone(
+async def test_bug_after_response_is_only_logged(
     client: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -418,7 +418,9 @@ async def test_bug_after_the_answer_is_logged_and_leaves_the_answer_alone(
         "/reset-password%3Ftoken=a-secret?x",
     ],
 )
-def test_access_log_has_no_queries(caplog: pytest.LogCaptureFixture, path: str) -> None:
+def test_access_log_omits_query_strings(
+    caplog: pytest.LogCaptureFixture, path: str
+) -> None:
     line = '%s - "%s %s HTTP/%s" %d'
 
     with caplog.at_level(logging.INFO):
@@ -430,7 +432,7 @@ def test_access_log_has_no_queries(caplog: pytest.LogCaptureFixture, path: str) 
     assert caplog.messages == [expected]
 
 
-async def test_bug_is_logged_without_the_query_of_its_address(
+async def test_bug_log_omits_query_string(
     bare_client: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -452,7 +454,7 @@ async def test_bug_is_logged_without_the_query_of_its_address(
 async def offline_client(
     monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> AsyncIterator[AsyncClient]:
-    """A client of an application at whose database address nobody listens."""
+    """Return a client of an app whose database port is closed."""
     url = SecretStr(
         f"postgresql+asyncpg://blog:hunt3r@127.0.0.1:{unused_tcp_port}/blog"
     )
@@ -471,7 +473,7 @@ async def offline_client(
         ("GET", "/health"),
     ],
 )
-async def test_unreachable_database_makes_the_api_unavailable(
+async def test_unreachable_database_makes_api_unavailable(
     offline_client: AsyncClient, method: str, path: str
 ) -> None:
     response = await offline_client.request(method, path)
@@ -496,7 +498,7 @@ async def test_unreachable_database_makes_the_api_unavailable(
         ),
     ],
 )
-async def test_unreachable_database_makes_writing_unavailable(
+async def test_unreachable_database_makes_writes_unavailable(
     offline_client: AsyncClient, path: str, form: dict[str, Any]
 ) -> None:
     response = await offline_client.post(path, **form)
@@ -527,7 +529,7 @@ async def test_unreachable_database_makes_pages_unavailable(
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("path", ["/", "/api/posts", "/health"])
-async def test_session_of_somebody_elses_making_may_fail_in_its_own_words(
+async def test_errors_of_overridden_session_are_handled(
     bare_client: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -541,7 +543,7 @@ async def test_session_of_somebody_elses_making_may_fail_in_its_own_words(
     assert int(response.headers["retry-after"]) > 0
 
 
-async def test_other_engine_that_cannot_connect_makes_it_unavailable(
+async def test_connection_error_of_other_engine_is_503(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     elsewhere = create_async_engine(f"postgresql+asyncpg://127.0.0.1:{unused_tcp_port}")
@@ -567,7 +569,7 @@ async def test_pages_without_data_need_no_database(
     assert response.status_code == 200
 
 
-async def test_unreachable_database_is_logged_without_its_password(
+async def test_unreachable_database_log_omits_password(
     offline_client: AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     await offline_client.get("/api/posts")
@@ -576,7 +578,7 @@ async def test_unreachable_database_is_logged_without_its_password(
     assert "hunt3r" not in caplog.text
 
 
-async def test_failing_connection_makes_the_api_unavailable(
+async def test_failed_connection_makes_api_unavailable(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_with(DatabaseUnavailable("gone"), monkeypatch)
@@ -587,10 +589,10 @@ async def test_failing_connection_makes_the_api_unavailable(
     assert response.json() == {"detail": "Database unavailable"}
 
 
-async def test_silent_database_is_given_up_in_time(
+async def test_unresponsive_database_times_out(
     monkeypatch: pytest.MonkeyPatch, bare_client: AsyncClient
 ) -> None:
-    async def say_nothing(
+    async def never_respond(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         await reader.read()
@@ -601,7 +603,7 @@ async def test_silent_database_is_given_up_in_time(
         response = await bare_client.get(path)
         return response.status_code, time.monotonic() - start
 
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    server = await asyncio.start_server(never_respond, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     url = SecretStr(f"postgresql+asyncpg://blog:x@127.0.0.1:{port}/blog")
     monkeypatch.setattr(settings, "database_url", url)
@@ -617,7 +619,7 @@ async def test_silent_database_is_given_up_in_time(
     assert max(page[1], api[1]) < 5
 
 
-async def test_all_is_well_again_when_the_database_is_back(
+async def test_app_recovers_when_database_returns(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     url = SecretStr(f"postgresql+asyncpg://blog:x@127.0.0.1:{unused_tcp_port}/blog")
@@ -634,10 +636,10 @@ async def test_all_is_well_again_when_the_database_is_back(
 # Health
 
 
-async def test_search_for_cycles_skips_what_was_there_at_the_start(
+async def test_garbage_collection_skips_startup_objects(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # What it ends is needed by the tests that follow.
+    # Later tests need what shutdown closes.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
     monkeypatch.setattr("main.picture_storage.run_cleanup", AsyncMock())
 
@@ -659,7 +661,7 @@ async def test_health_success(client: AsyncClient) -> None:
 
 
 def assert_secure(headers: Any, referrer: str) -> None:
-    """Show that a response has the headers that every response has."""
+    """Check the headers that every response has."""
     assert headers["x-frame-options"] == "SAMEORIGIN"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == referrer
@@ -668,7 +670,7 @@ def assert_secure(headers: Any, referrer: str) -> None:
 @pytest.mark.parametrize(
     "path", [path for path in READABLE if path != "/reset-password"]
 )
-async def test_good_response_has_the_security_headers(
+async def test_successful_response_has_security_headers(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     response = await client.get(path.format(**places))
@@ -678,7 +680,7 @@ async def test_good_response_has_the_security_headers(
 
 
 @pytest.mark.parametrize(("method", "path", "status"), FAULTY)
-async def test_bad_response_has_the_security_headers(
+async def test_error_response_has_security_headers(
     client: AsyncClient, method: str, path: str, status: int
 ) -> None:
     response = await client.request(method, path)
@@ -688,7 +690,7 @@ async def test_bad_response_has_the_security_headers(
 
 
 @pytest.mark.parametrize("path", ["/", "/api/posts"])
-async def test_response_to_a_bug_has_the_security_headers(
+async def test_internal_server_error_has_security_headers(
     bare_client: AsyncClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     fail_with(RuntimeError("a bug"), monkeypatch)
@@ -702,7 +704,7 @@ async def test_response_to_a_bug_has_the_security_headers(
 
 
 @pytest.mark.parametrize("path", [*PAGES, *DOCS])
-async def test_no_page_takes_strings_for_html_or_scripts(
+async def test_pages_require_trusted_types(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     response = await client.get(path.format(**places))
@@ -719,7 +721,7 @@ async def test_no_page_takes_strings_for_html_or_scripts(
         ("/redoc", "default dompurify"),
     ],
 )
-async def test_viewer_makes_html_by_these_policies_alone(
+async def test_docs_allow_only_needed_trusted_types(
     client: AsyncClient, path: str, policies: str
 ) -> None:
     response = await client.get(path)
@@ -728,7 +730,7 @@ async def test_viewer_makes_html_by_these_policies_alone(
     assert f"trusted-types {policies}" in directives
 
 
-async def test_response_to_a_large_body_has_the_security_headers(
+async def test_too_large_body_error_has_security_headers(
     client: AsyncClient,
 ) -> None:
     response = await client.post("/api/users", content=b" " * (MIB + 1), headers=JSON)
@@ -738,9 +740,7 @@ async def test_response_to_a_large_body_has_the_security_headers(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_reset_page_does_not_pass_its_address_on(
-    client: AsyncClient, method: str
-) -> None:
+async def test_reset_page_sends_no_referrer(client: AsyncClient, method: str) -> None:
     response = await client.request(method, "/reset-password?token=t")
 
     assert response.status_code == 200
@@ -761,7 +761,7 @@ async def test_reset_page_does_not_pass_its_address_on(
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/api/posts", "/static/css/main.css", "/login/"]
 )
-async def test_hsts_goes_with_every_response_to_a_host_elsewhere(
+async def test_hsts_is_sent_for_public_hosts(
     client: AsyncClient, host: str, path: str
 ) -> None:
     response = await client.get(path, headers={"Host": host})
@@ -781,7 +781,7 @@ async def test_hsts_goes_with_every_response_to_a_host_elsewhere(
         "[::1]:8",
     ],
 )
-async def test_hsts_does_not_go_to_a_local_host(client: AsyncClient, host: str) -> None:
+async def test_hsts_is_not_sent_for_local_hosts(client: AsyncClient, host: str) -> None:
     response = await client.get("/login", headers={"Host": host})
 
     assert "strict-transport-security" not in response.headers
@@ -789,7 +789,9 @@ async def test_hsts_does_not_go_to_a_local_host(client: AsyncClient, host: str) 
 
 @pytest.mark.parametrize("host", ["", "[", "[::1", "a b", "a:b:c", "\xff"])
 @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1", "/nothing"])
-async def test_odd_host_is_no_bug(client: AsyncClient, host: str, path: str) -> None:
+async def test_malformed_host_is_no_error(
+    client: AsyncClient, host: str, path: str
+) -> None:
     headers = {b"Host": host.encode("latin-1")}
 
     response = await client.get(path, headers=headers)
@@ -800,7 +802,7 @@ async def test_odd_host_is_no_bug(client: AsyncClient, host: str, path: str) -> 
 @pytest.mark.parametrize(
     "path", [*READABLE, "/nothing", "/posts/x", "/api/users?limit=1"]
 )
-async def test_host_of_the_request_appears_nowhere(
+async def test_response_omits_host_of_request(
     client: AsyncClient,
     places: dict[str, int],
     bob: dict[str, str],
@@ -819,7 +821,7 @@ async def test_host_of_the_request_appears_nowhere(
     assert "evil.example" not in str(response.headers)
 
 
-async def test_files_have_their_type(client: AsyncClient) -> None:
+async def test_static_files_have_content_type(client: AsyncClient) -> None:
     script = await client.get("/static/js/main.js")
     manifest = await client.get("/static/site.webmanifest")
 
@@ -827,11 +829,11 @@ async def test_files_have_their_type(client: AsyncClient) -> None:
     assert manifest.headers["content-type"] == "application/manifest+json"
 
 
-# HEAD, and slashes at the end
+# HEAD requests and trailing slashes
 
 
 @pytest.mark.parametrize("path", READABLE)
-async def test_head_answers_like_get(
+async def test_head_matches_get(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     path = path.format(**places)
@@ -844,9 +846,7 @@ async def test_head_answers_like_get(
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/posts/x", "/api/posts/0", "/api/x"])
-async def test_head_of_an_error_answers_like_get(
-    client: AsyncClient, path: str
-) -> None:
+async def test_head_of_error_matches_get(client: AsyncClient, path: str) -> None:
     got = await client.get(path)
 
     response = await client.head(path)
@@ -856,7 +856,7 @@ async def test_head_of_an_error_answers_like_get(
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path != "/"])
-async def test_slash_at_the_end_leads_to_the_page(
+async def test_trailing_slash_redirects_to_page(
     client: AsyncClient, places: dict[str, int], path: str
 ) -> None:
     path = path.format(**places)
@@ -880,7 +880,7 @@ async def test_slash_at_the_end_leads_to_the_page(
         ("GET", "/api/users/é%20b"),
     ],
 )
-async def test_slash_at_the_end_redirects_under_the_api(
+async def test_trailing_slash_redirects_in_api(
     client: AsyncClient, method: str, path: str
 ) -> None:
     response = await client.request(method, f"{path}/", content=b"{}")
@@ -901,7 +901,7 @@ async def test_slash_at_the_end_redirects_under_the_api(
         "/%0D%0ASet-Cookie:%20a=b/",
     ],
 )
-async def test_slash_at_the_end_never_leads_to_another_site(
+async def test_trailing_slash_never_redirects_to_other_site(
     client: AsyncClient, path: str
 ) -> None:
     response = await client.get(f"http://127.0.0.1:8000{path}")
@@ -915,18 +915,18 @@ async def test_slash_at_the_end_never_leads_to_another_site(
 
 
 def padded(size: int) -> bytes:
-    """A body of this size that signs somebody up."""
+    """Return a sign-up body of this size."""
     user = {"username": "ada", "email": "ada@example.com", "password": "12345678"}
     return json.dumps(user).encode().ljust(size)
 
 
-async def test_body_of_the_largest_size_is_accepted(client: AsyncClient) -> None:
+async def test_body_at_limit_is_accepted(client: AsyncClient) -> None:
     response = await client.post("/api/users", content=padded(MIB), headers=JSON)
 
     assert response.status_code == 201
 
 
-async def test_body_one_byte_larger_is_refused(client: AsyncClient) -> None:
+async def test_body_over_limit_is_rejected(client: AsyncClient) -> None:
     response = await client.post("/api/users", content=padded(MIB + 1), headers=JSON)
 
     assert response.status_code == 413
@@ -947,7 +947,7 @@ async def test_body_one_byte_larger_is_refused(client: AsyncClient) -> None:
         ("PATCH", "/api/posts/{post}", "application/json"),
     ],
 )
-async def test_large_body_is_refused_while_it_arrives(
+async def test_large_body_is_rejected_while_streaming(
     client: AsyncClient,
     ada: dict[str, str],
     places: dict[str, int],
@@ -955,7 +955,7 @@ async def test_large_body_is_refused_while_it_arrives(
     path: str,
     content_type: str,
 ) -> None:
-    body = Body(20 * MIB)
+    body = CountingBody(20 * MIB)
 
     response = await client.request(
         method,
@@ -969,12 +969,12 @@ async def test_large_body_is_refused_while_it_arrives(
     assert body.read_bytes <= MIB + 4096
 
 
-# The second has more digits than Python reads as an integer.
+# The second one has more digits than Python parses as an integer.
 @pytest.mark.parametrize("declared", [str(20 * MIB), "9" * 5000])
-async def test_body_declared_too_large_is_refused_unread(
+async def test_declared_large_body_is_rejected_unread(
     client: AsyncClient, declared: str
 ) -> None:
-    body = Body(20 * MIB)
+    body = CountingBody(20 * MIB)
 
     response = await client.post(
         "/api/users",
@@ -990,10 +990,10 @@ async def test_body_declared_too_large_is_refused_unread(
     ("method", "path", "status"),
     [("POST", "/login", 405), ("GET", "/", 200), ("POST", "/nothing", 404)],
 )
-async def test_body_that_nobody_wants_is_not_read(
+async def test_unneeded_body_is_not_read(
     client: AsyncClient, method: str, path: str, status: int
 ) -> None:
-    body = Body(20 * MIB)
+    body = CountingBody(20 * MIB)
 
     response = await client.request(method, path, content=body)
 
@@ -1002,13 +1002,13 @@ async def test_body_that_nobody_wants_is_not_read(
 
 
 def dependencies_of(dependant: Dependant) -> Iterator[Dependant]:
-    """All that FastAPI resolves for an operation, and the operation itself."""
+    """Yield everything that FastAPI resolves for an operation, and the operation."""
     yield dependant
     for dependency in dependant.dependencies:
         yield from dependencies_of(dependency)
 
 
-def test_no_operation_waits_for_a_thread() -> None:
+def test_no_operation_runs_in_a_thread() -> None:
     resolved = [
         dependency
         for router in ROUTERS
@@ -1017,14 +1017,15 @@ def test_no_operation_waits_for_a_thread() -> None:
         for dependency in dependencies_of(route.dependant)
     ]
 
-    # FastAPI calls a plain function in a thread, for which a busy loop makes it wait.
+    # FastAPI calls plain functions in a thread, which waits when the event loop is
+    # busy.
     plain = {call for each in resolved if not is_async(call := each.call)}
     assert len(resolved) > 40
     assert plain == set()
 
 
 def is_async(call: Any) -> bool:
-    """Whether a function, or an object that can be called, runs on the event loop."""
+    """Return whether a function or callable object runs on the event loop."""
     return any(
         inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         for function in (call, type(call).__call__)
@@ -1042,7 +1043,7 @@ def is_async(call: Any) -> bool:
         "; charset*0=utf-16",
     ],
 )
-async def test_form_is_read_as_utf_8_whatever_it_says(
+async def test_form_is_always_decoded_as_utf_8(
     client: AsyncClient, charset: str
 ) -> None:
     await create_test_user(client)
@@ -1063,14 +1064,14 @@ async def test_form_is_read_as_utf_8_whatever_it_says(
 
 
 @pytest.mark.parametrize("charset", ["undefined", "punycode", "utf-16"])
-async def test_upload_in_any_charset_is_no_error_of_the_servers(
+async def test_upload_with_any_charset_is_no_server_error(
     client: AsyncClient, ada: dict[str, str], charset: str
 ) -> None:
     kind = f"multipart/form-data; boundary=x; charset={charset}"
     part = '--x\r\nContent-Disposition: form-data; name="file"; filename="é"\r\n\r\n-'
 
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         content=f"{part}\r\n--x--\r\n".encode(),
         headers=ada | {"Content-Type": kind},
     )

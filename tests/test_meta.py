@@ -1,4 +1,4 @@
-"""What the head of a page tells search engines, feed readers and other sites."""
+"""Page metadata for search engines, feed readers and other sites."""
 
 import json
 from datetime import UTC, datetime
@@ -15,8 +15,8 @@ from tests.conftest import (
     auth_header,
     create_post,
     create_test_user,
+    get_user_id,
     login_user,
-    own_id,
 )
 
 SUFFIX = " \N{EN DASH} FastAPI Blog"
@@ -27,7 +27,7 @@ FORGED = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
 
 
 class Head(HTMLParser):
-    """What stands in the head of a page, as a browser reads it."""
+    """The head of a page, parsed like a browser does."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Head(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def site(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address of the site that is not the one its requests go to."""
+    """Set a site URL that differs from the host of the requests."""
     monkeypatch.setattr(settings, "frontend_url", SITE)
 
 
@@ -75,13 +75,13 @@ async def head_of(client: AsyncClient, path: str, **headers: str) -> Head:
     return Head((await client.get(path, headers=headers)).text)
 
 
-async def evil_author(client: AsyncClient) -> dict[str, str]:
-    """Headers of somebody whose name is an attack, too."""
+async def hostile_author(client: AsyncClient) -> dict[str, str]:
+    """Return the headers of a user whose name is hostile, too."""
     await create_test_user(client, EVIL[:50], "evil@example.com")
     return auth_header(await login_user(client, "evil@example.com"))
 
 
-# Addresses
+# URLs
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def evil_author(client: AsyncClient) -> dict[str, str]:
         ("/forgot-password", "/forgot-password"),
     ],
 )
-async def test_page_names_its_one_address(
+async def test_page_has_one_canonical_url(
     client: AsyncClient, ada: dict[str, str], path: str, canonical: str
 ) -> None:
     post = await create_post(client, ada)
@@ -116,12 +116,12 @@ async def test_page_names_its_one_address(
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{user}/posts"])
-async def test_page_of_a_list_names_the_pages_beside_it(
+async def test_list_page_links_to_adjacent_pages(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     number = 2 * settings.posts_per_page + 1
     [await create_post(client, ada) for _ in range(number)]
-    path = path.format(user=await own_id(client, ada))
+    path = path.format(user=await get_user_id(client, ada))
 
     first = await head_of(client, path)
     second = await head_of(client, f"{path}?page=2")
@@ -133,9 +133,7 @@ async def test_page_of_a_list_names_the_pages_beside_it(
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/posts/0", "/reset-password?token=x"])
-async def test_page_that_nobody_should_find_says_so(
-    client: AsyncClient, path: str
-) -> None:
+async def test_private_page_is_not_indexed(client: AsyncClient, path: str) -> None:
     head = await head_of(client, path)
 
     assert head.meta["robots"] == "noindex"
@@ -143,7 +141,7 @@ async def test_page_that_nobody_should_find_says_so(
 
 
 @pytest.mark.parametrize("path", ["/", "/login", "/register", "/account", "/docs"])
-async def test_page_can_be_found(client: AsyncClient, path: str) -> None:
+async def test_public_page_is_indexed(client: AsyncClient, path: str) -> None:
     head = await head_of(client, path)
 
     assert "robots" not in head.meta
@@ -152,7 +150,7 @@ async def test_page_can_be_found(client: AsyncClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{post}", "/login"])
-async def test_page_leads_to_the_feed_of_the_site(
+async def test_page_links_to_site_feed(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     path = path.format(post=(await create_post(client, ada))["id"])
@@ -163,10 +161,10 @@ async def test_page_leads_to_the_feed_of_the_site(
     assert '<a href="/feed.atom">' in response.text
 
 
-async def test_page_of_an_author_leads_to_their_feed(
+async def test_author_page_links_to_author_feed(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
 
     response = await client.get(f"/users/{user_id}/posts")
 
@@ -175,10 +173,10 @@ async def test_page_of_an_author_leads_to_their_feed(
     assert f'<a href="{feed}">' in response.text
 
 
-# Cards of other sites
+# Link previews
 
 
-async def test_home_page_as_others_show_it(client: AsyncClient) -> None:
+async def test_home_page_preview(client: AsyncClient) -> None:
     head = await head_of(client, "/")
 
     assert head.meta["og:type"] == "website"
@@ -188,7 +186,7 @@ async def test_home_page_as_others_show_it(client: AsyncClient) -> None:
     assert head.meta["twitter:card"] == "summary"
 
 
-async def test_picture_of_the_site_is_there(client: AsyncClient) -> None:
+async def test_site_image_exists(client: AsyncClient) -> None:
     picture = (await head_of(client, "/")).meta["og:image"]
 
     response = await client.get(picture.removeprefix(SITE))
@@ -197,7 +195,7 @@ async def test_picture_of_the_site_is_there(client: AsyncClient) -> None:
     assert response.headers["content-type"] == "image/png"
 
 
-async def test_post_as_others_show_it(client: AsyncClient, ada: dict[str, str]) -> None:
+async def test_post_preview(client: AsyncClient, ada: dict[str, str]) -> None:
     post = await create_post(client, ada, title="A title", content="One\n\n two")
 
     posted = datetime.fromisoformat(post["date_posted"]).replace(microsecond=0)
@@ -213,7 +211,7 @@ async def test_post_as_others_show_it(client: AsyncClient, ada: dict[str, str]) 
     assert head.meta["article:author"] == f"{SITE}/users/{post['user_id']}/posts"
 
 
-async def test_description_of_a_post_is_short(
+async def test_post_description_is_short(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada, content="word " * EXCERPT_LENGTH)
@@ -224,7 +222,7 @@ async def test_description_of_a_post_is_short(
 
 
 @pytest.mark.parametrize("path", ["/posts/{post}", "/users/{user}/posts"])
-async def test_picture_of_the_author_goes_along(
+async def test_post_preview_has_author_picture(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada)
@@ -238,13 +236,13 @@ async def test_picture_of_the_author_goes_along(
     assert head.meta["og:image"].startswith("https://test-bucket.s3.")
 
 
-async def test_stored_picture_has_an_address_of_the_site(
+async def test_stored_picture_url_is_on_the_site(
     client: AsyncClient,
     ada: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settings, "s3_bucket_name", None)
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
     user = await client.patch(
         f"/api/users/{user_id}/picture", files={"file": PHOTO}, headers=ada
     )
@@ -254,10 +252,10 @@ async def test_stored_picture_has_an_address_of_the_site(
     assert head.meta["og:image"] == SITE + user.json()["image_path"]
 
 
-# Data
+# Structured data
 
 
-async def test_post_as_data(client: AsyncClient, ada: dict[str, str]) -> None:
+async def test_post_structured_data(client: AsyncClient, ada: dict[str, str]) -> None:
     post = await create_post(client, ada, title="A title", content="Some content")
 
     head = await head_of(client, f"/posts/{post['id']}", **FORGED)
@@ -288,19 +286,19 @@ async def test_post_as_data(client: AsyncClient, ada: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{user}/posts", "/login"])
-async def test_only_posts_are_data(
+async def test_only_posts_have_structured_data(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
-    path = path.format(user=await own_id(client, ada))
+    path = path.format(user=await get_user_id(client, ada))
 
     assert (await head_of(client, path)).data == []
 
 
-# Attacks
+# Hostile input
 
 
-async def test_attack_in_a_post_stays_text(client: AsyncClient) -> None:
-    author = await evil_author(client)
+async def test_hostile_post_is_escaped(client: AsyncClient) -> None:
+    author = await hostile_author(client)
     post = await create_post(client, author, title=EVIL, content=EVIL)
 
     head = await head_of(client, f"/posts/{post['id']}")
@@ -313,8 +311,8 @@ async def test_attack_in_a_post_stays_text(client: AsyncClient) -> None:
     assert head.inline_scripts == []
 
 
-async def test_attack_in_a_name_stays_text(client: AsyncClient) -> None:
-    user_id = await own_id(client, await evil_author(client))
+async def test_hostile_username_is_escaped(client: AsyncClient) -> None:
+    user_id = await get_user_id(client, await hostile_author(client))
 
     head = await head_of(client, f"/users/{user_id}/posts")
 
@@ -328,7 +326,7 @@ async def test_attack_in_a_name_stays_text(client: AsyncClient) -> None:
     "path",
     ["/", "/?page=2", "/posts/{post}", "/users/{user}/posts", "/login", "/nothing"],
 )
-async def test_host_of_the_request_is_in_no_address(
+async def test_urls_ignore_host_of_request(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada)

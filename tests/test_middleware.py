@@ -1,4 +1,4 @@
-"""Client IP, rate limits, slow bodies, and errors of middleware and of the startup."""
+"""Client IP, rate limits, slow bodies, and errors in middleware and at startup."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,14 +23,14 @@ from middleware.client_ip import ClientIPMiddleware
 from middleware.rate_limit import RateLimitMiddleware
 from middleware.server_errors import ServerErrorMiddleware
 from middleware.startup_errors import StartupErrorMiddleware
-from tests.conftest import own_id, settings
+from tests.conftest import get_user_id, settings
 
 PEER = ("192.0.2.9", 50_000)
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def http_scope(client: Any, *forwarded_for: bytes) -> dict[str, Any]:
-    """The scope of a request, as the server makes it."""
+    """Return the scope of a request as the server creates it."""
     return {
         "type": "http",
         "method": "GET",
@@ -90,13 +90,13 @@ class TestClientIP:
             b"somewhere",
         ],
     )
-    async def test_without_proxies_the_header_is_not_believed(
+    async def test_header_is_ignored_without_trusted_proxies(
         self, written: bytes, trusted: str
     ) -> None:
         scope = http_scope(("127.0.0.1", 50_000), written)
         ours: Any = ClientIPMiddleware(AsyncMock(), hops=0)
 
-        # As uvicorn begins with every application, unless it is told not to.
+        # uvicorn starts every app like this unless told otherwise.
         server = ProxyHeadersMiddleware(ours, trusted_hosts=trusted)
         await server(scope, AsyncMock(), AsyncMock())  # type: ignore[arg-type]  # a dict
 
@@ -116,9 +116,9 @@ class TestClientIP:
 
         assert scope["client"] == ("127.0.0.1", 0)
 
-    async def test_access_log_has_it_too(self) -> None:
-        # The server logs from this very scope. It has read the first entry of the
-        # header, which the client wrote.
+    async def test_access_log_uses_it(self) -> None:
+        # The server logs from this scope. It has read the header's first entry, which
+        # the client controls.
         scope = http_scope(("203.0.113.66", 0), b"203.0.113.66, 192.0.2.1")
 
         await app(scope, AsyncMock(), AsyncMock())
@@ -129,7 +129,7 @@ class TestClientIP:
 class TestConcurrentRequests:
     @pytest.fixture(autouse=True)
     async def two_at_most(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-        """Allow two requests in progress."""
+        """Allow two concurrent requests."""
         monkeypatch.setattr(settings, "rate_limit_enabled", True)
         monkeypatch.setattr(settings, "rate_limit_concurrent_requests", 2)
         await rate_limit.reset()
@@ -140,7 +140,7 @@ class TestConcurrentRequests:
     async def in_progress(
         self, client: AsyncClient, ips: list[str]
     ) -> AsyncIterator[None]:
-        """Requests that are in progress within the context, and complete after it."""
+        """Keep requests in progress until the context ends."""
         arrived, may_go_on = asyncio.Semaphore(0), asyncio.Event()
 
         async def slow_body() -> AsyncIterator[bytes]:
@@ -165,7 +165,7 @@ class TestConcurrentRequests:
     async def get(self, client: AsyncClient, ip: str, path: str = "/login") -> Response:
         return await client.get(path, headers={"X-Forwarded-For": ip})
 
-    async def test_one_more_is_rejected_until_one_is_complete(
+    async def test_excess_request_is_rejected_until_one_ends(
         self, concurrent_client: AsyncClient
     ) -> None:
         async with self.in_progress(concurrent_client, ["192.0.2.1"] * 2):
@@ -209,7 +209,7 @@ class TestConcurrentRequests:
             assert (await self.get(concurrent_client, "192.0.2.1")).status_code == 200
 
     @pytest.mark.parametrize("fails", [False, True])
-    async def test_only_the_time_until_the_response_counts(self, fails: bool) -> None:
+    async def test_only_time_until_response_counts(self, fails: bool) -> None:
         in_progress = []
 
         async def note() -> None:
@@ -242,7 +242,7 @@ class TestSlowBodies:
             ("PATCH", "/api/users/{id}/picture", "multipart/form-data; boundary=x"),
         ],
     )
-    async def test_body_that_does_not_arrive_is_rejected(
+    async def test_incomplete_body_times_out(
         self,
         client: AsyncClient,
         ada: dict[str, str],
@@ -257,7 +257,7 @@ class TestSlowBodies:
                 yield b"-"
                 await asyncio.sleep(0.001)
 
-        path = path.format(id=await own_id(client, ada))
+        path = path.format(id=await get_user_id(client, ada))
         monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
 
         response = await client.request(
@@ -281,7 +281,7 @@ class TestSlowBodies:
         ("path", "seconds"),
         [("/api/users/token", 15), ("/api/users/1/picture", 75.9375)],
     )
-    async def test_timeout_follows_the_allowed_size(
+    async def test_timeout_depends_on_allowed_size(
         self, monkeypatch: pytest.MonkeyPatch, path: str, seconds: float
     ) -> None:
         deadlines = []
@@ -299,18 +299,18 @@ class TestSlowBodies:
         await limited(scope, AsyncMock(return_value={"type": "-"}), AsyncMock())
 
         assert deadlines[0] == pytest.approx(before + seconds, abs=5)
-        # After the body, what remains is that the client disconnects.
+        # After the body, only a disconnect can follow.
         assert deadlines[1] is None
 
 
 async def read_body(_scope: Scope, receive: Receive, _send: Send) -> None:
-    """Read a body of one message, and wait for the client to disconnect."""
+    """Read a one-message body and wait for the client to disconnect."""
     await receive()
     await receive()
 
 
 class TestErrors:
-    async def test_error_after_the_response_is_logged_only(
+    async def test_error_after_response_is_only_logged(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def site(scope: Scope, receive: Receive, send: Send) -> None:

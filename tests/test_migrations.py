@@ -1,4 +1,4 @@
-"""Migrations, up and down with rows in the tables, and against the models."""
+"""Migrations, up and down with rows in the tables, compared with the models."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ ROWS = (
     """INSERT INTO password_reset_tokens (user_id, token_hash, expires_at)
        SELECT id, md5(email), now() FROM users""",
 )
-# All that makes two schemas differ, each as one line of text.
+# Everything that two schemas can differ in, one text line each.
 SCHEMA = """
     SELECT format('column %s.%s %s %s default %s', table_name, column_name,
                   coalesce(character_maximum_length::text, '') || data_type,
@@ -49,19 +49,19 @@ SCHEMA = """
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored here, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture
 def database_url() -> Iterator[str]:
-    """The address of a new, empty database."""
+    """Create an empty database and return its URL."""
     with scratch_database(ADMIN_URL) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """A new, empty database."""
+    """Create an empty database."""
     engine = create_async_engine(database_url)
     yield engine
     await engine.dispose()
@@ -70,7 +70,7 @@ async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
 async def migrate(
     database: AsyncEngine, run: Callable[[Config, str], None], revision: str
 ) -> None:
-    """Bring a database to a revision."""
+    """Migrate a database to a revision."""
 
     def run_with(connection: Connection) -> None:
         config = Config(BASE_DIR / "alembic.ini")
@@ -83,7 +83,7 @@ async def migrate(
 
 
 async def execute(database: AsyncEngine, *statements: str) -> list[str]:
-    """Run statements; gives the first column of the last one's rows."""
+    """Run statements; return the first column of the last one's rows."""
     async with database.begin() as connection:
         results = [await connection.execute(text(line)) for line in statements]
         last = results[-1]
@@ -91,7 +91,7 @@ async def execute(database: AsyncEngine, *statements: str) -> list[str]:
 
 
 def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command as its manual has it."""
+    """Run the command as its manual shows."""
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=BASE_DIR,
@@ -102,7 +102,7 @@ def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[
     )
 
 
-def test_there_is_one_newest_revision() -> None:
+def test_there_is_one_head_revision() -> None:
     assert SCRIPTS.get_heads() == [REVISIONS[-1]]
 
 
@@ -122,7 +122,7 @@ async def test_migration_runs_up_and_down_with_rows(
     assert version == [revision]
 
 
-async def test_stored_responses_become_the_ids_of_their_posts(
+async def test_stored_responses_become_post_ids(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "0004")
@@ -147,7 +147,7 @@ async def test_stored_responses_become_the_ids_of_their_posts(
     assert found == ["1=1", "2=2", "deleted=", "deleted=", "empty=", "empty="]
 
 
-async def test_keys_are_forgotten_when_their_responses_cannot_be_restored(
+async def test_keys_without_recoverable_response_are_deleted(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "0005")
@@ -164,7 +164,7 @@ async def test_keys_are_forgotten_when_their_responses_cannot_be_restored(
     assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
 
 
-async def test_all_migrations_run_down_with_rows_and_leave_nothing(
+async def test_full_downgrade_with_rows_leaves_nothing(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "head")
@@ -175,7 +175,7 @@ async def test_all_migrations_run_down_with_rows_and_leave_nothing(
     assert await execute(database, SCHEMA) == []
 
 
-async def test_migrations_and_models_make_the_same_schema(
+async def test_migrations_match_models(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "head")
@@ -202,7 +202,7 @@ async def test_every_foreign_key_has_an_index(database: AsyncEngine) -> None:
     assert without == []
 
 
-async def test_rows_stay_when_the_newest_revision_is_there_already(
+async def test_upgrade_of_current_database_keeps_rows(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "head")
@@ -217,10 +217,10 @@ async def test_rows_stay_when_the_newest_revision_is_there_already(
     "row",
     [
         pytest.param("('ADA', 'other@example.com', 'x')", id="name"),
-        pytest.param("('other', 'ADA@example.com', 'x')", id="address"),
+        pytest.param("('other', 'ADA@example.com', 'x')", id="email"),
     ],
 )
-async def test_migrated_database_refuses_what_differs_in_case_alone(
+async def test_migrated_database_ignores_case_for_uniqueness(
     database: AsyncEngine, row: str
 ) -> None:
     await migrate(database, command.upgrade, "head")
@@ -234,7 +234,7 @@ async def test_migrated_database_refuses_what_differs_in_case_alone(
     assert added == []
 
 
-async def test_migrated_database_deletes_what_hangs_on_a_user(
+async def test_migrated_database_cascades_user_deletion(
     database: AsyncEngine,
 ) -> None:
     await migrate(database, command.upgrade, "head")
@@ -246,7 +246,7 @@ async def test_migrated_database_deletes_what_hangs_on_a_user(
     ]
 
 
-def test_command_migrates_and_then_finds_no_difference_to_the_models(
+def test_command_migrates_and_check_finds_no_changes(
     database_url: str,
 ) -> None:
     upgraded = alembic(database_url, "upgrade", "head")
@@ -257,7 +257,7 @@ def test_command_migrates_and_then_finds_no_difference_to_the_models(
     assert "No new upgrade operations detected" in checked.stdout + checked.stderr
 
 
-def test_command_prints_statements_that_make_the_schema(database_url: str) -> None:
+def test_command_prints_sql_for_the_schema(database_url: str) -> None:
     printed = alembic(database_url, "upgrade", "head", "--sql")
 
     assert printed.returncode == 0, printed.stderr
@@ -266,7 +266,7 @@ def test_command_prints_statements_that_make_the_schema(database_url: str) -> No
     assert printed.stdout.rstrip().endswith("COMMIT;")
 
 
-def test_command_names_a_database_that_cannot_be_reached_in_one_line() -> None:
+def test_unreachable_database_is_reported_in_one_line() -> None:
     result = alembic("postgresql://ada:database-password@127.0.0.1:1/x", "current")
 
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is the one in the repository, and it leaves nothing out."""
+"""The OpenAPI document: up to date and complete."""
 
 import difflib
 import json
@@ -24,7 +24,7 @@ OPERATIONS = {
     for method, template, operation in operations(DOCUMENT)
 }
 SCHEMAS: dict[str, Json] = DOCUMENT["components"]["schemas"]
-# Settings that may well be other ones on the machine that writes the document.
+# Settings that may differ on the machine that generates the document.
 OTHER_SETTINGS = {
     "POSTS_PER_PAGE": "7",
     "MAX_UPLOAD_SIZE_BYTES": "1000",
@@ -34,14 +34,14 @@ OTHER_SETTINGS = {
     "FRONTEND_URL": "https://blog.example.com",
     "S3_BUCKET_NAME": "bucket",
 }
-# What JSON Schema and OpenAPI have to keep a string within bounds, or to a set.
+# Keywords of JSON Schema and OpenAPI that bound a string or limit it to a set.
 STRING_BOUNDS = {"maxLength", "enum", "const"}
-# A file has its own limit, and is no text.
+# Files have their own limit and are not text.
 FILE_MARKS = {"contentMediaType", "contentEncoding"}
 
 
 def difference(old: str, new: str) -> str:
-    """What has to change in one text to make it the other."""
+    """Return the diff between two texts."""
     lines = difflib.unified_diff(
         old.splitlines(), new.splitlines(), "openapi.json", "app.openapi()", lineterm=""
     )
@@ -49,7 +49,7 @@ def difference(old: str, new: str) -> str:
 
 
 def responses(operation: Json) -> dict[str, Json]:
-    """What an operation answers, by status."""
+    """Return an operation's responses by status."""
     return {
         status: follow(DOCUMENT, response)
         for status, response in operation["responses"].items()
@@ -57,7 +57,7 @@ def responses(operation: Json) -> dict[str, Json]:
 
 
 def errors(operation: Json) -> dict[str, Json]:
-    """The answers of an operation that are errors."""
+    """Return an operation's error responses."""
     return {
         status: response
         for status, response in responses(operation).items()
@@ -66,12 +66,12 @@ def errors(operation: Json) -> dict[str, Json]:
 
 
 def parameters(operation: Json) -> list[Json]:
-    """What an operation takes from the path, the query and the headers."""
+    """Return an operation's path, query and header parameters."""
     return [follow(DOCUMENT, found) for found in operation.get("parameters", [])]
 
 
 def request_schemas(operation: Json) -> dict[str, Json]:
-    """The schemas of all that an operation takes, by where it is."""
+    """Return the schemas of an operation's inputs, by location."""
     body = follow(DOCUMENT, operation.get("requestBody", {}))
     return {found["name"]: found["schema"] for found in parameters(operation)} | {
         media_type: media["schema"]
@@ -80,7 +80,7 @@ def request_schemas(operation: Json) -> dict[str, Json]:
 
 
 def unbounded(schema: Json, place: str) -> Iterator[str]:
-    """Where in a schema a text or a number may be as large as it likes."""
+    """Yield the places in a schema where a string or number is unbounded."""
     schema = follow(DOCUMENT, schema)
     for kind in ("anyOf", "oneOf", "allOf"):
         for part in schema.get(kind, []):
@@ -94,7 +94,7 @@ def unbounded(schema: Json, place: str) -> Iterator[str]:
 
 
 def is_bounded(schema: Json) -> bool:
-    """Whether a string has a greatest length, and an integer both its ends."""
+    """Return whether a string has a maximum length, or an integer both bounds."""
     if schema.get("type") == "string":
         is_file = schema.get("format") == "binary" or FILE_MARKS & schema.keys()
         return bool(is_file or STRING_BOUNDS & schema.keys())
@@ -104,7 +104,7 @@ def is_bounded(schema: Json) -> bool:
 
 
 def has_both_ends(schema: Json) -> bool:
-    """Whether a number has a least and a greatest value."""
+    """Return whether a number has a minimum and a maximum."""
     return bool(
         {"minimum", "exclusiveMinimum"} & schema.keys()
         and {"maximum", "exclusiveMaximum"} & schema.keys()
@@ -112,7 +112,7 @@ def has_both_ends(schema: Json) -> bool:
 
 
 def written_document(file: Path) -> str:
-    """What the command writes on a machine with other settings."""
+    """Return what the command generates on a machine with other settings."""
     subprocess.run(
         [sys.executable, "-m", "tools.export_openapi", str(file)],
         cwd=BASE_DIR,
@@ -122,10 +122,10 @@ def written_document(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-# The file
+# File
 
 
-def test_file_is_the_document_of_the_application(tmp_path: Path) -> None:
+def test_file_is_up_to_date(tmp_path: Path) -> None:
     current = written_document(tmp_path / "openapi.json")
 
     changes = difference(FILE.read_text(encoding="utf-8"), current)
@@ -133,8 +133,8 @@ def test_file_is_the_document_of_the_application(tmp_path: Path) -> None:
     assert not changes, f"`make openapi` writes openapi.json anew:\n{changes}"
 
 
-def test_document_does_not_follow_the_version_of_python() -> None:
-    # Phrases of the standard library change: 413 was "Request Entity Too Large".
+def test_document_is_the_same_on_all_python_versions() -> None:
+    # Standard library phrases change: 413 used to be "Request Entity Too Large".
     phrases = {status.phrase for status in HTTPStatus}
 
     faults = [
@@ -147,15 +147,15 @@ def test_document_does_not_follow_the_version_of_python() -> None:
     assert not faults, faults
 
 
-# The whole
+# Document
 
 
 @pytest.mark.parametrize("key", ["title", "version", "description", "license"])
-def test_document_says_what_it_describes(key: str) -> None:
+def test_document_has_title_and_description(key: str) -> None:
     assert DOCUMENT["info"].get(key)
 
 
-def test_version_of_openapi_has_json_schema() -> None:
+def test_openapi_version_uses_json_schema() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
 
 
@@ -177,7 +177,7 @@ def test_operation_ids_are_unique() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_properties_of_schemas_have_descriptions(name: str) -> None:
+def test_schema_properties_have_descriptions(name: str) -> None:
     properties: dict[str, Any] = SCHEMAS[name].get("properties", {})
 
     faults = [key for key, part in properties.items() if not part.get("description")]
@@ -185,11 +185,11 @@ def test_properties_of_schemas_have_descriptions(name: str) -> None:
     assert not faults, faults
 
 
-# Each operation
+# Operations
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_operation_is_described(operation: Json) -> None:
+def test_operation_has_description(operation: Json) -> None:
     assert operation["operationId"].isidentifier()
     assert operation.get("summary")
     assert operation.get("description")
@@ -208,11 +208,11 @@ def test_parameters_have_descriptions(operation: Json) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_requests_have_bounds(operation: Json) -> None:
+def test_request_values_are_bounded(operation: Json) -> None:
     faults = [
         place
         for name, schema in request_schemas(operation).items()
-        # It is compared and never kept, and one of any length is no error.
+        # This is compared and never stored; any length is valid.
         if name != "If-None-Match"
         for place in unbounded(schema, name)
     ]
@@ -246,5 +246,5 @@ def test_errors_have_examples(operation: Json) -> None:
 
 
 def test_examples_are_json() -> None:
-    # What Python writes and JSON does not know would make the file unreadable.
+    # Python's non-standard JSON values would make the file invalid.
     assert json.loads(as_text(DOCUMENT)) == DOCUMENT

@@ -1,4 +1,4 @@
-"""Reading a list part by part: nothing repeats, nothing is left out."""
+"""Reading a list page by page: nothing repeats, and nothing is left out."""
 
 import re
 from base64 import urlsafe_b64encode
@@ -17,29 +17,31 @@ import pagination
 from database import engine
 from models import Post
 from pagination import CURSOR_FORMAT, EPOCH, Cursor
-from tests.conftest import counted_statements, create_post, create_test_user, own_id
+from tests.conftest import capture_queries, create_post, create_test_user, get_user_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LISTS = ["/api/posts", "/api/users/{user}/posts"]
 
-# Each gives the path and query of the part after an answer, None at the end.
+# Each returns the path and query of the next page, or None at the end.
 Way = Callable[[Response], str | None]
 
 
 def by_cursor(response: Response) -> str | None:
-    """Go on as a program that keeps the cursor: with the query that it had."""
+    """Follow the cursor, like a program that repeats its query with a new cursor."""
     cursor = response.json()["next_cursor"]
     return cursor and str(response.request.url.copy_set_param("cursor", cursor))
 
 
 def by_link(response: Response) -> str | None:
-    """Go on as a program that knows no more than RFC 8288."""
+    """Follow the Link header, like a program that only knows RFC 8288."""
     next_link = response.links.get("next")
     return next_link["url"] if next_link else None
 
 
-async def parts(client: AsyncClient, path: str, way: Way) -> AsyncIterator[Response]:
-    """All parts of a list, one after the other."""
+async def walk_pages(
+    client: AsyncClient, path: str, way: Way
+) -> AsyncIterator[Response]:
+    """Yield all pages of a list in order."""
     here: str | None = path
     while here:
         response = await client.get(here)
@@ -53,31 +55,31 @@ def ids(response: Response) -> list[int]:
 
 
 async def add_posts(db: AsyncSession, user_id: int, moments: list[datetime]) -> None:
-    """Store posts of given times."""
+    """Store posts with these publication times."""
     for moment in moments:
         db.add(Post(title="", content="-", user_id=user_id, date_posted=moment))
-        # One by one, so that the later moment has the higher id.
+        # One at a time, so that a later post has a higher id.
         await db.flush()
     await db.commit()
 
 
 @pytest.fixture
 async def user_id(client: AsyncClient, ada: dict[str, str]) -> int:
-    return await own_id(client, ada)
+    return await get_user_id(client, ada)
 
 
 @pytest.fixture(params=["an hour apart", "at one instant"])
-async def seven(
+async def seven_posts(
     request: pytest.FixtureRequest, db: AsyncSession, user_id: int
 ) -> list[int]:
-    """Ids of seven posts of ada, the newest first."""
+    """Return the ids of seven posts by ada, newest first."""
     step = timedelta(hours=request.param == "an hour apart")
     await add_posts(db, user_id, [NOON + n * step for n in range(7)])
     statement = Post.newest_first().with_only_columns(Post.id)
     return list((await db.scalars(statement)).all())
 
 
-# Walking through
+# Reading a list
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
@@ -86,10 +88,10 @@ async def seven(
     [(by_cursor, ""), (by_link, ""), (by_link, "&skip=0"), (by_cursor, "&order=x")],
 )
 @pytest.mark.parametrize("path", LISTS)
-async def test_each_post_comes_once_and_in_order(
+async def test_each_post_is_listed_once_in_order(
     client: AsyncClient,
     user_id: int,
-    seven: list[int],
+    seven_posts: list[int],
     path: str,
     way: Way,
     query: str,
@@ -97,53 +99,53 @@ async def test_each_post_comes_once_and_in_order(
 ) -> None:
     first = f"{path.format(user=user_id)}?limit={limit}{query}"
 
-    walked = [ids(part) async for part in parts(client, first, way)]
+    walked = [ids(page) async for page in walk_pages(client, first, way)]
 
-    assert list(chain.from_iterable(walked)) == seven
-    assert [len(part) for part in walked[:-1]] == [limit] * (len(walked) - 1)
+    assert list(chain.from_iterable(walked)) == seven_posts
+    assert [len(page) for page in walked[:-1]] == [limit] * (len(walked) - 1)
 
 
 @pytest.mark.parametrize("way", [by_cursor, by_link])
 @pytest.mark.parametrize("path", LISTS)
-async def test_what_others_do_meanwhile_makes_nothing_repeat_or_vanish(
+async def test_concurrent_changes_cause_no_gaps_or_repeats(
     client: AsyncClient,
     ada: dict[str, str],
     user_id: int,
-    seven: list[int],
+    seven_posts: list[int],
     path: str,
     way: Way,
 ) -> None:
     seen: list[int] = []
 
-    async for part in parts(client, f"{path.format(user=user_id)}?limit=2", way):
-        seen += ids(part)
+    async for page in walk_pages(client, f"{path.format(user=user_id)}?limit=2", way):
+        seen += ids(page)
         await create_post(client, ada)
         await create_post(client, ada)
-        # The very post after which the list goes on.
-        await client.delete(f"/api/posts/{ids(part)[-1]}", headers=ada)
+        # The post that the cursor points to.
+        await client.delete(f"/api/posts/{ids(page)[-1]}", headers=ada)
 
-    assert seen == seven
+    assert seen == seven_posts
 
 
-async def test_post_that_is_deleted_before_its_turn_does_not_come(
-    client: AsyncClient, ada: dict[str, str], seven: list[int]
+async def test_post_deleted_before_its_page_is_not_listed(
+    client: AsyncClient, ada: dict[str, str], seven_posts: list[int]
 ) -> None:
     seen: list[int] = []
 
-    async for part in parts(client, "/api/posts?limit=2", by_cursor):
-        seen += ids(part)
+    async for page in walk_pages(client, "/api/posts?limit=2", by_cursor):
+        seen += ids(page)
         if len(seen) == 2:
-            for post_id in seven[2:4]:
+            for post_id in seven_posts[2:4]:
                 await client.delete(f"/api/posts/{post_id}", headers=ada)
 
-    assert seen == seven[:2] + seven[4:]
+    assert seen == seven_posts[:2] + seven_posts[4:]
 
 
-async def test_list_ends_when_all_that_was_left_is_deleted(
-    client: AsyncClient, ada: dict[str, str], seven: list[int]
+async def test_list_ends_if_remaining_posts_are_deleted(
+    client: AsyncClient, ada: dict[str, str], seven_posts: list[int]
 ) -> None:
     first = await client.get("/api/posts?limit=5")
-    for post_id in seven[4:]:
+    for post_id in seven_posts[4:]:
         await client.delete(f"/api/posts/{post_id}", headers=ada)
 
     last = await client.get(by_cursor(first) or "")
@@ -160,7 +162,7 @@ async def test_list_ends_when_all_that_was_left_is_deleted(
     assert "link" not in last.headers
 
 
-async def test_post_published_at_the_instant_of_the_boundary_does_not_repeat_others(
+async def test_new_post_at_cursor_time_repeats_nothing(
     client: AsyncClient, db: AsyncSession, user_id: int
 ) -> None:
     await add_posts(db, user_id, [NOON] * 4)
@@ -172,7 +174,7 @@ async def test_post_published_at_the_instant_of_the_boundary_does_not_repeat_oth
     assert ids(second) == [ids(first)[-1] - 1, ids(first)[-1] - 2]
 
 
-async def test_walk_through_the_posts_of_one_leaves_out_those_of_others(
+async def test_user_list_omits_posts_of_others(
     client: AsyncClient,
     ada: dict[str, str],
     bob: dict[str, str],
@@ -181,43 +183,43 @@ async def test_walk_through_the_posts_of_one_leaves_out_those_of_others(
     posts = [await create_post(client, author) for author in [ada, bob] * 4]
     path = f"/api/users/{user_id}/posts?limit=3"
 
-    walked = [ids(part) async for part in parts(client, path, by_cursor)]
+    walked = [ids(page) async for page in walk_pages(client, path, by_cursor)]
 
     assert list(chain.from_iterable(walked)) == [
         post["id"] for post in reversed(posts[::2])
     ]
 
 
-# What a part says about itself
+# Page fields
 
 
 @pytest.mark.parametrize("query", ["limit=3", "limit=3&skip=0"])
 @pytest.mark.parametrize("path", LISTS)
-async def test_part_says_where_it_is_and_whether_it_is_the_last(
-    client: AsyncClient, user_id: int, seven: list[int], path: str, query: str
+async def test_page_has_position_and_has_more(
+    client: AsyncClient, user_id: int, seven_posts: list[int], path: str, query: str
 ) -> None:
     first = f"{path.format(user=user_id)}?{query}"
 
-    answers = [part async for part in parts(client, first, by_link)]
+    responses = [page async for page in walk_pages(client, first, by_link)]
 
-    pages = [answer.json() for answer in answers]
+    pages = [response.json() for response in responses]
     assert [page["skip"] for page in pages] == [0, 3, 6]
     assert [page["total"] for page in pages] == [7, 7, 7]
     assert [page["limit"] for page in pages] == [3, 3, 3]
     assert [page["has_more"] for page in pages] == [True, True, False]
     assert [page["next_cursor"] is None for page in pages] == [False, False, True]
-    assert ["link" in answer.headers for answer in answers] == [True, True, False]
+    assert ["link" in response.headers for response in responses] == [True, True, False]
 
 
-async def test_total_is_that_of_the_present(
-    client: AsyncClient, ada: dict[str, str], seven: list[int]
+async def test_total_is_current(
+    client: AsyncClient, ada: dict[str, str], seven_posts: list[int]
 ) -> None:
     first = await client.get("/api/posts?limit=3")
     await create_post(client, ada)
 
     second = (await client.get(by_cursor(first) or "")).json()
 
-    # Three came before the cursor when it was made; one more is there now.
+    # Three preceded the cursor when it was created; now there is one more.
     assert (second["skip"], second["total"], second["has_more"]) == (3, 8, True)
 
 
@@ -230,7 +232,7 @@ async def test_total_is_that_of_the_present(
         ("limit=2&skip=0", "skip=2", "cursor"),
     ],
 )
-async def test_link_goes_on_as_the_list_was_asked_for(
+async def test_next_link_keeps_kind_of_paging(
     client: AsyncClient,
     db: AsyncSession,
     user_id: int,
@@ -248,8 +250,8 @@ async def test_link_goes_on_as_the_list_was_asked_for(
     assert ("limit=2" if query else "limit=10") in link
 
 
-async def test_cursor_can_come_with_another_limit(
-    client: AsyncClient, seven: list[int]
+async def test_cursor_works_with_another_limit(
+    client: AsyncClient, seven_posts: list[int]
 ) -> None:
     first = await client.get("/api/posts?limit=2")
 
@@ -257,24 +259,24 @@ async def test_cursor_can_come_with_another_limit(
         "/api/posts", params={"cursor": first.json()["next_cursor"], "limit": 100}
     )
 
-    assert ids(rest) == seven[2:]
+    assert ids(rest) == seven_posts[2:]
 
 
 @pytest.mark.parametrize("spelling", ["+{id}", "%2B{id}", "000{id}"])
-async def test_link_of_an_oddly_written_id_leads_on(
-    client: AsyncClient, user_id: int, seven: list[int], spelling: str
+async def test_next_link_accepts_noncanonical_user_id(
+    client: AsyncClient, user_id: int, seven_posts: list[int], spelling: str
 ) -> None:
     path = f"/api/users/{spelling.format(id=user_id)}/posts?limit=5"
 
-    walked = [ids(part) async for part in parts(client, path, by_link)]
+    walked = [ids(page) async for page in walk_pages(client, path, by_link)]
 
-    assert list(chain.from_iterable(walked)) == seven
+    assert list(chain.from_iterable(walked)) == seven_posts
 
 
 @pytest.mark.parametrize(
     "spelling", ["%E2%80%83{id}", "{id}%E2%80%A8", "%20{id}", "{id}.0", "1_{id}"]
 )
-async def test_id_that_is_no_plain_integer_is_refused(
+async def test_invalid_user_id_is_rejected(
     client: AsyncClient, user_id: int, spelling: str
 ) -> None:
     path = f"/api/users/{spelling.format(id=user_id)}/posts?limit=5"
@@ -285,11 +287,11 @@ async def test_id_that_is_no_plain_integer_is_refused(
     assert response.json()["detail"][0]["loc"] == ["path", "user_id"]
 
 
-# Cursors that lead nowhere
+# Invalid cursors
 
 
-def packed(microseconds: int, post_id: int, position: int) -> str:
-    """A cursor with any numbers that fit into its bytes."""
+def pack_cursor(microseconds: int, post_id: int, position: int) -> str:
+    """Encode a cursor with these values."""
     values = CURSOR_FORMAT.pack(microseconds, post_id, position)
     return urlsafe_b64encode(values).decode()
 
@@ -304,27 +306,27 @@ BAD = {
     "of fewer bytes": "A" * 20,
     "of more bytes": "A" * 28,
     "too long": "A" * 100,
-    "without its padding": packed(0, 1, 1).rstrip("="),
-    "padded once more": packed(0, 1, 1) + "=",
-    "twice": packed(0, 1, 1) * 2,
-    "with a space before it": " " + packed(0, 1, 1),
-    "with a line break behind it": packed(0, 1, 1) + "\n",
-    "with a character outside of the alphabet": "!" + packed(0, 1, 1),
-    "with NUL": packed(0, 1, 1) + "\0",
-    "not in ASCII": "é" + packed(0, 1, 1)[1:],
+    "without its padding": pack_cursor(0, 1, 1).rstrip("="),
+    "padded once more": pack_cursor(0, 1, 1) + "=",
+    "twice": pack_cursor(0, 1, 1) * 2,
+    "with a space before it": " " + pack_cursor(0, 1, 1),
+    "with a line break behind it": pack_cursor(0, 1, 1) + "\n",
+    "with a character outside of the alphabet": "!" + pack_cursor(0, 1, 1),
+    "with NUL": pack_cursor(0, 1, 1) + "\0",
+    "not in ASCII": "é" + pack_cursor(0, 1, 1)[1:],
     "of wide digits": "\uff11" * 24,
-    "before the first year": packed(FIRST - 1, 1, 1),
-    "after the last year": packed(LAST + 1, 1, 1),
-    "of the least time": packed(-(2**63), 1, 1),
-    "of the greatest time": packed(2**63 - 1, 1, 1),
-    "of the post 0": packed(0, 0, 1),
-    "of a negative post": packed(0, -(2**31), 1),
-    "at a negative position": packed(0, 1, -1),
+    "before the first year": pack_cursor(FIRST - 1, 1, 1),
+    "after the last year": pack_cursor(LAST + 1, 1, 1),
+    "of the least time": pack_cursor(-(2**63), 1, 1),
+    "of the greatest time": pack_cursor(2**63 - 1, 1, 1),
+    "of the post 0": pack_cursor(0, 0, 1),
+    "of a negative post": pack_cursor(0, -(2**31), 1),
+    "at a negative position": pack_cursor(0, 1, -1),
 }
 
 
-def refuses_the_cursor(response: Response) -> bool:
-    """Whether it is a 422 that names the cursor, and nothing of what was sent."""
+def rejects_cursor(response: Response) -> bool:
+    """Return whether the response is a 422 for the cursor without its input."""
     return response.status_code == 422 and [
         (fault["loc"], fault.keys()) for fault in response.json()["detail"]
     ] == [(["query", "cursor"], {"type", "loc", "msg"})]
@@ -332,23 +334,23 @@ def refuses_the_cursor(response: Response) -> bool:
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 @pytest.mark.parametrize("path", LISTS)
-async def test_bad_cursor_is_refused(
+async def test_invalid_cursor_is_rejected(
     client: AsyncClient, user_id: int, path: str, bad: str
 ) -> None:
     response = await client.get(path.format(user=user_id), params={"cursor": bad})
 
-    assert refuses_the_cursor(response), response.text
+    assert rejects_cursor(response), response.text
 
 
-async def test_surrogate_in_a_cursor_is_refused(client: AsyncClient) -> None:
-    assert refuses_the_cursor(await client.get("/api/posts?cursor=%ED%A0%80"))
+async def test_surrogate_in_cursor_is_rejected(client: AsyncClient) -> None:
+    assert rejects_cursor(await client.get("/api/posts?cursor=%ED%A0%80"))
 
 
 @pytest.mark.parametrize("post_id", [1, 2**31 - 1])
 @pytest.mark.parametrize("position", [0, 2**31 - 1])
 @pytest.mark.parametrize(("microseconds", "length"), [(FIRST, 0), (0, 0), (LAST, 2)])
 @pytest.mark.parametrize("path", LISTS)
-async def test_list_goes_on_after_a_post_that_could_be_there(
+async def test_cursor_of_nonexistent_post_works(
     client: AsyncClient,
     db: AsyncSession,
     user_id: int,
@@ -359,7 +361,7 @@ async def test_list_goes_on_after_a_post_that_could_be_there(
     position: int,
 ) -> None:
     await add_posts(db, user_id, [NOON] * 3)
-    cursor = packed(microseconds, post_id, position)
+    cursor = pack_cursor(microseconds, post_id, position)
 
     response = await client.get(
         path.format(user=user_id), params={"cursor": cursor, "limit": 2}
@@ -370,23 +372,23 @@ async def test_list_goes_on_after_a_post_that_could_be_there(
     assert response.json()["skip"] == position
 
 
-async def test_link_behind_the_last_position_leads_on(
+async def test_next_link_after_maximum_position_works(
     client: AsyncClient, db: AsyncSession, user_id: int
 ) -> None:
     await add_posts(db, user_id, [NOON] * 3)
-    first = packed(LAST, 1, 2**31 - 1)
+    first = pack_cursor(LAST, 1, 2**31 - 1)
 
     walked = [
-        ids(part)
-        async for part in parts(
+        ids(page)
+        async for page in walk_pages(
             client, f"/api/posts?limit=1&cursor={quote(first)}", by_link
         )
     ]
 
-    assert [len(part) for part in walked] == [1, 1, 1]
+    assert [len(page) for page in walked] == [1, 1, 1]
 
 
-async def test_cursor_of_another_list_starts_at_the_same_post(
+async def test_cursor_works_on_another_list(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], user_id: int
 ) -> None:
     posts = [await create_post(client, author) for author in [ada, bob] * 2]
@@ -401,32 +403,32 @@ async def test_cursor_of_another_list_starts_at_the_same_post(
 
 @pytest.mark.parametrize("skip", [1, 2])
 @pytest.mark.parametrize("path", LISTS)
-async def test_cursor_goes_not_together_with_skip(
-    client: AsyncClient, user_id: int, seven: list[int], path: str, skip: int
+async def test_cursor_and_skip_are_mutually_exclusive(
+    client: AsyncClient, user_id: int, seven_posts: list[int], path: str, skip: int
 ) -> None:
     first = await client.get(path.format(user=user_id), params={"limit": 2})
 
     response = await client.get(f"{by_cursor(first)}&skip={skip}")
 
-    assert refuses_the_cursor(response)
+    assert rejects_cursor(response)
 
 
 @pytest.mark.parametrize("way", [by_cursor, by_link])
 @pytest.mark.parametrize("path", LISTS)
-async def test_list_goes_on_after_a_cursor_beside_which_the_default_skip_is_named(
-    client: AsyncClient, user_id: int, seven: list[int], path: str, way: Way
+async def test_cursor_with_default_skip_is_accepted(
+    client: AsyncClient, user_id: int, seven_posts: list[int], path: str, way: Way
 ) -> None:
-    # As generated clients do it, which send all defaults.
+    # Generated clients send all default values.
     first = await client.get(path.format(user=user_id), params={"limit": 2})
     second = f"{by_cursor(first)}&skip=0"
 
-    walked = [ids(part) async for part in parts(client, second, way)]
+    walked = [ids(page) async for page in walk_pages(client, second, way)]
 
-    assert list(chain.from_iterable(walked)) == seven[2:]
+    assert list(chain.from_iterable(walked)) == seven_posts[2:]
 
 
-async def test_cursor_of_a_user_who_is_gone_is_not_found(
-    client: AsyncClient, ada: dict[str, str], user_id: int, seven: list[int]
+async def test_cursor_of_deleted_user_is_not_found(
+    client: AsyncClient, ada: dict[str, str], user_id: int, seven_posts: list[int]
 ) -> None:
     first = await client.get(f"/api/users/{user_id}/posts?limit=2")
     await client.delete(f"/api/users/{user_id}", headers=ada)
@@ -444,30 +446,31 @@ async def test_cursor_of_a_user_who_is_gone_is_not_found(
         datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
     ],
 )
-async def test_list_goes_on_after_a_post_of_any_time(
+async def test_cursor_works_for_posts_of_any_time(
     client: AsyncClient, db: AsyncSession, user_id: int, moment: datetime
 ) -> None:
     await add_posts(db, user_id, [moment] * 3)
 
     walked = [
-        ids(part)[0] async for part in parts(client, "/api/posts?limit=1", by_cursor)
+        ids(page)[0]
+        async for page in walk_pages(client, "/api/posts?limit=1", by_cursor)
     ]
 
     assert [len(set(walked)), len(walked)] == [3, 3]
 
 
-# What it takes
+# Queries
 
 
 @pytest.mark.parametrize(("path", "number"), [(LISTS[0], 1), (LISTS[1], 2)])
-async def test_part_by_cursor_takes_as_many_statements_as_by_number(
-    client: AsyncClient, user_id: int, seven: list[int], path: str, number: int
+async def test_cursor_page_takes_as_many_queries_as_skip(
+    client: AsyncClient, user_id: int, seven_posts: list[int], path: str, number: int
 ) -> None:
     first = await client.get(path.format(user=user_id), params={"limit": 2})
     counts = []
 
     for query in ({"skip": 2}, {"cursor": first.json()["next_cursor"]}):
-        with counted_statements() as statements:
+        with capture_queries() as statements:
             await client.get(path.format(user=user_id), params={**query, "limit": 2})
         counts.append(len(statements))
 
@@ -478,8 +481,8 @@ Plan = Callable[[str], Awaitable[str]]
 
 
 @pytest.fixture
-def plan_of(client: AsyncClient, connection: AsyncConnection) -> Plan:
-    """How the database finds the posts that the answer at a path shows."""
+def get_plan(client: AsyncClient, connection: AsyncConnection) -> Plan:
+    """Return a function that explains the query of a path's list."""
     noted: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
@@ -501,7 +504,7 @@ def plan_of(client: AsyncClient, connection: AsyncConnection) -> Plan:
 
 @pytest.fixture
 async def many_posts(db: AsyncSession, user_id: int) -> None:
-    """So many, of so many, that the database prefers an index where it has one."""
+    """Store enough posts that the planner prefers an index."""
     await db.execute(
         text(
             "INSERT INTO users (username, email, password_hash) "
@@ -510,7 +513,7 @@ async def many_posts(db: AsyncSession, user_id: int) -> None:
     )
     await db.execute(
         text(
-            # Ids of their own: the sequence is not rolled back after the test.
+            # Explicit ids, because the sequence is not rolled back after the test.
             "INSERT INTO posts (id, title, content, user_id, date_posted) "
             "SELECT 1000000 + n, '', 'Some content', CAST(:ada AS int) + n % 100, "
             "       CAST(:noon AS timestamptz) + n * interval '1 second' "
@@ -530,23 +533,23 @@ async def many_posts(db: AsyncSession, user_id: int) -> None:
         ("/api/users/{user}/posts", "ix_posts_user_newest"),
     ],
 )
-async def test_part_is_found_by_an_index_and_never_sorted(
+async def test_page_is_read_from_index_without_sorting(
     user_id: int,
     many_posts: None,
-    plan_of: Plan,
+    get_plan: Plan,
     path: str,
     index: str,
     query: str,
 ) -> None:
     cursor = Cursor(NOON + timedelta(seconds=10_000), 10_000, 10_000).encode()
 
-    plan = await plan_of(
+    plan = await get_plan(
         f"{path.format(user=user_id)}?limit=10{query.format(cursor=cursor)}"
     )
 
     assert f"Index Scan using {index} " in plan
     assert "Sort" not in plan
-    # It begins in the middle instead of passing over all that comes before.
+    # The scan starts in the middle instead of skipping all earlier posts.
     begins = re.search(r"Index Cond: .*ROW\(date_posted, id\) < ROW\(", plan)
     assert bool(begins) == ("cursor" in query), plan
 
@@ -565,26 +568,26 @@ async def test_part_is_found_by_an_index_and_never_sorted(
         ("?skip=5", [0]),
     ],
 )
-async def test_link_leads_through_all_users(
+async def test_next_link_pages_through_all_users(
     client: AsyncClient, query: str, sizes: list[int]
 ) -> None:
     names = ["ada", "bob", "cy", "dot", "eve"]
     [await create_test_user(client, name, f"{name}@example.com") for name in names]
 
     walked = [
-        [user["username"] for user in part.json()]
-        async for part in parts(client, f"/api/users{query}", by_link)
+        [user["username"] for user in page.json()]
+        async for page in walk_pages(client, f"/api/users{query}", by_link)
     ]
 
-    assert [len(part) for part in walked] == sizes
+    assert [len(page) for page in walked] == sizes
     assert list(chain.from_iterable(walked)) == names[len(names) - sum(sizes) :]
 
 
-# Many long ones at once
+# Concurrent long lists
 
 
 @pytest.mark.parametrize("path", LISTS)
-async def test_long_list_waits_for_its_turn_and_not_for_long(
+async def test_long_list_waits_for_limited_time(
     client: AsyncClient,
     user_id: int,
     path: str,

@@ -22,7 +22,7 @@ from image_utils import (
     upload_profile_image,
 )
 from models import OrphanedPicture, utcnow
-from tests.conftest import keys, own_id, sign_up
+from tests.conftest import get_user_id, list_objects, sign_up
 from tests.test_storage import PHOTO, UPLOAD_FAILED, me, upload
 from tests.test_workers import assert_busy
 
@@ -37,7 +37,7 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
     return slots
 
 
-async def silence() -> AsyncIterator[bytes]:
+async def send_start_only() -> AsyncIterator[bytes]:
     """Send the beginning of a form, and nothing after it."""
     yield b"--x\r\n"
     await asyncio.Event().wait()
@@ -64,8 +64,8 @@ async def clean_up(db: AsyncSession) -> None:
 
 
 @pytest.fixture
-def lost_store(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A store that cannot be reached, until the patch is undone."""
+def unavailable_storage(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Make the storage unavailable until the patch is undone."""
 
     def fail(*_: object) -> None:
         raise StorageError("nobody answers")
@@ -75,7 +75,7 @@ def lost_store(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-async def test_picture_that_is_kept_is_noted_nowhere(
+async def test_current_picture_is_not_scheduled_for_deletion(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     await upload(client, ada)
@@ -83,7 +83,7 @@ async def test_picture_that_is_kept_is_noted_nowhere(
     assert await scheduled(db) == []
 
 
-async def test_replaced_picture_goes_when_the_store_is_back(
+async def test_replaced_picture_is_deleted_after_outage(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -99,36 +99,36 @@ async def test_replaced_picture_goes_when_the_store_is_back(
         patch.setattr(picture_storage, "delete_profile_image", fail)
         response = await upload(client, ada)
         await clean_up(db)
-    left = keys(bucket)
+    left = list_objects(bucket)
     await clean_up(db)
 
     new = response.json()["image_file"]
     assert response.status_code == 200
     assert sorted(left) == sorted([f"profile_pics/{old}", f"profile_pics/{new}"])
-    assert keys(bucket) == [f"profile_pics/{new}"]
+    assert list_objects(bucket) == [f"profile_pics/{new}"]
     assert await scheduled(db) == []
 
 
-async def test_picture_of_a_deleted_account_goes_when_the_store_is_back(
+async def test_deleted_users_picture_is_deleted_after_outage(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
     bucket: Any,
-    lost_store: pytest.MonkeyPatch,
+    unavailable_storage: pytest.MonkeyPatch,
 ) -> None:
-    with lost_store.context() as patch:
+    with unavailable_storage.context() as patch:
         patch.setattr(picture_storage, "upload_profile_image", upload_profile_image)
         user = (await upload(client, ada)).json()
     response = await client.delete(f"/api/users/{user['id']}", headers=ada)
-    lost_store.undo()
+    unavailable_storage.undo()
     await clean_up(db)
 
     assert response.status_code == 204
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
     assert await scheduled(db) == []
 
 
-async def test_picture_that_was_stored_without_our_knowing_goes(
+async def test_picture_of_failed_upload_is_deleted(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -141,16 +141,16 @@ async def test_picture_that_was_stored_without_our_knowing_goes(
 
     monkeypatch.setattr(picture_storage, "upload_profile_image", store_and_fail)
     response = await upload(client, ada)
-    left = keys(bucket)
+    left = list_objects(bucket)
     await clean_up(db)
 
     assert (response.status_code, len(left)) == (503, 1)
     assert response.json() == {"detail": UPLOAD_FAILED}
     assert (await me(client, ada))["image_file"] is None
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_picture_that_a_row_names_survives_an_answer_that_was_lost(
+async def test_stored_picture_survives_lost_commit_result(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -160,23 +160,23 @@ async def test_picture_that_a_row_names_survives_an_answer_that_was_lost(
     commit = AsyncSession.commit
     commits: list[None] = []
 
-    async def lose_the_third_answer(session: AsyncSession) -> None:
+    async def lose_third_commit_result(session: AsyncSession) -> None:
         await commit(session)
         commits.append(None)
         if len(commits) == 3:
             raise DatabaseUnavailable("the answer was lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AsyncSession, "commit", lose_the_third_answer)
+        patch.setattr(AsyncSession, "commit", lose_third_commit_result)
         response = await upload(client, ada)
     await clean_up(db)
 
     image_file = (await me(client, ada))["image_file"]
     assert response.status_code == 503
-    assert keys(bucket) == [f"profile_pics/{image_file}"]
+    assert list_objects(bucket) == [f"profile_pics/{image_file}"]
 
 
-async def test_store_that_hangs_is_given_up(
+async def test_hanging_storage_times_out(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go = threading.Event()
@@ -192,7 +192,7 @@ async def test_store_that_hangs_is_given_up(
     assert response.json() == {"detail": UPLOAD_FAILED}
 
 
-async def test_deletion_does_not_wait_for_a_store_that_hangs(
+async def test_deletion_does_not_wait_for_hanging_storage(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = (await upload(client, ada)).json()
@@ -209,7 +209,7 @@ async def test_deletion_does_not_wait_for_a_store_that_hangs(
     assert response.json()["image_file"] is None
 
 
-async def test_upload_for_which_it_is_too_late_changes_nothing(
+async def test_upload_after_timeout_changes_nothing(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
@@ -227,7 +227,7 @@ async def test_upload_for_which_it_is_too_late_changes_nothing(
 
     assert response.status_code == 503
     assert (await me(client, ada))["image_file"] is None
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
 class TestDeleteOrphans:
@@ -275,7 +275,7 @@ class TestDeleteOrphans:
         assert len(tried) == 1
         assert sorted(await scheduled(db)) == ["a.jpg", "b.jpg"]
 
-    async def test_picture_that_cannot_be_deleted_does_not_block_others(
+    async def test_undeletable_picture_does_not_block_others(
         self, db: AsyncSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail_for_a(filename: str) -> None:
@@ -294,18 +294,18 @@ class TestDeleteOrphans:
 
         assert await scheduled(db) == ["a.jpg"]
 
-    async def test_picture_within_the_grace_period_is_kept(
+    async def test_picture_within_grace_period_is_kept(
         self, client: AsyncClient, ada: dict[str, str], db: AsyncSession, bucket: Any
     ) -> None:
         await picture_storage.upload(db, b"a picture", "a.jpg")
 
         await picture_storage.delete_orphans(db)
 
-        assert keys(bucket) == ["profile_pics/a.jpg"]
+        assert list_objects(bucket) == ["profile_pics/a.jpg"]
         assert await scheduled(db) == ["a.jpg"]
 
 
-async def test_cleanup_goes_on_after_an_error(
+async def test_cleanup_continues_after_an_error(
     concurrent_client: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -348,8 +348,8 @@ class TestUploads:
         ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
         slow = asyncio.create_task(
             concurrent_client.patch(
-                f"/api/users/{await own_id(concurrent_client, ada)}/picture",
-                content=silence(),
+                f"/api/users/{await get_user_id(concurrent_client, ada)}/picture",
+                content=send_start_only(),
                 headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
             )
         )
@@ -404,7 +404,7 @@ class TestUploads:
         assert held == [True]
         assert not slots.locked()
 
-    @pytest.mark.parametrize("content", [silence, trickle])
+    @pytest.mark.parametrize("content", [send_start_only, trickle])
     async def test_upload_that_does_not_arrive_ends(
         self,
         client: AsyncClient,
@@ -416,7 +416,7 @@ class TestUploads:
         monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
 
         response = await client.patch(
-            f"/api/users/{await own_id(client, ada)}/picture",
+            f"/api/users/{await get_user_id(client, ada)}/picture",
             content=content(),
             headers=ada | {"Content-Type": "multipart/form-data; boundary=x"},
         )
@@ -427,7 +427,7 @@ class TestUploads:
         )
 
     @pytest.mark.parametrize("error", [TimeoutError("busy"), ChildProcessError("-9")])
-    async def test_decoder_that_fails_is_unavailable(
+    async def test_failing_decoder_is_unavailable(
         self,
         client: AsyncClient,
         ada: dict[str, str],

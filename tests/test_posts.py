@@ -1,4 +1,4 @@
-"""The posts of the API."""
+"""Posts API."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,17 +9,17 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import Post
-from tests.conftest import create_post, own_id
+from tests.conftest import create_post, get_user_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
-# Every call that changes a post which is there already.
+# Every request that changes an existing post.
 CHANGES = ["PUT", "PATCH", "DELETE"]
 WHOLE = {"title": "Another title", "content": "Other content"}
 
 
 async def add_posts(db: AsyncSession, user_id: int, moments: list[datetime]) -> None:
-    """Store posts of given times, called `0`, `1`, ... in the order of their ids."""
+    """Store posts with these times, titled `0`, `1`, ... in order of their ids."""
     for number, moment in enumerate(moments):
         post = Post(title=str(number), content="-", user_id=user_id, date_posted=moment)
         db.add(post)
@@ -52,7 +52,7 @@ async def test_get_posts_with_pagination(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     hours = [NOON + timedelta(hours=hour) for hour in range(5)]
-    await add_posts(db, await own_id(client, ada), hours)
+    await add_posts(db, await get_user_id(client, ada), hours)
 
     response = await client.get("/api/posts", params={"skip": 1, "limit": 2})
 
@@ -90,7 +90,7 @@ async def test_total_and_has_more_are_exact(
     found: int,
     has_more: bool,
 ) -> None:
-    await add_posts(db, await own_id(client, ada), [NOON] * 3)
+    await add_posts(db, await get_user_id(client, ada), [NOON] * 3)
 
     response = await client.get("/api/posts", params={"skip": skip, "limit": limit})
 
@@ -102,7 +102,7 @@ async def test_total_and_has_more_are_exact(
 async def test_list_has_ten_posts_by_default(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
-    await add_posts(db, await own_id(client, ada), [NOON] * 11)
+    await add_posts(db, await get_user_id(client, ada), [NOON] * 11)
 
     page = (await client.get("/api/posts")).json()
 
@@ -110,12 +110,12 @@ async def test_list_has_ten_posts_by_default(
 
 
 @pytest.mark.parametrize("path", ["/api/posts", "/api/users/{id}/posts"])
-async def test_posts_of_one_instant_neither_repeat_nor_swap_across_pages(
+async def test_simultaneous_posts_have_stable_order(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession, path: str
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
     await add_posts(db, user_id, [NOON] * 7)
-    # The index would give the right order even to a query that asks for less.
+    # The index would return the right order even without a complete ORDER BY.
     await db.execute(text("SET LOCAL enable_indexscan = off"))
     await db.execute(text("SET LOCAL enable_bitmapscan = off"))
 
@@ -128,11 +128,11 @@ async def test_posts_of_one_instant_neither_repeat_nor_swap_across_pages(
     assert listed == ["6", "5", "4", "3", "2", "1", "0"]
 
 
-async def test_list_goes_by_date_before_id(
+async def test_list_is_ordered_by_date_before_id(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession
 ) -> None:
     moments = [NOON, NOON + timedelta(days=1), NOON - timedelta(days=1)]
-    await add_posts(db, await own_id(client, ada), moments)
+    await add_posts(db, await get_user_id(client, ada), moments)
 
     response = await client.get("/api/posts")
 
@@ -144,10 +144,10 @@ async def test_list_goes_by_date_before_id(
     "query",
     ["skip=-1", "skip=x", "skip=2147483648", "limit=0", "limit=-1", "limit=101"],
 )
-async def test_list_refuses_a_window_out_of_range(
+async def test_list_rejects_out_of_range_skip_and_limit(
     client: AsyncClient, ada: dict[str, str], path: str, query: str
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
 
     response = await client.get(f"{path.format(id=user_id)}?{query}")
 
@@ -155,7 +155,7 @@ async def test_list_refuses_a_window_out_of_range(
     assert response.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
 
 
-async def test_listed_posts_are_like_single_ones(
+async def test_listed_posts_match_single_posts(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -175,7 +175,7 @@ async def test_get_post_not_found(client: AsyncClient) -> None:
     assert response.json() == {"detail": "Post not found"}
 
 
-async def test_get_post_shows_its_author(
+async def test_get_post_includes_author(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -185,7 +185,7 @@ async def test_get_post_shows_its_author(
     assert response.status_code == 200
     assert response.json() == post
     assert response.json()["author"] == {
-        "id": await own_id(client, ada),
+        "id": await get_user_id(client, ada),
         "username": "ada",
         "image_file": None,
         "image_path": "/static/profile_pics/default.jpg",
@@ -194,7 +194,7 @@ async def test_get_post_shows_its_author(
 
 @pytest.mark.parametrize("post_id", ["0", "-1", "2147483647", "2147483648", "1" * 30])
 @pytest.mark.parametrize("method", ["GET", *CHANGES])
-async def test_id_that_no_post_has_is_not_found(
+async def test_unknown_post_id_is_not_found(
     client: AsyncClient, ada: dict[str, str], method: str, post_id: str
 ) -> None:
     response = await client.request(
@@ -207,7 +207,7 @@ async def test_id_that_no_post_has_is_not_found(
 
 @pytest.mark.parametrize("post_id", ["x", "1.5", "1e3", "%00", "1%20OR%201=1"])
 @pytest.mark.parametrize("method", ["GET", *CHANGES])
-async def test_id_that_is_no_integer_is_refused(
+async def test_non_integer_post_id_is_rejected(
     client: AsyncClient, ada: dict[str, str], method: str, post_id: str
 ) -> None:
     response = await client.request(
@@ -229,7 +229,7 @@ async def test_create_post_success(client: AsyncClient, ada: dict[str, str]) -> 
     post = response.json()
     assert response.status_code == 201
     assert (post["title"], post["content"]) == ("Tea", "Is ready.")
-    assert post["user_id"] == post["author"]["id"] == await own_id(client, ada)
+    assert post["user_id"] == post["author"]["id"] == await get_user_id(client, ada)
     assert post.keys() >= {"id", "date_posted"}
 
 
@@ -241,7 +241,7 @@ async def test_create_post_unauthorized(client: AsyncClient) -> None:
     assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_new_post_is_dated_now_in_utc(
+async def test_new_post_has_current_utc_date(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -252,7 +252,7 @@ async def test_new_post_is_dated_now_in_utc(
 
 
 @pytest.mark.parametrize("title", [{}, {"title": None}, {"title": ""}, {"title": " "}])
-async def test_post_without_a_title_reads_back_with_an_empty_one(
+async def test_post_without_title_has_empty_title(
     client: AsyncClient, ada: dict[str, str], title: dict[str, Any]
 ) -> None:
     response = await client.post(
@@ -271,21 +271,21 @@ async def test_title_is_trimmed_and_content_is_not(
     assert (post["title"], post["content"]) == ("T", "\n  C  \n")
 
 
-async def test_unknown_keys_of_a_new_post_are_ignored(
+async def test_unknown_fields_of_new_post_are_ignored(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
-    bobs_id = await own_id(client, bob)
+    bobs_id = await get_user_id(client, bob)
 
     post = await create_post(
         client, ada, id=77, user_id=bobs_id, likes=9, date_posted="2001-01-01T00:00Z"
     )
 
-    assert post["user_id"] == await own_id(client, ada)
+    assert post["user_id"] == await get_user_id(client, ada)
     assert post["id"] != 77
     assert not post["date_posted"].startswith("2001")
 
 
-async def test_markup_is_stored_as_it_was_written(
+async def test_markup_is_stored_unchanged(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     markup = "<script>alert('&amp;')</script> 100 % {{ 7 * 7 }} \U0001f600"
@@ -299,7 +299,7 @@ async def test_markup_is_stored_as_it_was_written(
 
 
 @pytest.mark.parametrize("method", CHANGES)
-async def test_change_needs_a_login(
+async def test_change_requires_login(
     client: AsyncClient, ada: dict[str, str], method: str
 ) -> None:
     post = await create_post(client, ada)
@@ -321,7 +321,7 @@ async def test_change_needs_a_login(
         ("DELETE", "/api/posts/x"),
     ],
 )
-async def test_missing_login_comes_before_all_other_errors(
+async def test_login_is_checked_first(
     client: AsyncClient, method: str, path: str
 ) -> None:
     response = await client.request(method, path, json={"content": 7})
@@ -330,7 +330,7 @@ async def test_missing_login_comes_before_all_other_errors(
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_missing_post_comes_before_invalid_input(
+async def test_missing_post_is_checked_before_input(
     client: AsyncClient, ada: dict[str, str], method: str
 ) -> None:
     response = await client.request(
@@ -341,7 +341,7 @@ async def test_missing_post_comes_before_invalid_input(
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_wrong_user_comes_before_invalid_input(
+async def test_author_is_checked_before_input(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], method: str
 ) -> None:
     post = await create_post(client, ada)
@@ -372,7 +372,7 @@ async def test_update_post_wrong_user(
         ("DELETE", "Not authorized to delete this post"),
     ],
 )
-async def test_post_of_somebody_else_stays_as_it_is(
+async def test_post_of_another_user_is_unchanged(
     client: AsyncClient,
     ada: dict[str, str],
     bob: dict[str, str],
@@ -409,7 +409,7 @@ async def test_update_post_success(client: AsyncClient, ada: dict[str, str]) -> 
 @pytest.mark.parametrize(
     "nothing", [{}, {"title": None, "content": None}, {"user_id": 1, "id": 1}]
 )
-async def test_patch_with_nothing_known_in_it_changes_nothing(
+async def test_patch_without_known_fields_changes_nothing(
     client: AsyncClient, ada: dict[str, str], nothing: dict[str, Any]
 ) -> None:
     post = await create_post(client, ada)
@@ -420,7 +420,7 @@ async def test_patch_with_nothing_known_in_it_changes_nothing(
     assert response.json() == post
 
 
-async def test_patch_with_an_empty_title_makes_a_post_untitled(
+async def test_patch_with_empty_title_removes_title(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada, title="A title")
@@ -453,7 +453,7 @@ async def test_put_replaces_title_and_content(
 
 
 @pytest.mark.parametrize("missing", ["title", "content"])
-async def test_put_needs_both_keys(
+async def test_put_requires_both_fields(
     client: AsyncClient, ada: dict[str, str], missing: str
 ) -> None:
     post = await create_post(client, ada)
@@ -466,7 +466,7 @@ async def test_put_needs_both_keys(
 
 
 @pytest.mark.parametrize("title", ["", None])
-async def test_put_without_title_text_makes_a_post_untitled(
+async def test_put_with_null_title_removes_title(
     client: AsyncClient, ada: dict[str, str], title: str | None
 ) -> None:
     post = await create_post(client, ada)
@@ -479,7 +479,7 @@ async def test_put_without_title_text_makes_a_post_untitled(
     assert response.json()["title"] == ""
 
 
-async def test_put_refuses_content_of_null(
+async def test_put_rejects_null_content(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -505,7 +505,7 @@ async def test_delete_post_success(client: AsyncClient, ada: dict[str, str]) -> 
 # Untitled posts
 
 
-async def test_untitled_post_is_known_by_the_first_words_of_its_content(
+async def test_untitled_post_uses_first_words_of_content(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     content = "  Rain\n\nfell " + "and fell " * 50

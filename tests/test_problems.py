@@ -1,4 +1,4 @@
-"""Errors of the API: plain, or as RFC 9457 has them; what is allowed; absurd ids."""
+"""API errors as plain JSON or problem details (RFC 9457); allowed methods; huge ids."""
 
 from collections.abc import AsyncIterator
 from http import HTTPStatus
@@ -14,11 +14,11 @@ from tests.conftest import create_post, make_client
 
 PROBLEM = "application/problem+json"
 MIB = 1024 * 1024
-# More digits than Python agrees to read (`sys.get_int_max_str_digits`).
+# More digits than Python parses (`sys.get_int_max_str_digits`).
 ENDLESS = "1" * 5000
 
-# Method, path, what goes with it, whether ada asks, and the words of the status (the
-# standard library's, of which two differ between Python versions).
+# Method, path, request arguments, whether ada sends it, and the status phrase (from the
+# standard library, where two differ between Python versions).
 ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
     400: (
         "PATCH",
@@ -50,7 +50,7 @@ ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
     ),
     422: ("GET", "/api/posts?skip=-1&limit=x", {}, False, HTTPStatus(422).phrase),
 }
-# What the database or the counting of attempts makes of any request.
+# Errors that the database or a rate limit can cause for any request.
 FAILURES: dict[int, tuple[Exception, str]] = {
     429: (RateLimitExceeded(7), "Too Many Requests"),
     500: (RuntimeError("a secret detail"), "Internal Server Error"),
@@ -58,14 +58,14 @@ FAILURES: dict[int, tuple[Exception, str]] = {
 }
 
 
-async def ask(
+async def send(
     client: AsyncClient,
     author: dict[str, str],
     accept: str,
     status: int,
     places: dict[str, int],
 ) -> Response:
-    """Make the request that is answered with this error."""
+    """Send the request that causes this error."""
     method, path, options, has_login, _ = ERRORS[status]
     headers = {
         **options.get("headers", {}),
@@ -79,7 +79,7 @@ async def ask(
 
 @pytest.fixture
 async def places(client: AsyncClient, ada: dict[str, str]) -> dict[str, int]:
-    """Id of a post, to fill into paths."""
+    """Return the id of a post, to fill into paths."""
     return {"post": (await create_post(client, ada))["id"]}
 
 
@@ -87,7 +87,7 @@ async def places(client: AsyncClient, ada: dict[str, str]) -> dict[str, int]:
 async def failing_client(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AsyncClient]:
-    """A client of an application that fails with one of `FAILURES`."""
+    """Return a client of an app that fails with one of `FAILURES`."""
 
     async def failing() -> AsyncIterator[None]:
         raise FAILURES[request.param][0]
@@ -95,13 +95,13 @@ async def failing_client(
 
     monkeypatch.setitem(app.dependency_overrides, get_db, failing)
     async with make_client() as client:
-        # The document declares no bugs, nor limits where there are none.
+        # The document declares neither bugs nor disabled rate limits.
         client.event_hooks = {}
         yield client
 
 
 def other_headers(response: Response) -> dict[str, str]:
-    """The headers that do not depend on the form of the body."""
+    """Return the headers that do not depend on the body's format."""
     form = {"content-type", "content-length", "x-error-id"}
     return {name: value for name, value in response.headers.items() if name not in form}
 
@@ -110,15 +110,15 @@ def vary(response: Response) -> set[str]:
     return {name.strip() for name in response.headers.get("vary", "").split(",")}
 
 
-# Both forms
+# Both formats
 
 
 @pytest.mark.parametrize("status", ERRORS)
-async def test_error_comes_as_problem_details_to_those_who_accept_them(
+async def test_error_is_problem_details_if_accepted(
     client: AsyncClient, ada: dict[str, str], places: dict[str, int], status: int
 ) -> None:
-    plain = await ask(client, ada, "*/*", status, places)
-    problem = await ask(client, ada, PROBLEM, status, places)
+    plain = await send(client, ada, "*/*", status, places)
+    problem = await send(client, ada, PROBLEM, status, places)
 
     *_, title = ERRORS[status]
     detail = plain.json()["detail"]
@@ -139,11 +139,11 @@ async def test_error_comes_as_problem_details_to_those_who_accept_them(
 
 
 @pytest.mark.parametrize("status", ERRORS)
-async def test_both_forms_of_an_error_have_the_same_headers(
+async def test_both_formats_have_the_same_headers(
     client: AsyncClient, ada: dict[str, str], places: dict[str, int], status: int
 ) -> None:
-    plain = await ask(client, ada, "*/*", status, places)
-    problem = await ask(client, ada, PROBLEM, status, places)
+    plain = await send(client, ada, "*/*", status, places)
+    problem = await send(client, ada, PROBLEM, status, places)
 
     needed = {401: "www-authenticate", 405: "allow", 412: "etag", 413: "connection"}
     assert other_headers(problem) == other_headers(plain)
@@ -157,7 +157,7 @@ async def test_both_forms_of_an_error_have_the_same_headers(
     [(status, status) for status in FAILURES],
     indirect=["failing_client"],
 )
-async def test_failure_comes_in_both_forms(
+async def test_failure_has_both_formats(
     failing_client: AsyncClient, path: str, status: int
 ) -> None:
     plain = await failing_client.get(path)
@@ -178,7 +178,7 @@ async def test_failure_comes_in_both_forms(
     assert "Accept" in vary(problem)
 
 
-async def test_every_fault_is_among_the_errors(client: AsyncClient) -> None:
+async def test_every_invalid_field_is_listed(client: AsyncClient) -> None:
     response = await client.post(
         "/api/users",
         json={"username": "", "email": "x", "password": "hunt3r"},
@@ -195,7 +195,7 @@ async def test_every_fault_is_among_the_errors(client: AsyncClient) -> None:
     assert "hunt3r" not in response.text
 
 
-async def test_reused_key_has_a_sentence_and_no_list(
+async def test_reused_key_error_has_detail_without_errors(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     headers = {**ada, "Idempotency-Key": "k", "Accept": PROBLEM}
@@ -209,7 +209,7 @@ async def test_reused_key_has_a_sentence_and_no_list(
     assert "errors" not in response.json()
 
 
-# Who accepts what
+# Content negotiation
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ async def test_accepted_problem_details_are_sent(
     assert response.headers["content-type"] == PROBLEM
 
 
-async def test_problem_details_can_be_accepted_in_another_line(
+async def test_second_accept_header_is_considered(
     client: AsyncClient,
 ) -> None:
     lines = [("Accept", "application/json"), ("Accept", PROBLEM)]
@@ -262,7 +262,7 @@ async def test_problem_details_can_be_accepted_in_another_line(
     ],
 )
 @pytest.mark.parametrize("path", ["/api/nothing", "/api/posts/0"])
-async def test_everybody_else_gets_the_plain_form(
+async def test_other_clients_get_plain_json(
     client: AsyncClient, path: str, accept: str
 ) -> None:
     response = await client.get(path, headers={"Accept": accept})
@@ -272,7 +272,7 @@ async def test_everybody_else_gets_the_plain_form(
     assert "Accept" in vary(response)
 
 
-async def test_client_that_accepts_nothing_in_particular_gets_the_plain_form(
+async def test_client_without_accept_header_gets_plain_json(
     client: AsyncClient,
 ) -> None:
     del client.headers["Accept"]
@@ -282,16 +282,16 @@ async def test_client_that_accepts_nothing_in_particular_gets_the_plain_form(
     assert response.headers["content-type"] == "application/json"
 
 
-async def test_good_answer_is_the_same_for_those_who_accept_problems(
+async def test_success_ignores_accepted_problem_details(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    answers = [
+    responses = [
         await client.get("/api/posts", headers={"Accept": accept})
         for accept in ("*/*", PROBLEM)
     ]
 
-    assert answers[0].headers == answers[1].headers
-    assert answers[0].content == answers[1].content
+    assert responses[0].headers == responses[1].headers
+    assert responses[0].content == responses[1].content
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ async def test_good_answer_is_the_same_for_those_who_accept_problems(
         ("GET", "/healthy", 404),
     ],
 )
-async def test_error_outside_the_api_stays_a_page(
+async def test_error_outside_api_is_always_a_page(
     client: AsyncClient, method: str, path: str, status: int
 ) -> None:
     response = await client.request(method, path, headers={"Accept": PROBLEM})
@@ -316,7 +316,7 @@ async def test_error_outside_the_api_stays_a_page(
     assert "Accept" not in vary(response)
 
 
-async def test_head_of_a_problem_answers_like_get(client: AsyncClient) -> None:
+async def test_head_of_problem_details_matches_get(client: AsyncClient) -> None:
     headers = {"Accept": PROBLEM}
     got = await client.get("/api/posts/0", headers=headers)
 
@@ -326,7 +326,7 @@ async def test_head_of_a_problem_answers_like_get(client: AsyncClient) -> None:
     assert response.headers == got.headers
 
 
-# What can be done at an address
+# Allowed methods
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ async def test_head_of_a_problem_answers_like_get(client: AsyncClient) -> None:
         ("/api/users/1", "DELETE, GET, HEAD, PATCH"),
         ("/api/users/1/posts", "GET, HEAD"),
         ("/api/users/1/picture", "DELETE, PATCH"),
-        # Not what can be done with a user whose id is "me".
+        # Not the methods for a user whose id is "me".
         ("/api/users/me", "GET, HEAD"),
         ("/api/users/me/password", "PATCH"),
         ("/api/users/token", "POST"),
@@ -355,7 +355,7 @@ async def test_head_of_a_problem_answers_like_get(client: AsyncClient) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "BREW"])
-async def test_refused_method_is_told_what_is_allowed(
+async def test_method_not_allowed_lists_allowed_methods(
     client: AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     response = await client.request(method, path)
@@ -365,9 +365,7 @@ async def test_refused_method_is_told_what_is_allowed(
 
 
 @pytest.mark.parametrize("path", ["/api/nothing", "/nothing", "/api/posts/1/nothing"])
-async def test_nothing_is_allowed_where_nothing_is(
-    client: AsyncClient, path: str
-) -> None:
+async def test_not_found_lists_no_methods(client: AsyncClient, path: str) -> None:
     response = await client.request("BREW", path)
 
     assert response.status_code == 404
@@ -389,7 +387,7 @@ async def test_nothing_is_allowed_where_nothing_is(
         ("GET", "/users/{}/feed.atom"),
     ],
 )
-async def test_endless_id_is_not_found(
+async def test_huge_id_is_not_found(
     client: AsyncClient,
     ada: dict[str, str],
     method: str,
@@ -416,7 +414,7 @@ async def test_endless_id_is_not_found(
         ("DELETE", "/api/users/{}/picture"),
     ],
 )
-async def test_endless_id_is_not_ones_own(
+async def test_huge_user_id_is_forbidden(
     client: AsyncClient, ada: dict[str, str], method: str, path: str, user_id: str
 ) -> None:
     response = await client.request(method, path.format(user_id), json={}, headers=ada)
@@ -425,9 +423,7 @@ async def test_endless_id_is_not_ones_own(
 
 
 @pytest.mark.parametrize("path", ["/api/posts?skip={}", "/api/posts?limit={}"])
-async def test_endless_number_in_a_query_is_refused(
-    client: AsyncClient, path: str
-) -> None:
+async def test_huge_number_in_query_is_rejected(client: AsyncClient, path: str) -> None:
     response = await client.get(path.format(ENDLESS))
 
     assert response.status_code == 422
@@ -435,7 +431,7 @@ async def test_endless_number_in_a_query_is_refused(
 
 
 @pytest.mark.parametrize("path", ["/?page={}", "/sitemaps/posts-{}.xml"])
-async def test_endless_number_makes_a_page_of_an_error(
+async def test_huge_number_in_page_path_is_an_error_page(
     client: AsyncClient, path: str
 ) -> None:
     response = await client.get(path.format(ENDLESS))

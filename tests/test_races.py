@@ -1,4 +1,4 @@
-"""What holds when requests come at the same instant."""
+"""Race conditions between concurrent requests."""
 
 import asyncio
 from collections import Counter
@@ -14,13 +14,20 @@ from sqlalchemy import func, select
 from auth import hash_reset_token
 from database import AsyncSessionLocal
 from models import PasswordResetToken, Post, User, utcnow
-from tests.conftest import PASSWORD, create_post, keys, login_user, own_id, sign_up
+from tests.conftest import (
+    PASSWORD,
+    create_post,
+    get_user_id,
+    list_objects,
+    login_user,
+    sign_up,
+)
 
 CROWD = 20
 
 
-def answers(responses: list[Response]) -> Counter[tuple[int, str]]:
-    """How often each status came, with its `detail` if it has one."""
+def count_responses(responses: list[Response]) -> Counter[tuple[int, str]]:
+    """Count the responses by status and `detail`."""
     return Counter(
         (response.status_code, response.json().get("detail", ""))
         if response.content
@@ -30,7 +37,7 @@ def answers(responses: list[Response]) -> Counter[tuple[int, str]]:
 
 
 async def count(model: type[Any]) -> int:
-    """How many rows a table has."""
+    """Return how many rows a table has."""
     async with AsyncSessionLocal() as session:
         return await session.scalar(select(func.count(model.id))) or 0
 
@@ -48,7 +55,7 @@ async def upload(
 
 
 async def sign_ups(client: AsyncClient, users: list[tuple[str, str]]) -> list[Response]:
-    """Sign everybody up at once."""
+    """Sign up all users at the same time."""
     return await asyncio.gather(
         *(
             client.post(
@@ -60,19 +67,19 @@ async def sign_ups(client: AsyncClient, users: list[tuple[str, str]]) -> list[Re
     )
 
 
-async def test_equal_sign_ups_make_one_user(concurrent_client: AsyncClient) -> None:
+async def test_equal_sign_ups_create_one_user(concurrent_client: AsyncClient) -> None:
     users = [("ada", "ada@example.com")] * CROWD
 
     responses = await sign_ups(concurrent_client, users)
 
-    assert answers(responses) == {
+    assert count_responses(responses) == {
         (201, ""): 1,
         (400, "Username already exists"): CROWD - 1,
     }
     assert await count(User) == 1
 
 
-async def test_sign_ups_with_one_name_in_two_cases_make_one_user(
+async def test_sign_ups_differing_in_case_create_one_user(
     concurrent_client: AsyncClient,
 ) -> None:
     names = ["Éva", "éVA"] * (CROWD // 2)
@@ -80,20 +87,20 @@ async def test_sign_ups_with_one_name_in_two_cases_make_one_user(
 
     responses = await sign_ups(concurrent_client, users)
 
-    assert answers(responses) == {
+    assert count_responses(responses) == {
         (201, ""): 1,
         (400, "Username already exists"): CROWD - 1,
     }
 
 
-async def test_sign_ups_with_one_address_make_one_user(
+async def test_sign_ups_with_one_email_create_one_user(
     concurrent_client: AsyncClient,
 ) -> None:
     users = [(f"ada{number}", "ada@example.com") for number in range(CROWD)]
 
     responses = await sign_ups(concurrent_client, users)
 
-    assert answers(responses) == {
+    assert count_responses(responses) == {
         (201, ""): 1,
         (400, "Email already registered"): CROWD - 1,
     }
@@ -104,15 +111,15 @@ async def test_different_sign_ups_all_succeed(concurrent_client: AsyncClient) ->
 
     responses = await sign_ups(concurrent_client, users)
 
-    assert answers(responses) == {(201, ""): CROWD}
+    assert count_responses(responses) == {(201, ""): CROWD}
 
 
-async def test_reset_token_works_once_for_all(concurrent_client: AsyncClient) -> None:
+async def test_reset_token_works_once(concurrent_client: AsyncClient) -> None:
     headers = await sign_up(concurrent_client, "ada")
     async with AsyncSessionLocal() as session:
         session.add(
             PasswordResetToken(
-                user_id=await own_id(concurrent_client, headers),
+                user_id=await get_user_id(concurrent_client, headers),
                 token_hash=hash_reset_token("a-token"),
                 expires_at=utcnow() + timedelta(hours=1),
             )
@@ -129,7 +136,7 @@ async def test_reset_token_works_once_for_all(concurrent_client: AsyncClient) ->
         )
     )
 
-    assert answers(responses) == {
+    assert count_responses(responses) == {
         (200, ""): 1,
         (400, "Invalid or expired reset token"): CROWD - 1,
     }
@@ -137,7 +144,7 @@ async def test_reset_token_works_once_for_all(concurrent_client: AsyncClient) ->
     assert await login_user(concurrent_client, "ada@example.com", f"password {winner}")
 
 
-async def test_many_requests_for_a_reset_leave_one_token(
+async def test_concurrent_reset_requests_leave_one_token(
     concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def send_nothing(**_mail: str) -> None:
@@ -155,11 +162,11 @@ async def test_many_requests_for_a_reset_leave_one_token(
         )
     )
 
-    assert answers(responses) == {(202, ""): CROWD}
+    assert count_responses(responses) == {(202, ""): CROWD}
     assert await count(PasswordResetToken) == 1
 
 
-async def test_one_of_many_password_changes_wins(
+async def test_one_concurrent_password_change_wins(
     concurrent_client: AsyncClient,
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
@@ -179,7 +186,7 @@ async def test_one_of_many_password_changes_wins(
     )
 
     statuses = [response.status_code for response in responses]
-    # Who comes after the change finds its token ended, or its password.
+    # Later requests fail because of a revoked token or a changed password.
     assert statuses.count(200) == 1
     assert set(statuses) <= {200, 400, 401}
     assert await login_user(
@@ -187,26 +194,26 @@ async def test_one_of_many_password_changes_wins(
     )
 
 
-async def test_uploads_at_once_leave_one_object_and_a_row_that_names_it(
+async def test_concurrent_uploads_leave_one_referenced_object(
     concurrent_client: AsyncClient, bucket: Any
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
 
     responses = await asyncio.gather(
         *(upload(concurrent_client, headers, user_id) for _ in range(6))
     )
 
     user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
-    assert answers(responses) == {(200, ""): 6}
-    assert keys(bucket) == [f"profile_pics/{user['image_file']}"]
+    assert count_responses(responses) == {(200, ""): 6}
+    assert list_objects(bucket) == [f"profile_pics/{user['image_file']}"]
 
 
-async def test_upload_and_removal_at_once_leave_no_object_unnamed(
+async def test_upload_and_removal_leave_no_orphaned_object(
     concurrent_client: AsyncClient, bucket: Any
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
     await upload(concurrent_client, headers, user_id)
 
     await asyncio.gather(
@@ -219,14 +226,14 @@ async def test_upload_and_removal_at_once_leave_no_object_unnamed(
 
     user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
     named = [f"profile_pics/{name}" for name in [user["image_file"]] if name]
-    assert keys(bucket) == named
+    assert list_objects(bucket) == named
 
 
-async def test_upload_while_its_user_is_deleted_leaves_no_object(
+async def test_upload_during_account_deletion_leaves_no_object(
     concurrent_client: AsyncClient, bucket: Any
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
 
     *uploads, deletion = await asyncio.gather(
         *(upload(concurrent_client, headers, user_id) for _ in range(4)),
@@ -235,14 +242,14 @@ async def test_upload_while_its_user_is_deleted_leaves_no_object(
 
     assert deletion.status_code == 204
     assert {response.status_code for response in uploads} <= {200, 401}
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_post_while_its_author_is_deleted_is_made_or_rejected(
+async def test_post_during_account_deletion_is_consistent(
     concurrent_client: AsyncClient,
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
     post = {"title": "T", "content": "C"}
 
     first, deletion, *posts = await asyncio.gather(
@@ -255,7 +262,7 @@ async def test_post_while_its_author_is_deleted_is_made_or_rejected(
     )
 
     assert deletion.status_code == 204
-    assert set(answers([first, *posts])) <= {
+    assert set(count_responses([first, *posts])) <= {
         (201, ""),
         (401, "Invalid or expired token"),
     }
@@ -269,11 +276,11 @@ async def test_post_while_its_author_is_deleted_is_made_or_rejected(
         ("email", "countess@example.com", "Email already registered"),
     ],
 )
-async def test_one_of_many_gets_the_new_name_or_address(
+async def test_one_user_gets_contested_name_or_email(
     concurrent_client: AsyncClient, field: str, value: str, detail: str
 ) -> None:
     people = [await sign_up(concurrent_client, f"user{n}") for n in range(6)]
-    ids = [await own_id(concurrent_client, person) for person in people]
+    ids = [await get_user_id(concurrent_client, person) for person in people]
 
     responses = await asyncio.gather(
         *(
@@ -284,14 +291,14 @@ async def test_one_of_many_gets_the_new_name_or_address(
         )
     )
 
-    assert answers(responses) == {(200, ""): 1, (400, detail): 5}
+    assert count_responses(responses) == {(200, ""): 1, (400, detail): 5}
 
 
-async def test_two_users_who_swap_names_get_no_error_of_the_server(
+async def test_swapping_names_causes_no_server_error(
     concurrent_client: AsyncClient,
 ) -> None:
     ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
-    ada_id, bob_id = [await own_id(concurrent_client, who) for who in (ada, bob)]
+    ada_id, bob_id = [await get_user_id(concurrent_client, who) for who in (ada, bob)]
 
     responses = await asyncio.gather(
         concurrent_client.patch(
@@ -306,9 +313,11 @@ async def test_two_users_who_swap_names_get_no_error_of_the_server(
     assert await count(User) == 2
 
 
-async def test_renames_of_one_user_all_succeed(concurrent_client: AsyncClient) -> None:
+async def test_concurrent_renames_of_one_user_all_succeed(
+    concurrent_client: AsyncClient,
+) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
 
     responses = await asyncio.gather(
         *(
@@ -321,7 +330,7 @@ async def test_renames_of_one_user_all_succeed(concurrent_client: AsyncClient) -
         )
     )
 
-    assert answers(responses) == {(200, ""): CROWD}
+    assert count_responses(responses) == {(200, ""): CROWD}
 
 
 async def test_post_is_deleted_once(concurrent_client: AsyncClient) -> None:
@@ -335,12 +344,15 @@ async def test_post_is_deleted_once(concurrent_client: AsyncClient) -> None:
         )
     )
 
-    assert answers(responses) == {(204, ""): 1, (404, "Post not found"): CROWD - 1}
+    assert count_responses(responses) == {
+        (204, ""): 1,
+        (404, "Post not found"): CROWD - 1,
+    }
 
 
 async def test_user_is_deleted_once(concurrent_client: AsyncClient) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    user_id = await own_id(concurrent_client, headers)
+    user_id = await get_user_id(concurrent_client, headers)
 
     responses = await asyncio.gather(
         *(
@@ -349,13 +361,13 @@ async def test_user_is_deleted_once(concurrent_client: AsyncClient) -> None:
         )
     )
 
-    assert answers(responses) == {
+    assert count_responses(responses) == {
         (204, ""): 1,
         (401, "Invalid or expired token"): CROWD - 1,
     }
 
 
-async def test_update_of_a_post_while_it_is_deleted_is_made_or_not_found(
+async def test_post_update_during_deletion_is_consistent(
     concurrent_client: AsyncClient,
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
@@ -370,14 +382,14 @@ async def test_update_of_a_post_while_it_is_deleted_is_made_or_not_found(
     )
 
     assert deletion.status_code == 204
-    assert set(answers(updates)) <= {(200, ""), (404, "Post not found")}
+    assert set(count_responses(updates)) <= {(200, ""), (404, "Post not found")}
 
 
-async def test_update_of_a_user_while_it_is_deleted_is_made_or_rejected(
+async def test_user_update_during_deletion_is_consistent(
     concurrent_client: AsyncClient,
 ) -> None:
     headers = await sign_up(concurrent_client, "ada")
-    path = f"/api/users/{await own_id(concurrent_client, headers)}"
+    path = f"/api/users/{await get_user_id(concurrent_client, headers)}"
 
     *updates, deletion = await asyncio.gather(
         *(
@@ -388,5 +400,8 @@ async def test_update_of_a_user_while_it_is_deleted_is_made_or_rejected(
     )
 
     assert deletion.status_code == 204
-    assert set(answers(updates)) <= {(200, ""), (401, "Invalid or expired token")}
+    assert set(count_responses(updates)) <= {
+        (200, ""),
+        (401, "Invalid or expired token"),
+    }
     assert await count(User) == 0

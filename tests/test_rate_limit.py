@@ -26,7 +26,7 @@ from tests.conftest import (
     PASSWORD,
     create_post,
     create_test_user,
-    own_id,
+    get_user_id,
     settings,
     sign_up,
 )
@@ -50,7 +50,7 @@ LOW_LIMITS = {
 
 @pytest.fixture(autouse=True)
 async def low_limits(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Low limits, and nothing counted yet."""
+    """Set low limits and clear all counters."""
     for name, value in LOW_LIMITS.items():
         monkeypatch.setattr(settings, name, value)
     await rate_limit.reset()
@@ -60,7 +60,7 @@ async def low_limits(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 @pytest.fixture
 def reset_emails(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
-    """The function that sends password reset emails."""
+    """Mock the function that sends password reset emails."""
     send = AsyncMock()
     monkeypatch.setattr("routers.users.send_password_reset_email", send)
     return send
@@ -68,7 +68,7 @@ def reset_emails(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
 
 @pytest.fixture
 def checked_passwords(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that reach the password check."""
+    """Record the passwords that reach the password check."""
     passwords = []
     verify = auth.verify_password
 
@@ -82,7 +82,7 @@ def checked_passwords(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A Redis server that the limits are counted in."""
+    """Run a Redis server for the rate limit counters."""
     program = shutil.which("redis-server")
     if program is None:
         stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
@@ -153,9 +153,7 @@ async def register(client: AsyncClient, name: str) -> int:
 
 
 class TestFailedLogins:
-    async def test_exceeded_limit_says_how_long_to_wait(
-        self, client: AsyncClient
-    ) -> None:
+    async def test_response_says_how_long_to_wait(self, client: AsyncClient) -> None:
         await create_test_user(client)
         await fail(client, 3)
 
@@ -179,9 +177,7 @@ class TestFailedLogins:
 
         assert known == unknown == [401, 401, 401, 429]
 
-    async def test_account_has_a_limit_for_all_ips_together(
-        self, client: AsyncClient
-    ) -> None:
+    async def test_account_has_limit_across_all_ips(self, client: AsyncClient) -> None:
         await create_test_user(client)
         ips = [f"192.0.2.{number}" for number in range(10, 19)]
 
@@ -190,9 +186,7 @@ class TestFailedLogins:
         assert statuses == [401] * 8 + [429]
         assert await log_in(client) == 429
 
-    async def test_ip_has_a_limit_for_all_accounts_together(
-        self, client: AsyncClient
-    ) -> None:
+    async def test_ip_has_limit_across_all_accounts(self, client: AsyncClient) -> None:
         emails = [f"{name}@example.com" for name in "abcdef"]
 
         statuses = [(await fail(client, 1, email=email))[0] for email in emails]
@@ -207,7 +201,7 @@ class TestFailedLogins:
 
         assert await log_in(client) == 200
 
-    async def test_rejected_logins_count_nowhere(self, client: AsyncClient) -> None:
+    async def test_rejected_logins_are_not_counted(self, client: AsyncClient) -> None:
         await create_test_user(client)
         for number in range(10, 18):
             await fail(client, 1, ip=f"192.0.2.{number}")
@@ -219,7 +213,9 @@ class TestFailedLogins:
         assert rejected == [429] * 5
         assert statuses == [401] * 5
 
-    async def test_email_counts_in_any_spelling(self, client: AsyncClient) -> None:
+    async def test_email_is_counted_case_insensitively(
+        self, client: AsyncClient
+    ) -> None:
         await create_test_user(client)
         await fail(client, 3)
 
@@ -232,7 +228,7 @@ class TestFailedLogins:
 
         assert statuses == [401, 401, 401, 429]
 
-    async def test_client_cannot_choose_its_ip(self, client: AsyncClient) -> None:
+    async def test_client_cannot_spoof_its_ip(self, client: AsyncClient) -> None:
         chains = [f"198.51.100.{number}, {IP}" for number in range(4)]
 
         statuses = [(await fail(client, 1, ip=chain))[0] for chain in chains]
@@ -246,7 +242,7 @@ class TestFailedLogins:
 
         assert await fail(client, 9) == [401] * 9
 
-    async def test_simultaneous_guesses_are_all_counted(
+    async def test_concurrent_guesses_are_all_counted(
         self, concurrent_client: AsyncClient, checked_passwords: list[str]
     ) -> None:
         await create_test_user(concurrent_client)
@@ -256,7 +252,7 @@ class TestFailedLogins:
         assert statuses == [401] * 3 + [429] * 47
         assert len(checked_passwords) == 3
 
-    async def test_simultaneous_guesses_are_all_counted_in_redis(
+    async def test_concurrent_guesses_are_all_counted_in_redis(
         self,
         concurrent_client: AsyncClient,
         checked_passwords: list[str],
@@ -279,7 +275,7 @@ class TestSuccessfulLogins:
 
         assert [await log_in(client) for _ in range(12)] == [200] * 12
 
-    async def test_they_forgive_no_failures(self, client: AsyncClient) -> None:
+    async def test_they_do_not_reset_failures(self, client: AsyncClient) -> None:
         await create_test_user(client, "eve", "eve@example.com")
         others = [f"{name}@example.com" for name in "abcdef"]
 
@@ -290,7 +286,7 @@ class TestSuccessfulLogins:
 
         assert statuses == [401] * 5 + [429]
 
-    async def test_simultaneous_ones_leave_nothing_counted(
+    async def test_concurrent_ones_leave_nothing_counted(
         self, concurrent_client: AsyncClient
     ) -> None:
         await create_test_user(concurrent_client)
@@ -315,7 +311,7 @@ class TestSuccessfulLogins:
 
 
 class TestTrustedClients:
-    async def test_attacks_from_elsewhere_lock_no_one_out(
+    async def test_attacks_from_other_ips_do_not_lock_it_out(
         self, client: AsyncClient
     ) -> None:
         await create_test_user(client)
@@ -325,7 +321,7 @@ class TestTrustedClients:
 
         assert await log_in(client) == 200
 
-    async def test_attacks_on_other_accounts_lock_no_one_out(
+    async def test_attacks_on_other_accounts_do_not_lock_it_out(
         self, client: AsyncClient
     ) -> None:
         await create_test_user(client)
@@ -335,7 +331,7 @@ class TestTrustedClients:
 
         assert await log_in(client) == 200
 
-    async def test_they_may_guess_as_often_as_all_others_together(
+    async def test_it_may_guess_as_often_as_all_others_together(
         self, client: AsyncClient
     ) -> None:
         await create_test_user(client)
@@ -344,7 +340,7 @@ class TestTrustedClients:
         assert await fail(client, 9) == [401] * 8 + [429]
         assert await log_in(client) == 429
 
-    async def test_simultaneous_guesses_are_all_counted(
+    async def test_concurrent_guesses_are_all_counted(
         self, concurrent_client: AsyncClient
     ) -> None:
         await create_test_user(concurrent_client)
@@ -352,7 +348,7 @@ class TestTrustedClients:
 
         assert await fail_at_once(concurrent_client, 20) == [401] * 8 + [429] * 12
 
-    async def test_trust_lasts_30_days_from_the_last_login(
+    async def test_trust_expires_30_days_after_last_login(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         start, day = time.time(), 86_400
@@ -367,7 +363,7 @@ class TestTrustedClients:
         assert not await rate_limit.is_trusted_client(EMAIL, IP)
 
     @pytest.mark.parametrize("trusted_before", [False, True])
-    async def test_password_reset_ends_all_limits(
+    async def test_password_reset_lifts_all_limits(
         self, client: AsyncClient, reset_emails: AsyncMock, trusted_before: bool
     ) -> None:
         await create_test_user(client)
@@ -404,7 +400,7 @@ class TestPasswordResets:
         assert response.status_code == 429
         reset_emails.assert_not_awaited()
 
-    async def test_emails_are_limited_and_the_response_stays_the_same(
+    async def test_emails_are_limited_without_changing_response(
         self, client: AsyncClient, reset_emails: AsyncMock
     ) -> None:
         await create_test_user(client)
@@ -416,7 +412,7 @@ class TestPasswordResets:
         assert len({response.content for response in responses}) == 1
         assert reset_emails.await_count == 2
 
-    async def test_others_cannot_use_up_the_emails_of_a_trusted_client(
+    async def test_others_cannot_use_up_emails_of_trusted_client(
         self, client: AsyncClient, reset_emails: AsyncMock
     ) -> None:
         await create_test_user(client)
@@ -429,7 +425,7 @@ class TestPasswordResets:
         # Two for the others, one for the trusted client.
         assert reset_emails.await_count == 3
 
-    async def test_last_token_works_when_no_more_are_sent(
+    async def test_last_token_works_after_limit_is_exceeded(
         self, client: AsyncClient, reset_emails: AsyncMock
     ) -> None:
         await create_test_user(client)
@@ -444,13 +440,13 @@ class TestPasswordResets:
 
         assert response.status_code == 200
 
-    async def test_notifications_to_an_email_address_are_limited(
+    async def test_notifications_per_email_address_are_limited(
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         send = AsyncMock()
         monkeypatch.setattr("routers.passwords.send_notification", send)
         ada = await sign_up(client, "ada")
-        path = f"/api/users/{await own_id(client, ada)}"
+        path = f"/api/users/{await get_user_id(client, ada)}"
 
         for number in range(4):
             for email in (f"ada{number}@example.com", "eve@example.net"):
@@ -474,7 +470,7 @@ class TestSignUps:
     ) -> None:
         assert [await register(client, name) for name in "aba"] == [201, 201, 429]
 
-    async def test_simultaneous_ones_are_all_counted(
+    async def test_concurrent_ones_are_all_counted(
         self, concurrent_client: AsyncClient
     ) -> None:
         statuses = await asyncio.gather(
@@ -532,7 +528,7 @@ class TestUserLimits:
     async def test_uploads(self, client: AsyncClient, ada: dict[str, str]) -> None:
         output = BytesIO()
         Image.new("RGB", (9, 9)).save(output, "PNG")
-        path = f"/api/users/{await own_id(client, ada)}/picture"
+        path = f"/api/users/{await get_user_id(client, ada)}/picture"
         files = [b"no picture", output.getvalue(), output.getvalue()]
 
         statuses = [
@@ -544,7 +540,7 @@ class TestUserLimits:
 
 
 class TestDefaults:
-    async def test_fifty_users_sign_up_and_log_in(
+    async def test_fifty_users_can_sign_up_and_log_in(
         self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in LOW_LIMITS:
@@ -575,13 +571,13 @@ class TestCount:
 
         await rate_limit.count(limit)
 
-    def test_key_reveals_no_identifier_and_has_a_fixed_length(self) -> None:
+    def test_key_hides_identifier_and_has_fixed_length(self) -> None:
         _, key = RateLimit("1/minute", ("login", EMAIL * 1000, IP)).counter
 
         assert key.isalnum()
         assert len(key) == 32
 
-    def test_identifiers_cannot_be_confused(self) -> None:
+    def test_identifiers_cannot_collide(self) -> None:
         one = RateLimit("1/minute", ("login", "a/b", "c"))
         other = RateLimit("1/minute", ("login", "a", "b/c"))
 
@@ -597,19 +593,19 @@ class TestCount:
             ("testclient", "testclient"),
         ],
     )
-    def test_clients_count_by_network(self, ip: str, network: str) -> None:
+    def test_ipv6_clients_count_by_network(self, ip: str, network: str) -> None:
         assert client_network(ip) == network
 
 
 class TestMemory:
-    async def test_least_recently_used_counter_goes_first(self) -> None:
+    async def test_least_recently_used_counter_is_evicted(self) -> None:
         memory = LRUMemoryStorage(max_keys=2)
         for key in ("a", "b", "a", "c"):
             await memory.incr(key, 60)
 
         assert [await memory.get(key) for key in "abc"] == [2, 0, 1]
 
-    async def test_window_begins_with_the_first_event(
+    async def test_window_starts_with_first_event(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         memory = LRUMemoryStorage()
@@ -624,7 +620,7 @@ class TestMemory:
         assert await memory.get("key") == 0
         assert await memory.incr("key", 60) == 1
 
-    async def test_refund_after_the_window_grants_nothing(self) -> None:
+    async def test_refund_after_window_has_no_effect(self) -> None:
         memory = LRUMemoryStorage()
 
         await memory.incr("key", 60, -1)
@@ -633,19 +629,19 @@ class TestMemory:
 
 
 class TestRedis:
-    async def test_processes_count_together(
+    async def test_processes_share_counters(
         self, client: AsyncClient, redis_server: "subprocess.Popen[bytes]"
     ) -> None:
         await create_test_user(client)
         await log_in(client)
         await fail(client, 8)
-        # As in another process, which has a memory of its own.
+        # Like another process, with separate memory.
         await rate_limit.reset()
 
         assert await rate_limit.is_trusted_client(EMAIL, IP)
         assert await log_in(client) == 429
 
-    async def test_refund_takes_back_one_count(
+    async def test_refund_reverts_one_count(
         self, client: AsyncClient, redis_server: "subprocess.Popen[bytes]"
     ) -> None:
         await create_test_user(client)
@@ -669,7 +665,7 @@ class TestRedis:
         assert statuses == [200, 200, 429]
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-    async def test_memory_counts_while_redis_is_unavailable(
+    async def test_memory_is_used_while_redis_is_unavailable(
         self,
         client: AsyncClient,
         redis_server: "subprocess.Popen[bytes]",
@@ -683,7 +679,7 @@ class TestRedis:
         assert "Redis unavailable" in caplog.text
         assert "a-secret" not in caplog.text
 
-    async def test_redis_counts_again_when_it_is_back(
+    async def test_redis_is_used_again_when_available(
         self,
         client: AsyncClient,
         redis_server: "subprocess.Popen[bytes]",
@@ -700,7 +696,7 @@ class TestRedis:
         assert await fail(client, 1) == [429]
 
     @pytest.mark.parametrize("option", ["nonsense=1", "socket_timeout=soon"])
-    async def test_memory_counts_if_an_option_does_not_exist(
+    async def test_memory_is_used_if_option_is_unknown(
         self,
         client: AsyncClient,
         monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""The recorder catches what the document does not declare, and what nobody saw."""
+"""The OpenAPI recorder: undeclared responses and missing coverage."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from config import BASE_DIR
-from tests.recorder import Breach, Contract
+from tests.recorder import OpenAPISpec, UndeclaredResponse
 
 pytest_plugins = ["pytester"]
 
@@ -60,11 +60,11 @@ THING: dict[str, Any] = {"parts": [1, 2]}
 PROBLEM = {"Content-Type": "application/problem+json"}
 
 
-async def get(answer: httpx.Response, *, path: str = "/things/7") -> Contract:
-    """A contract that has seen this answer of an operation."""
-    contract = Contract(DOCUMENT)
+async def get(response: httpx.Response, *, path: str = "/things/7") -> OpenAPISpec:
+    """Return a spec that has seen this response."""
+    contract = OpenAPISpec(DOCUMENT)
     async with httpx.AsyncClient(
-        transport=httpx.MockTransport(lambda _request: answer),
+        transport=httpx.MockTransport(lambda _request: response),
         base_url="http://127.0.0.1",
         event_hooks={"response": [contract.check]},
     ) as client:
@@ -72,10 +72,10 @@ async def get(answer: httpx.Response, *, path: str = "/things/7") -> Contract:
     return contract
 
 
-# Single answers
+# Single responses
 
 
-async def test_declared_answer_is_seen() -> None:
+async def test_declared_response_is_seen() -> None:
     contract = await get(httpx.Response(200, json=THING, headers={"ETag": '"1"'}))
 
     assert contract.seen == {
@@ -84,7 +84,7 @@ async def test_declared_answer_is_seen() -> None:
     }
 
 
-async def test_declared_error_is_seen_with_its_words() -> None:
+async def test_declared_error_is_seen_with_its_detail() -> None:
     contract = await get(httpx.Response(404, json={"detail": "No such thing"}))
 
     assert contract.seen == {
@@ -93,13 +93,13 @@ async def test_declared_error_is_seen_with_its_words() -> None:
     }
 
 
-async def test_number_in_an_error_may_follow_a_setting() -> None:
+async def test_number_in_error_may_differ_from_example() -> None:
     contract = await get(httpx.Response(404, json={"detail": "More than 0.25MB"}))
 
     assert "GET /things/{thing_id} 404: detail 'More than 5MB'" in contract.seen
 
 
-async def test_problem_details_are_another_form_of_a_declared_error() -> None:
+async def test_problem_details_count_as_declared_error() -> None:
     problem = {"type": "about:blank", "status": 404, "detail": "No such thing"}
 
     contract = await get(httpx.Response(404, json=problem, headers=PROBLEM))
@@ -107,7 +107,7 @@ async def test_problem_details_are_another_form_of_a_declared_error() -> None:
     assert "GET /things/{thing_id} 404: detail 'No such thing'" in contract.seen
 
 
-async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
+async def test_unseen_declarations_are_missing() -> None:
     contract = await get(httpx.Response(304))
 
     assert contract.missing() == [
@@ -121,7 +121,7 @@ async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "fault"),
+    ("response", "fault"),
     [
         (httpx.Response(418), "418: the status is not declared"),
         (
@@ -164,15 +164,15 @@ async def test_all_that_is_declared_is_missing_until_it_is_seen() -> None:
         ),
     ],
 )
-async def test_undeclared_answer_fails_the_test(
-    answer: httpx.Response, fault: str
+async def test_undeclared_response_fails_test(
+    response: httpx.Response, fault: str
 ) -> None:
-    with pytest.raises(Breach, match=r"^GET /things/\{thing_id\} " + fault):
-        await get(answer)
+    with pytest.raises(UndeclaredResponse, match=r"^GET /things/\{thing_id\} " + fault):
+        await get(response)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(304, headers={"Vary": "Accept", "Cache-Control": "no-cache"}),
         httpx.Response(304, headers={"Access-Control-Allow-Origin": "*"}),
@@ -184,24 +184,26 @@ async def test_undeclared_answer_fails_the_test(
         ),
     ],
 )
-async def test_what_every_answer_may_have_is_no_fault(answer: httpx.Response) -> None:
-    assert (await get(answer)).seen
+async def test_common_headers_and_errors_are_allowed(
+    response: httpx.Response,
+) -> None:
+    assert (await get(response)).seen
 
 
-async def test_path_without_parameters_comes_first() -> None:
+async def test_path_without_parameters_takes_precedence() -> None:
     contract = await get(httpx.Response(204), path="/things/new")
 
     assert contract.seen == {"GET /things/new 204"}
 
 
 @pytest.mark.parametrize("path", ["/", "/things", "/things/7/parts", "/things/7/"])
-async def test_what_is_no_operation_answers_as_it_likes(path: str) -> None:
+async def test_undocumented_path_is_not_checked(path: str) -> None:
     contract = await get(httpx.Response(418, text="teapot"), path=path)
 
     assert contract.seen == set()
 
 
-# Whole runs
+# Complete runs
 
 CONFTEST = """
 import asyncio
@@ -210,14 +212,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.recorder import Contract, Recording
+from tests.recorder import OpenAPISpec, CoveragePlugin
 
 RESPONSES = {"200": {}, "404": {}, "409": {}}
-contract = Contract({"paths": {"/": {"get": {"responses": RESPONSES}}}})
+contract = OpenAPISpec({"paths": {"/": {"get": {"responses": RESPONSES}}}})
 
 
 def pytest_configure(config):
-    recording = Recording(contract, Path(__file__).parent, config.rootpath)
+    recording = CoveragePlugin(contract, Path(__file__).parent, config.rootpath)
     config.pluginmanager.register(recording)
 
 
@@ -257,11 +259,11 @@ PARALLEL = ["-p", "xdist", "--numprocesses=2", "--dist=loadfile"]
 def project(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> pytest.Pytester:
-    """A folder of tests that, all together, see everything."""
-    # Of the plugins that are installed some take seconds to import.
+    """Create a test folder that sees every declaration if run completely."""
+    # Some installed plugins take seconds to import.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(BASE_DIR))
-    # What runs there is not what the coverage of this run is about.
+    # Do not measure the coverage of this nested run.
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini("[pytest]")
@@ -271,9 +273,7 @@ def project(
 
 
 @pytest.mark.parametrize("options", [[], PARALLEL])
-def test_run_that_has_seen_everything_succeeds(
-    project: pytest.Pytester, options: list[str]
-) -> None:
+def test_complete_run_succeeds(project: pytest.Pytester, options: list[str]) -> None:
     result = project.runpytest_subprocess(*options)
 
     assert result.ret == 0
@@ -281,7 +281,7 @@ def test_run_that_has_seen_everything_succeeds(
 
 
 @pytest.mark.parametrize("options", [[], PARALLEL])
-def test_run_fails_when_something_declared_was_not_seen(
+def test_run_fails_if_declaration_was_not_seen(
     project: pytest.Pytester, options: list[str]
 ) -> None:
     project.makepyfile(test_conflict="def test_nothing(): pass")
@@ -294,7 +294,7 @@ def test_run_fails_when_something_declared_was_not_seen(
     assert "GET / 404" not in result.stdout.str()
 
 
-def test_test_that_was_skipped_has_seen_nothing(project: pytest.Pytester) -> None:
+def test_skipped_test_sees_nothing(project: pytest.Pytester) -> None:
     skip = "import pytest\npytestmark = pytest.mark.skip\n"
     project.makepyfile(test_conflict=skip + TEST_CONFLICT)
 
@@ -315,7 +315,7 @@ def test_test_that_was_skipped_has_seen_nothing(project: pytest.Pytester) -> Non
         ["test_found.py", *PARALLEL],
     ],
 )
-def test_selection_does_not_fail_for_what_it_leaves_out(
+def test_partial_run_requires_no_full_coverage(
     project: pytest.Pytester, selection: list[str]
 ) -> None:
     result = project.runpytest_subprocess(*selection)
@@ -324,7 +324,7 @@ def test_selection_does_not_fail_for_what_it_leaves_out(
     assert NEVER_SEEN not in result.stdout.str()
 
 
-def test_repeated_failure_does_not_fail_for_what_it_leaves_out(
+def test_rerun_of_failures_requires_no_full_coverage(
     project: pytest.Pytester,
 ) -> None:
     project.makepyfile(test_found="def test_found(get): get(418)")
@@ -345,7 +345,7 @@ def test_repeated_failure_does_not_fail_for_what_it_leaves_out(
         ("import os; os._exit(1)", [*PARALLEL, "--max-worker-restart=0"]),
     ],
 )
-def test_run_that_ended_early_is_not_asked_for_the_rest(
+def test_aborted_run_requires_no_full_coverage(
     project: pytest.Pytester, failure: str, options: list[str]
 ) -> None:
     test = f"def test_first(): {failure}\n"

@@ -1,4 +1,4 @@
-"""What may enter: texts, names, addresses, passwords, and bodies of every kind."""
+"""Input validation: text, names, email addresses, passwords, and request bodies."""
 
 import json
 import unicodedata
@@ -23,14 +23,14 @@ def sign_up_body(**fields: Any) -> dict[str, Any]:
     }
 
 
-def refused(schema: Any, **fields: Any) -> list[tuple[Any, ...]]:
-    """Where a schema finds faults in these fields."""
+def find_invalid_fields(schema: Any, **fields: Any) -> list[tuple[Any, ...]]:
+    """Return which of these fields a schema rejects."""
     with pytest.raises(ValidationError) as raised:
         schema(**fields)
     return [fault["loc"] for fault in raised.value.errors()]
 
 
-# User names
+# Usernames
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,13 @@ def test_username_is_trimmed_and_composed(given: str, kept: str) -> None:
         "a\ud800b",
     ],
 )
-def test_username_of_wrong_length_or_with_unseen_characters_is_refused(
+def test_invalid_username_is_rejected(
     name: str,
 ) -> None:
-    assert refused(UserCreate, **sign_up_body(username=name)) == [("username",)]
-    assert refused(UserUpdate, username=name) == [("username",)]
+    assert find_invalid_fields(UserCreate, **sign_up_body(username=name)) == [
+        ("username",)
+    ]
+    assert find_invalid_fields(UserUpdate, username=name) == [("username",)]
 
 
 @pytest.mark.parametrize(
@@ -91,19 +93,19 @@ def test_username_of_wrong_length_or_with_unseen_characters_is_refused(
         ("n" * 51, "String should have at most 50 characters"),
     ],
 )
-def test_length_of_a_username_is_spoken_of_as_one_of_text(
-    name: str, message: str
-) -> None:
+def test_username_length_error_speaks_of_characters(name: str, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         UserCreate(**sign_up_body(username=name))
 
 
 @pytest.mark.parametrize("name", [7, True, None, ["ada"], {"a": 1}])
-def test_username_is_a_text(name: Any) -> None:
-    assert refused(UserCreate, **sign_up_body(username=name)) == [("username",)]
+def test_username_must_be_a_string(name: Any) -> None:
+    assert find_invalid_fields(UserCreate, **sign_up_body(username=name)) == [
+        ("username",)
+    ]
 
 
-# Addresses
+# Email addresses
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_username_is_a_text(name: Any) -> None:
         (f"{'a' * 60}@{'b' * 51}.example", f"{'a' * 60}@{'b' * 51}.example"),
     ],
 )
-def test_email_is_stored_in_lower_case(given: str, kept: str) -> None:
+def test_email_is_stored_in_lowercase(given: str, kept: str) -> None:
     assert UserCreate(**sign_up_body(email=given)).email == kept
 
 
@@ -141,8 +143,8 @@ def test_email_is_stored_in_lower_case(given: str, kept: str) -> None:
         None,
     ],
 )
-def test_email_that_is_none_or_too_long_is_refused(email: Any) -> None:
-    assert refused(UserCreate, **sign_up_body(email=email)) == [("email",)]
+def test_invalid_or_too_long_email_is_rejected(email: Any) -> None:
+    assert find_invalid_fields(UserCreate, **sign_up_body(email=email)) == [("email",)]
 
 
 # Passwords
@@ -151,7 +153,7 @@ def test_email_that_is_none_or_too_long_is_refused(email: Any) -> None:
 @pytest.mark.parametrize(
     "password", ["p" * 8, "p" * 128, "   eight   ", "        ", "пароль-1", "🐎" * 128]
 )
-def test_password_is_kept_as_it_is(password: str) -> None:
+def test_password_is_kept_unchanged(password: str) -> None:
     assert UserCreate(**sign_up_body(password=password)).password == password
 
 
@@ -159,8 +161,10 @@ def test_password_is_kept_as_it_is(password: str) -> None:
     "password",
     ["", "p" * 7, "p" * 129, "eight\0chars", "eight\ud800chars", None, 12345678],
 )
-def test_password_of_wrong_length_or_kind_is_refused(password: Any) -> None:
-    assert refused(UserCreate, **sign_up_body(password=password)) == [("password",)]
+def test_invalid_password_is_rejected(password: Any) -> None:
+    assert find_invalid_fields(UserCreate, **sign_up_body(password=password)) == [
+        ("password",)
+    ]
 
 
 # Posts
@@ -168,19 +172,21 @@ def test_password_of_wrong_length_or_kind_is_refused(password: Any) -> None:
 
 @pytest.mark.parametrize("schema", [PostCreate, PostReplace, PostUpdate])
 @pytest.mark.parametrize("title", ["t" * 100, f"  {'t' * 100}  ", "é" * 100])
-def test_title_of_100_characters_after_trimming_fits(schema: Any, title: str) -> None:
+def test_title_of_100_characters_after_trimming_is_valid(
+    schema: Any, title: str
+) -> None:
     assert schema(title=title, content="c").title == title.strip()
 
 
 @pytest.mark.parametrize("schema", [PostCreate, PostReplace, PostUpdate])
 @pytest.mark.parametrize("title", ["t" * 101, "a\0b", "a\ud800b", 7, ["t"]])
-def test_title_too_long_or_no_text_is_refused(schema: Any, title: Any) -> None:
-    assert refused(schema, title=title, content="c") == [("title",)]
+def test_invalid_title_is_rejected(schema: Any, title: Any) -> None:
+    assert find_invalid_fields(schema, title=title, content="c") == [("title",)]
 
 
 @pytest.mark.parametrize("schema", [PostCreate, PostReplace, PostUpdate])
 @pytest.mark.parametrize("content", ["c", "c" * 100_000, "\n c \n", "é" * 100_000])
-def test_content_keeps_its_white_space(schema: Any, content: str) -> None:
+def test_content_keeps_whitespace(schema: Any, content: str) -> None:
     assert schema(title="t", content=content).content == content
 
 
@@ -188,18 +194,16 @@ def test_content_keeps_its_white_space(schema: Any, content: str) -> None:
 @pytest.mark.parametrize(
     "content", ["", " \n\t ", "\u3000", "c" * 100_001, "a\0b", "a\udfffb", 7, {}]
 )
-def test_content_blank_too_long_or_no_text_is_refused(
-    schema: Any, content: Any
-) -> None:
-    assert refused(schema, title="t", content=content) == [("content",)]
+def test_invalid_content_is_rejected(schema: Any, content: Any) -> None:
+    assert find_invalid_fields(schema, title="t", content=content) == [("content",)]
 
 
-# What the API makes of it
+# API requests
 
 
 @pytest.mark.parametrize("escape", ["\\u0000", "\\ud800", "\\udc00\\ud800"])
 @pytest.mark.parametrize("field", ["username", "email", "password"])
-async def test_characters_that_cannot_be_stored_are_refused(
+async def test_unstorable_characters_are_rejected(
     client: AsyncClient, field: str, escape: str
 ) -> None:
     body = json.dumps(sign_up_body(**{field: "longtext"})).replace("gt", f"g{escape}t")
@@ -233,7 +237,7 @@ async def test_characters_that_cannot_be_stored_are_refused(
         ),
     ],
 )
-async def test_such_characters_are_refused_with_passwords_and_tokens_too(
+async def test_unstorable_characters_in_secrets_are_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     method: str,
@@ -253,7 +257,7 @@ async def test_such_characters_are_refused_with_passwords_and_tokens_too(
 
 
 @pytest.mark.parametrize("field", ["username", "password"])
-async def test_login_refuses_nul(client: AsyncClient, field: str) -> None:
+async def test_login_rejects_nul(client: AsyncClient, field: str) -> None:
     form = {"username": "ada@example.com", "password": "correct horse", field: "a\0b"}
 
     response = await client.post("/api/users/token", data=form)
@@ -285,7 +289,7 @@ async def test_login_refuses_nul(client: AsyncClient, field: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/users", "/api/users/forgot-password", "/api/users/reset-password"]
 )
-async def test_body_that_is_no_such_object_is_refused(
+async def test_malformed_json_body_is_rejected(
     client: AsyncClient, path: str, body: bytes
 ) -> None:
     response = await client.post(
@@ -306,7 +310,7 @@ async def test_body_that_is_no_such_object_is_refused(
         {"Content-Type": "nonsense"},
     ],
 )
-async def test_json_under_another_content_type_is_refused(
+async def test_json_with_other_content_type_is_rejected(
     client: AsyncClient, headers: dict[str, str]
 ) -> None:
     response = await client.post(
@@ -319,7 +323,7 @@ async def test_json_under_another_content_type_is_refused(
 @pytest.mark.parametrize(
     "content_type", ["application/json; charset=utf-8", "application/merge-patch+json"]
 )
-async def test_json_with_parameters_or_a_suffix_is_json(
+async def test_json_content_type_may_have_suffix(
     client: AsyncClient, content_type: str
 ) -> None:
     response = await client.post(
@@ -348,7 +352,7 @@ async def test_json_with_parameters_or_a_suffix_is_json(
         ),
     ],
 )
-async def test_login_refuses_what_is_no_login_form(
+async def test_malformed_login_form_is_rejected(
     client: AsyncClient, content_type: str, body: bytes
 ) -> None:
     response = await client.post(
@@ -383,7 +387,7 @@ async def test_login_refuses_what_is_no_login_form(
         ("PATCH", "/api/users/me/password", {"current_password": "hunt3r"}),
     ],
 )
-async def test_invalid_input_is_not_told_back(
+async def test_invalid_input_is_not_echoed(
     client: AsyncClient, ada: dict[str, str], method: str, path: str, body: Any
 ) -> None:
     response = await client.request(method, path, json=body, headers=ada)
@@ -395,7 +399,7 @@ async def test_invalid_input_is_not_told_back(
 @pytest.mark.parametrize(
     "form", [{"password": "hunt3r"}, {"username": "a", "password": "hunt3r\0"}]
 )
-async def test_invalid_login_is_not_told_back(
+async def test_invalid_login_is_not_echoed(
     client: AsyncClient, form: dict[str, str]
 ) -> None:
     response = await client.post("/api/users/token", data=form)
@@ -404,7 +408,7 @@ async def test_invalid_login_is_not_told_back(
     assert "hunt3r" not in response.text
 
 
-async def test_password_in_broken_json_is_not_told_back(client: AsyncClient) -> None:
+async def test_password_in_malformed_json_is_not_echoed(client: AsyncClient) -> None:
     response = await client.post(
         "/api/users",
         content='{"password": "hunt3r',
@@ -415,14 +419,15 @@ async def test_password_in_broken_json_is_not_told_back(client: AsyncClient) -> 
     assert "hunt3r" not in response.text
 
 
-def test_name_that_is_far_too_long_is_not_composed() -> None:
-    # To sort these marks, which composing begins with, takes minutes.
+def test_far_too_long_username_is_not_normalized() -> None:
+    # Sorting these combining marks, the first step of normalization, would take
+    # minutes.
     marks = "a" + "\u0315\u0300" * 30_000
 
     assert schemas.compose(marks) == marks
 
 
-def test_address_that_is_far_too_long_is_not_looked_into(
+def test_far_too_long_email_is_not_parsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -434,8 +439,8 @@ def test_address_that_is_far_too_long_is_not_looked_into(
         schemas.normalize_email("a" * 1000)
 
 
-def test_longest_name_in_its_longest_form_is_composed() -> None:
-    # Each of these letters is written with four at the most.
+def test_longest_decomposed_username_is_normalized() -> None:
+    # Each of these letters decomposes into four characters at most.
     name = "\u1fa7" * 50
 
     assert schemas.compose(unicodedata.normalize("NFD", name)) == name

@@ -1,4 +1,4 @@
-"""Our own scripts and templates make no HTML, and no code, out of strings."""
+"""Scripts and templates create no HTML or code from strings."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from config import BASE_DIR
 
-# Each with what to do instead.
+# Each with its alternative.
 BANNED = {
     r"\b(?:inner|outer)HTML\b": "set textContent, or clone a <template>",
     r"\binsertAdjacentHTML\b": "insert an element",
@@ -20,7 +20,7 @@ BANNED = {
     r"\bFunction\s*\(": "write the code itself",
     r"\bset(?:Timeout|Interval)\s*\(\s*[\"'`]": "pass a function",
     r"(?i)\bjavascript:": "listen for the event in a module",
-    # In a template an attribute; in a script only where it is set by its name.
+    # An attribute in a template; in a script, only if it is set by name.
     r"(?i)(?:^|[\s\"'/])on[a-z]+\s*=\s*[\"'{]": "listen for the event in a module",
     r"(?i)setAttribute\(\s*[\"'`]on": "listen for the event in a module",
 }
@@ -33,9 +33,9 @@ FILES = [
 ]
 
 
-def faults(text: str) -> list[str]:
-    """What of a text is banned, with the number of its line and what to do instead."""
-    # Blanked and not removed, so that the lines keep their numbers.
+def find_banned_code(text: str) -> list[str]:
+    """Yield banned code in a text with its line number and the alternative."""
+    # Blanked instead of removed, to keep line numbers.
     for comment in (TEMPLATE_COMMENT, LINE_COMMENT):
         text = comment.sub(lambda found: re.sub("[^\n]", " ", found[0]), text)
     return [
@@ -49,11 +49,11 @@ def faults(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "file", FILES, ids=lambda file: file.relative_to(BASE_DIR).as_posix()
 )
-def test_own_file_makes_no_html_and_no_code_out_of_strings(file: Path) -> None:
-    assert faults(file.read_text(encoding="utf-8")) == []
+def test_own_files_create_no_html_or_code_from_strings(file: Path) -> None:
+    assert find_banned_code(file.read_text(encoding="utf-8")) == []
 
 
-def test_there_are_files_of_both_kinds() -> None:
+def test_scripts_and_templates_are_both_checked() -> None:
     names = {file.relative_to(BASE_DIR).as_posix() for file in FILES}
 
     assert {"static/js/main.js", "templates/layout.html"} <= names
@@ -87,8 +87,8 @@ def test_there_are_files_of_both_kinds() -> None:
         "link.setAttribute('onclick', text)",
     ],
 )
-def test_what_is_banned_is_found(text: str) -> None:
-    found = faults(f"const one = 1;\n{text}\n")
+def test_banned_code_is_found(text: str) -> None:
+    found = find_banned_code(f"const one = 1;\n{text}\n")
 
     assert found
     assert found[0].startswith(("line 2: ", "line 3: "))
@@ -109,5 +109,5 @@ def test_what_is_banned_is_found(text: str) -> None:
         '<p data-once="{{ text }}">',
     ],
 )
-def test_what_is_harmless_is_not_found(text: str) -> None:
-    assert faults(text) == []
+def test_harmless_code_is_not_found(text: str) -> None:
+    assert find_banned_code(text) == []

@@ -1,4 +1,4 @@
-"""The command that fills a database with content to look at."""
+"""The seed command."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Blog:
     def run(
         self, *arguments: str, **variables: str
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a Python command of the project, with a few environment variables."""
+        """Run a project command with additional environment variables."""
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=BASE_DIR,
@@ -44,8 +44,8 @@ class Blog:
             text=True,
         )
 
-    def ask(self, query: str) -> object:
-        """The one value that a query gives."""
+    def query_value(self, query: str) -> object:
+        """Return the single value that a query selects."""
         return asyncio.run(execute(self.url, query))[0][0]
 
 
@@ -59,56 +59,56 @@ def blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
 
 @pytest.fixture(scope="module")
 def output(blog: Blog) -> str:
-    """What filling the blog has printed."""
+    """Return the output of the seed command."""
     done = blog.run("-m", "tools.seed")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_progress_and_the_way_in_are_shown(output: str) -> None:
+def test_progress_and_login_are_printed(output: str) -> None:
     assert f"Posts: {seed.POST_COUNT} of {seed.POST_COUNT}" in output
     assert "demo1@example.com" in output
 
 
-def test_everybody_has_a_picture(blog: Blog, output: str) -> None:
-    people = blog.ask("SELECT count(*) FROM users WHERE image_file IS NOT NULL")
+def test_every_user_has_a_picture(blog: Blog, output: str) -> None:
+    people = blog.query_value("SELECT count(*) FROM users WHERE image_file IS NOT NULL")
     pictures = list((blog.var_dir / "media" / "profile_pics").iterdir())
 
     assert people == len(pictures) == len(seed.PEOPLE)
 
 
-def test_posts_are_of_very_different_length(blog: Blog, output: str) -> None:
-    assert blog.ask("SELECT count(*) FROM posts") == seed.POST_COUNT
-    assert blog.ask("SELECT max(length(content)) > 5000 FROM posts")
-    assert blog.ask("SELECT min(length(content)) < 150 FROM posts")
+def test_posts_have_very_different_lengths(blog: Blog, output: str) -> None:
+    assert blog.query_value("SELECT count(*) FROM posts") == seed.POST_COUNT
+    assert blog.query_value("SELECT max(length(content)) > 5000 FROM posts")
+    assert blog.query_value("SELECT min(length(content)) < 150 FROM posts")
 
 
 @pytest.mark.parametrize("condition", ["title = ''", "content LIKE '%ספר%'"])
-def test_one_is_untitled_and_one_from_right_to_left(
+def test_one_post_is_untitled_and_one_right_to_left(
     blog: Blog, output: str, condition: str
 ) -> None:
-    assert blog.ask(f"SELECT count(*) FROM posts WHERE {condition}") == 1
+    assert blog.query_value(f"SELECT count(*) FROM posts WHERE {condition}") == 1
 
 
-def test_second_time_adds_nothing(blog: Blog, output: str) -> None:
+def test_second_run_adds_nothing(blog: Blog, output: str) -> None:
     done = blog.run("-m", "tools.seed")
 
     assert "nothing was added" in done.stdout
-    assert blog.ask("SELECT count(*) FROM posts") == seed.POST_COUNT
+    assert blog.query_value("SELECT count(*) FROM posts") == seed.POST_COUNT
 
 
-# Not one of the local hosts, and nothing listens there.
+# Not a local host, and nothing listens there.
 ELSEWHERE = "postgresql+asyncpg://u:p@127.0.0.2:1/blog"
 
 
-def test_database_elsewhere_is_refused(blog: Blog) -> None:
+def test_remote_database_is_rejected(blog: Blog) -> None:
     done = blog.run("-m", "tools.seed", DATABASE_URL=ELSEWHERE)
 
     assert done.stderr.startswith("The database is not on this machine")
     assert done.returncode == 1
 
 
-def test_force_connects_to_a_database_elsewhere(blog: Blog) -> None:
+def test_force_allows_remote_database(blog: Blog) -> None:
     done = blog.run("-m", "tools.seed", "--force", DATABASE_URL=ELSEWHERE)
 
     assert done.stderr.startswith("The database cannot be reached")
@@ -127,7 +127,7 @@ def test_force_connects_to_a_database_elsewhere(blog: Blog) -> None:
         ("postgresql://u@/blog?host=db.example.com", False),
     ],
 )
-def test_what_is_local(
+def test_local_hosts_are_recognized(
     monkeypatch: pytest.MonkeyPatch, dsn: str | None, local: bool
 ) -> None:
     monkeypatch.setattr(type(settings), "database_dsn", dsn)

@@ -1,4 +1,4 @@
-"""How many SQL statements each endpoint and page takes, however much it shows."""
+"""The number of SQL statements per endpoint and page, for any amount of content."""
 
 from io import BytesIO
 
@@ -6,7 +6,7 @@ import pytest
 from httpx import AsyncClient
 from PIL import Image
 
-from tests.conftest import PASSWORD, counted_statements, create_post, own_id
+from tests.conftest import PASSWORD, capture_queries, create_post, get_user_id
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 POST = {"title": "T", "content": "C"}
@@ -16,7 +16,7 @@ POST = {"title": "T", "content": "C"}
 async def places(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> dict[str, int]:
-    """Ids of a post and its author, to fill into paths; there are more of both."""
+    """Return the ids of a post and its author, to fill into paths, among others."""
     posts = [await create_post(client, author) for author in (bob, bob, ada, ada, ada)]
     return {"post": posts[-1]["id"], "user": posts[-1]["user_id"]}
 
@@ -26,7 +26,7 @@ async def places(
     [
         ("/api/posts", 1),
         ("/api/posts?limit=2&skip=1", 1),
-        # Behind the end no row carries the total.
+        # Past the end, no row has the total.
         ("/api/posts?skip=100", 2),
         ("/api/posts/{post}", 1),
         ("/api/users", 1),
@@ -50,28 +50,28 @@ async def places(
 async def test_number_of_statements_to_read(
     client: AsyncClient, places: dict[str, int], path: str, number: int
 ) -> None:
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         await client.get(path.format(**places))
 
     assert len(statements) == number, statements
 
 
-async def test_number_of_statements_to_read_oneself(
+async def test_number_of_statements_to_read_current_user(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.get("/api/users/me", headers=ada)
 
     assert response.status_code == 200
     assert len(statements) == 1, statements
 
 
-async def test_number_of_statements_does_not_grow_with_the_list(
+async def test_number_of_statements_ignores_list_size(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     [await create_post(client, author) for author in [ada, bob] * 10]
 
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.get("/api/posts", params={"limit": 100})
 
     assert len(response.json()["posts"]) == 20
@@ -81,7 +81,7 @@ async def test_number_of_statements_does_not_grow_with_the_list(
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "number"),
     [
-        # Who asks; then the row, locked where it changes; then the change.
+        # The current user; the row, locked if it changes; the change.
         ("POST", "/api/posts", {"json": POST}, 201, 2),
         ("PUT", "/api/posts/{post}", {"json": POST}, 200, 3),
         ("PATCH", "/api/posts/{post}", {"json": POST}, 200, 3),
@@ -89,7 +89,7 @@ async def test_number_of_statements_does_not_grow_with_the_list(
         ("DELETE", "/api/posts/{post}", {}, 204, 3),
         ("PATCH", "/api/users/{user}", {"json": {"username": "a"}}, 200, 2),
         ("PATCH", "/api/users/{user}", {"json": {}}, 200, 1),
-        # The tokens sent to the old address go.
+        # Tokens sent to the old email address are deleted.
         ("PATCH", "/api/users/{user}", {"json": {"email": "a@b.example"}}, 200, 3),
         # The posts before the user.
         ("DELETE", "/api/users/{user}", {}, 204, 3),
@@ -113,7 +113,7 @@ async def test_number_of_statements_to_write(
     status: int,
     number: int,
 ) -> None:
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.request(
             method,
             path.format(**places),
@@ -153,14 +153,14 @@ async def test_number_of_statements_without_login(
     status: int,
     number: int,
 ) -> None:
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.post(path, **body)  # type: ignore[arg-type]
 
     assert response.status_code == status
     assert len(statements) == number, statements
 
 
-async def test_number_of_statements_to_reset_a_password(
+async def test_number_of_statements_to_reset_password(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens: list[str] = []
@@ -170,35 +170,35 @@ async def test_number_of_statements_to_reset_a_password(
 
     monkeypatch.setattr("routers.users.send_password_reset_email", note)
 
-    with counted_statements() as asking:
+    with capture_queries() as asking:
         await client.post(
             "/api/users/forgot-password", json={"email": "ada@example.com"}
         )
-    with counted_statements() as resetting:
+    with capture_queries() as resetting:
         response = await client.post(
             "/api/users/reset-password",
             json={"token": tokens[0], "new_password": "12345678"},
         )
 
     assert response.status_code == 200
-    # Look up, lock, delete the old tokens, add the new one.
+    # Look up, lock, delete old tokens, add a new one.
     assert len(asking) == 4, asking
-    # Look up, lock, take the token, set the password, delete all other tokens.
+    # Look up, lock, use the token, set the password, delete all other tokens.
     assert len(resetting) == 5, resetting
 
 
-async def test_number_of_statements_to_set_a_picture(
+async def test_number_of_statements_to_upload_picture(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     output = BytesIO()
     Image.new("RGB", (30, 30)).save(output, "PNG")
-    path = f"/api/users/{await own_id(client, ada)}/picture"
+    path = f"/api/users/{await get_user_id(client, ada)}/picture"
 
-    with counted_statements() as statements:
+    with capture_queries() as statements:
         response = await client.patch(
             path, files={"file": ("a.png", output.getvalue())}, headers=ada
         )
 
     assert response.status_code == 200
-    # Who asks, note that the picture is to go, lock, take the note back, change.
+    # The current user, schedule deletion, lock, cancel deletion, update.
     assert len(statements) == 5, statements

@@ -1,4 +1,4 @@
-"""Files for browsers: addresses that follow the content, caching, what there is."""
+"""Static files: versioned URLs, caching, and modules."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def forget_version() -> None:
 
 @pytest.fixture
 def static_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what is served, to be changed, as if the process had just started."""
+    """Copy the static files to change them, as if the process had just started."""
     copy = tmp_path / "static"
     shutil.copytree(
         STATIC_DIR, copy, ignore=shutil.ignore_patterns("swagger*", "redoc*")
@@ -88,7 +88,7 @@ def real_version_afterwards() -> None:
 # The version
 
 
-def test_version_follows_the_content(static_copy: Path) -> None:
+def test_version_changes_with_content(static_copy: Path) -> None:
     before = static_version()
     with (static_copy / "css" / "main.css").open("a") as file:
         file.write("a {}")
@@ -97,7 +97,7 @@ def test_version_follows_the_content(static_copy: Path) -> None:
     assert static_version() != before
 
 
-def test_version_follows_names(static_copy: Path) -> None:
+def test_version_changes_with_names(static_copy: Path) -> None:
     before = static_version()
     (static_copy / "css" / "main.css").rename(static_copy / "css" / "other.css")
     forget_version()
@@ -105,7 +105,7 @@ def test_version_follows_names(static_copy: Path) -> None:
     assert static_version() != before
 
 
-def test_version_does_not_follow_times_and_places(static_copy: Path) -> None:
+def test_version_ignores_times_and_locations(static_copy: Path) -> None:
     before = static_version()
     (static_copy / "js" / "main.js").touch()
     shutil.copytree(static_copy, static_copy.with_name("elsewhere"))
@@ -116,14 +116,14 @@ def test_version_does_not_follow_times_and_places(static_copy: Path) -> None:
     assert static_version() == before
 
 
-def test_version_is_found_out_once_in_production(static_copy: Path) -> None:
+def test_version_is_computed_once_in_production(static_copy: Path) -> None:
     before = static_version()
     (static_copy / "js" / "main.js").unlink()
 
     assert static_version() == before
 
 
-def test_version_follows_at_once_in_development(
+def test_version_is_updated_in_development(
     static_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "database_url", None)
@@ -133,7 +133,7 @@ def test_version_follows_at_once_in_development(
     assert static_version() != before
 
 
-async def test_old_version_gives_the_newest_file_for_a_while(
+async def test_old_version_serves_latest_file_briefly_cached(
     client: AsyncClient, static_copy: Path
 ) -> None:
     old = static_path("css/main.css")
@@ -150,7 +150,7 @@ async def test_old_version_gives_the_newest_file_for_a_while(
 
 
 @pytest.mark.parametrize("file", ["css/main.css", "js/main.js", "icons/icon.svg"])
-async def test_current_version_is_kept_for_a_year(
+async def test_current_version_is_cached_for_a_year(
     client: AsyncClient, file: str
 ) -> None:
     response = await client.get(static_path(file))
@@ -160,7 +160,7 @@ async def test_current_version_is_kept_for_a_year(
 
 
 @pytest.mark.parametrize("version", ["", f"{OTHER_VERSION}/"])
-async def test_other_address_is_kept_for_a_while(
+async def test_unversioned_path_is_cached_briefly(
     client: AsyncClient, version: str
 ) -> None:
     response = await client.get(f"/static/{version}css/main.css")
@@ -169,7 +169,7 @@ async def test_other_address_is_kept_for_a_while(
     assert response.headers["cache-control"] == HOUR
 
 
-async def test_head_answers_like_get(client: AsyncClient) -> None:
+async def test_head_matches_get(client: AsyncClient) -> None:
     got = await client.get(static_path("css/main.css"))
 
     response = await client.head(static_path("css/main.css"))
@@ -179,7 +179,7 @@ async def test_head_answers_like_get(client: AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("version", ["", f"{OTHER_VERSION}/", None])
-async def test_known_file_is_not_sent_again(
+async def test_unchanged_file_is_not_sent_again(
     client: AsyncClient, version: str | None
 ) -> None:
     path = (
@@ -196,14 +196,14 @@ async def test_known_file_is_not_sent_again(
     assert response.headers["cache-control"] == (YEAR if version is None else HOUR)
 
 
-async def test_missing_file_is_not_kept(client: AsyncClient) -> None:
+async def test_missing_file_is_not_cached(client: AsyncClient) -> None:
     response = await client.get(static_path("css/nothing.css"))
 
     assert response.status_code == 404
     assert response.headers["cache-control"] == "no-store"
 
 
-# What is not served
+# Outside the folder
 
 
 @pytest.mark.parametrize("prefix", ["", f"{OTHER_VERSION}/", "{version}/"])
@@ -237,7 +237,7 @@ async def test_nothing_else_is_served(
     assert "root:" not in response.text
 
 
-async def test_link_out_of_the_folder_is_not_followed(
+async def test_symlink_out_of_folder_is_not_followed(
     client: AsyncClient, static_copy: Path
 ) -> None:
     (static_copy / "link.py").symlink_to(BASE_DIR / "main.py")
@@ -245,7 +245,7 @@ async def test_link_out_of_the_folder_is_not_followed(
     assert (await client.get("/static/link.py")).status_code == 404
 
 
-# What is served
+# Files
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ async def test_link_out_of_the_folder_is_not_followed(
         ("profile_pics/default.jpg", "image/jpeg"),
     ],
 )
-async def test_file_has_its_type(
+async def test_file_has_content_type(
     client: AsyncClient, file: str, media_type: str
 ) -> None:
     response = await client.get(static_path(file))
@@ -269,20 +269,20 @@ async def test_file_has_its_type(
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_every_file_that_a_page_names_is_there(
+async def test_every_file_used_by_pages_exists(
     client: AsyncClient, ada: dict[str, str], path: str
 ) -> None:
     post = await create_post(client, ada)
     page = await client.get(path.format(post=post["id"], user=post["user_id"]))
     named = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text))
 
-    answers = {file: (await client.get(file)).status_code for file in named}
+    responses = {file: (await client.get(file)).status_code for file in named}
 
-    assert answers == dict.fromkeys(named, 200)
+    assert responses == dict.fromkeys(named, 200)
     assert all(static_version() in file or "default.jpg" in file for file in named)
 
 
-def test_every_file_that_the_manifest_names_is_there() -> None:
+def test_every_file_used_by_manifest_exists() -> None:
     manifest = json.loads((STATIC_DIR / "site.webmanifest").read_text())
 
     purposes = {icon["purpose"] for icon in manifest["icons"]}
@@ -300,7 +300,7 @@ def test_every_file_that_the_manifest_names_is_there() -> None:
     "sheet",
     [file.relative_to(STATIC_DIR).as_posix() for file in STATIC_DIR.rglob("*.css")],
 )
-def test_every_file_that_a_style_sheet_names_is_there(sheet: str) -> None:
+def test_every_file_used_by_stylesheets_exists(sheet: str) -> None:
     css = (STATIC_DIR / sheet).read_text(encoding="utf-8")
     named = re.findall(r"""(?:url\(|@import\s+)["']?([^"')]+)""", css)
 
@@ -309,7 +309,7 @@ def test_every_file_that_a_style_sheet_names_is_there(sheet: str) -> None:
 
 
 @pytest.mark.parametrize("file", OWN_TEXTS, ids=lambda file: file.name)
-def test_own_file_loads_nothing_from_elsewhere(file: Path) -> None:
+def test_own_file_loads_nothing_external(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
 
     assert not re.search(r"\bdata:\s*[\w/+-]*[;,]|url\(\s*[\"']?data:", text)
@@ -324,7 +324,7 @@ def test_pages_name_their_modules() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_module_is_started_by_its_attribute(name: str) -> None:
+def test_module_is_initialized_by_its_attribute(name: str) -> None:
     script = (STATIC_DIR / "js" / f"{name}.js").read_text(encoding="utf-8")
 
     assert re.search(r"^export function init\(", script, re.MULTILINE)
@@ -341,7 +341,7 @@ def test_targets_are_named_after_a_module(name: str) -> None:
     assert re.search(rf'findTargets\([^"]+, "{name}"\)', script)
 
 
-def test_every_module_belongs_to_a_page() -> None:
+def test_every_module_is_used_by_a_page() -> None:
     outside_of_main = {"boot.js", "swagger.js", "redoc.js", "trusted-types.js"}
     modules = {file.name for file in (STATIC_DIR / "js").iterdir()}
 
@@ -364,7 +364,7 @@ def test_module_graph_is_complete() -> None:
     assert len(graph) == len(set(graph))
 
 
-async def test_page_fetches_the_modules_it_needs_at_once(client: AsyncClient) -> None:
+async def test_page_preloads_its_modules(client: AsyncClient) -> None:
     page = (await client.get("/login")).text
 
     preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page)
@@ -372,7 +372,7 @@ async def test_page_fetches_the_modules_it_needs_at_once(client: AsyncClient) ->
     assert static_path("js/account-page.js") not in page
 
 
-async def test_folder_that_is_not_there_yet_has_no_files(tmp_path: Path) -> None:
+async def test_missing_folder_has_no_files(tmp_path: Path) -> None:
     files = ImmutableStaticFiles(directory=tmp_path / "later", check_dir=False)
 
     async with AsyncClient(

@@ -1,4 +1,4 @@
-"""Where pictures are kept: in a bucket, or in files beside the application."""
+"""Picture storage: a bucket or local files."""
 
 import asyncio
 import logging
@@ -26,9 +26,9 @@ from tests.conftest import (
     ADMIN_URL,
     auth_header,
     create_test_user,
-    keys,
+    get_user_id,
+    list_objects,
     login_user,
-    own_id,
     sign_up,
 )
 from tests.databases import scratch_database
@@ -46,28 +46,28 @@ async def upload(
     name: str = "photo.jpg",
     media_type: str = "image/jpeg",
 ) -> Response:
-    """Send a profile picture."""
+    """Upload a profile picture."""
     return await client.patch(
-        f"/api/users/{await own_id(client, headers)}/picture",
+        f"/api/users/{await get_user_id(client, headers)}/picture",
         files={"file": (name, content, media_type)},
         headers=headers,
     )
 
 
 async def me(client: AsyncClient, headers: dict[str, str]) -> dict[str, Any]:
-    """One's own account."""
+    """Return the current user."""
     user: dict[str, Any] = (await client.get("/api/users/me", headers=headers)).json()
     return user
 
 
 def files(folder: Path) -> list[str]:
-    """Every file under a folder, by its path in there."""
+    """Return all files in a folder by relative path."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def make_fail(bucket: Any, operation: str) -> None:
-    """Let an operation fail as if nobody could be reached at the bucket's address."""
+    """Make an S3 operation fail as if the bucket could not be reached."""
 
     def fail(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://bucket.example")
@@ -77,7 +77,7 @@ def make_fail(bucket: Any, operation: str) -> None:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the client of S3 try again at once."""
+    """Retry S3 requests without delays."""
     monkeypatch.setattr(
         "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0
     )
@@ -85,20 +85,20 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def bucket(bucket: Any) -> Iterator[Any]:
-    """The bucket; its client ends with the test, which may have made it fail."""
+    """Create a bucket; close its client at the end, in case a test made it fail."""
     yield bucket
     image_utils.s3_client.cache_clear()
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """Send the application to an S3-compatible service."""
+    """Configure the app to use an S3-compatible service."""
     monkeypatch.setattr(settings, "s3_endpoint_url", url)
     image_utils.s3_client.cache_clear()
 
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port of this machine where nobody listens."""
+    """Return a local port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
@@ -106,7 +106,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder of the pictures, without a bucket."""
+    """Return the picture folder of an app without a bucket."""
     monkeypatch.setattr(settings, "s3_bucket_name", None)
     monkeypatch.setattr(settings, "var_dir", tmp_path)
     return tmp_path / "media"
@@ -114,14 +114,14 @@ def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def blocked_media(media: Path) -> None:
-    """A file where the folder of the pictures should be."""
+    """Create a file in place of the picture folder."""
     media.touch()
 
 
-# In a bucket
+# Bucket
 
 
-async def test_picture_is_stored_under_its_key_with_its_headers(
+async def test_picture_is_stored_with_its_headers(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     user = (await upload(client, ada)).json()
@@ -132,7 +132,7 @@ async def test_picture_is_stored_under_its_key_with_its_headers(
     assert stored["CacheControl"] == "public, max-age=31536000, immutable"
 
 
-async def test_upload_tells_where_the_picture_is(
+async def test_upload_returns_picture_path(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     response = await upload(client, ada)
@@ -155,7 +155,7 @@ async def test_upload_tells_where_the_picture_is(
         ("photo", ""),
     ],
 )
-async def test_picture_is_judged_by_its_content(
+async def test_file_type_is_detected_by_content(
     client: AsyncClient, ada: dict[str, str], name: str, media_type: str
 ) -> None:
     response = await upload(client, ada, PHOTO, name, media_type)
@@ -171,17 +171,17 @@ async def test_picture_is_judged_by_its_content(
         pytest.param(PHOTO[:-2000], id="cut off"),
     ],
 )
-async def test_upload_of_no_picture_is_refused(
+async def test_invalid_picture_is_rejected(
     client: AsyncClient, ada: dict[str, str], bucket: Any, content: bytes
 ) -> None:
     response = await upload(client, ada, content)
 
     assert response.status_code == 400
     assert response.json() == {"detail": INVALID}
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_new_picture_replaces_the_old_one(
+async def test_new_picture_replaces_old_one(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     old = (await upload(client, ada)).json()["image_file"]
@@ -189,12 +189,12 @@ async def test_new_picture_replaces_the_old_one(
     new = (await upload(client, ada)).json()["image_file"]
 
     assert new != old
-    assert keys(bucket) == [f"profile_pics/{new}"]
+    assert list_objects(bucket) == [f"profile_pics/{new}"]
 
 
 @pytest.fixture
 def steps(bucket: Any) -> Iterator[list[str]]:
-    """What happens in the bucket and to the users' rows, in its order."""
+    """Record bucket operations and user updates in order."""
     happened: list[str] = []
 
     def note_call(model: Any, **_: Any) -> None:
@@ -214,7 +214,7 @@ def steps(bucket: Any) -> Iterator[list[str]]:
     event.remove(engine.sync_engine, "release_savepoint", note_commit)
 
 
-async def test_old_picture_goes_after_the_row_names_the_new_one(
+async def test_old_picture_is_deleted_after_commit(
     client: AsyncClient, ada: dict[str, str], steps: list[str]
 ) -> None:
     await upload(client, ada)
@@ -227,24 +227,24 @@ async def test_old_picture_goes_after_the_row_names_the_new_one(
     assert put < update < commit < delete
 
 
-async def test_new_picture_goes_again_when_its_row_cannot_be_written(
+async def test_new_picture_is_deleted_if_update_fails(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     old = (await upload(client, ada)).json()["image_file"]
 
-    def refuse_updates(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    def reject_updates(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith("UPDATE"):
             raise DatabaseUnavailable
 
-    event.listen(engine.sync_engine, "before_cursor_execute", refuse_updates)
+    event.listen(engine.sync_engine, "before_cursor_execute", reject_updates)
     response = await upload(client, ada)
-    event.remove(engine.sync_engine, "before_cursor_execute", refuse_updates)
+    event.remove(engine.sync_engine, "before_cursor_execute", reject_updates)
 
     assert response.status_code == 503
-    assert keys(bucket) == [f"profile_pics/{old}"]
+    assert list_objects(bucket) == [f"profile_pics/{old}"]
 
 
-async def test_old_picture_that_cannot_be_deleted_is_logged(
+async def test_failed_deletion_of_old_picture_is_logged(
     client: AsyncClient,
     ada: dict[str, str],
     bucket: Any,
@@ -261,7 +261,7 @@ async def test_old_picture_that_cannot_be_deleted_is_logged(
     assert old in caplog.text
 
 
-async def test_bucket_that_refuses_changes_nothing(
+async def test_access_denied_changes_nothing(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     before = (await upload(client, ada)).json()
@@ -278,10 +278,10 @@ async def test_bucket_that_refuses_changes_nothing(
     assert response.status_code == 503
     assert response.json() == {"detail": UPLOAD_FAILED}
     assert await me(client, ada) == before
-    assert keys(bucket) == [f"profile_pics/{before['image_file']}"]
+    assert list_objects(bucket) == [f"profile_pics/{before['image_file']}"]
 
 
-async def test_bucket_that_is_missing_changes_nothing(
+async def test_missing_bucket_changes_nothing(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     bucket.delete_bucket(Bucket=BUCKET)
@@ -293,7 +293,7 @@ async def test_bucket_that_is_missing_changes_nothing(
     assert (await me(client, ada))["image_file"] is None
 
 
-async def test_bucket_that_cannot_be_reached_changes_nothing(
+async def test_unreachable_bucket_changes_nothing(
     client: AsyncClient,
     ada: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -309,7 +309,7 @@ async def test_bucket_that_cannot_be_reached_changes_nothing(
     assert (await me(client, ada))["image_file"] is None
 
 
-async def test_failed_upload_shows_no_secret_in_the_log(
+async def test_failed_upload_log_omits_secrets(
     client: AsyncClient,
     ada: dict[str, str],
     bucket: Any,
@@ -324,14 +324,14 @@ async def test_failed_upload_shows_no_secret_in_the_log(
     assert "testing" not in caplog.text
 
 
-def test_calls_to_the_bucket_end_soon(bucket: Any) -> None:
+def test_bucket_requests_have_short_timeouts(bucket: Any) -> None:
     config = bucket.meta.config
 
     assert (config.connect_timeout, config.read_timeout) <= (5, 5)
     assert config.retries["total_max_attempts"] <= 3
 
 
-async def test_deleted_picture_leaves_the_bucket(
+async def test_deleted_picture_is_removed_from_bucket(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     user_id = (await upload(client, ada)).json()["id"]
@@ -341,10 +341,10 @@ async def test_deleted_picture_leaves_the_bucket(
     assert response.status_code == 200
     assert response.json()["image_file"] is None
     assert response.json()["image_path"] == "/static/profile_pics/default.jpg"
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_picture_is_gone_for_its_owner_even_when_the_bucket_keeps_it(
+async def test_picture_is_removed_if_bucket_deletion_fails(
     client: AsyncClient,
     ada: dict[str, str],
     bucket: Any,
@@ -361,7 +361,7 @@ async def test_picture_is_gone_for_its_owner_even_when_the_bucket_keeps_it(
     assert user["image_file"] in caplog.text
 
 
-async def test_deleted_account_takes_its_picture_along(
+async def test_account_deletion_deletes_picture(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str], bucket: Any
 ) -> None:
     user_id = (await upload(client, ada)).json()["id"]
@@ -370,10 +370,10 @@ async def test_deleted_account_takes_its_picture_along(
     response = await client.delete(f"/api/users/{user_id}", headers=ada)
 
     assert response.status_code == 204
-    assert keys(bucket) == [f"profile_pics/{kept}"]
+    assert list_objects(bucket) == [f"profile_pics/{kept}"]
 
 
-async def test_account_is_deleted_even_when_the_bucket_keeps_its_picture(
+async def test_account_is_deleted_if_bucket_deletion_fails(
     client: AsyncClient,
     ada: dict[str, str],
     bucket: Any,
@@ -389,7 +389,7 @@ async def test_account_is_deleted_even_when_the_bucket_keeps_its_picture(
     assert user["image_file"] in caplog.text
 
 
-async def test_uploads_at_once_leave_one_picture_and_the_row_that_names_it(
+async def test_concurrent_uploads_leave_one_referenced_picture(
     concurrent_client: AsyncClient, bucket: Any
 ) -> None:
     ada = await sign_up(concurrent_client, "ada")
@@ -400,17 +400,17 @@ async def test_uploads_at_once_leave_one_picture_and_the_row_that_names_it(
 
     assert [response.status_code for response in responses] == [200] * 4
     user = await me(concurrent_client, ada)
-    assert keys(bucket) == [f"profile_pics/{user['image_file']}"]
+    assert list_objects(bucket) == [f"profile_pics/{user['image_file']}"]
 
 
-async def test_upload_to_an_account_that_is_deleted_meanwhile_leaves_no_picture(
+async def test_upload_during_account_deletion_leaves_nothing(
     client: AsyncClient,
     ada: dict[str, str],
     db: AsyncSession,
     bucket: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
     process = image_utils.process_profile_image
     loop = asyncio.get_running_loop()
 
@@ -427,15 +427,15 @@ async def test_upload_to_an_account_that_is_deleted_meanwhile_leaves_no_picture(
     )
 
     assert response.status_code == 401
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-# In a bucket of another service, over HTTP
+# S3-compatible service over HTTP
 
 
 @pytest.fixture
 def s3_server() -> Iterator[str]:
-    """A service that speaks the protocol of S3 over HTTP; gives its address."""
+    """Run an S3-compatible server and return its URL."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -445,7 +445,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def other_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket of that service, which the application uses."""
+    """Create a bucket on that server and configure the app to use it."""
     monkeypatch.setattr(settings, "s3_bucket_name", "other-bucket")
     use_endpoint(monkeypatch, s3_server)
     image_utils.s3_client().create_bucket(
@@ -456,7 +456,7 @@ def other_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"{s3_server}/other-bucket"
 
 
-async def test_picture_is_read_back_over_http_from_its_path(
+async def test_picture_can_be_read_over_http(
     client: AsyncClient, ada: dict[str, str], other_bucket: str
 ) -> None:
     user = (await upload(client, ada)).json()
@@ -470,7 +470,7 @@ async def test_picture_is_read_back_over_http_from_its_path(
     assert picture.headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
-async def test_picture_that_is_deleted_over_http_is_gone(
+async def test_deleted_picture_is_gone_over_http(
     client: AsyncClient, ada: dict[str, str], other_bucket: str
 ) -> None:
     user = (await upload(client, ada)).json()
@@ -482,7 +482,7 @@ async def test_picture_that_is_deleted_over_http_is_gone(
     assert picture.status_code == 404
 
 
-# Where browsers find it
+# Picture URLs
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ async def test_picture_that_is_deleted_over_http_is_gone(
     ],
     ids=["AWS", "endpoint", "CDN", "CDN before an endpoint", "local"],
 )
-def test_path_of_a_picture_follows_the_settings(
+def test_picture_url_depends_on_settings(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], path: str
 ) -> None:
     user = User(username="ada", image_file="a.jpg")
@@ -521,16 +521,16 @@ def test_path_of_a_picture_follows_the_settings(
     assert user.image_path == path
 
 
-def test_path_without_a_picture_is_the_default_one() -> None:
+def test_path_without_picture_is_default_picture() -> None:
     user = User(username="ada")
 
     assert user.image_path == "/static/profile_pics/default.jpg"
 
 
-# In files
+# Local files
 
 
-async def test_picture_becomes_a_file_without_a_bucket(
+async def test_picture_is_stored_as_file_without_bucket(
     client: AsyncClient, ada: dict[str, str], media: Path
 ) -> None:
     user = (await upload(client, ada)).json()
@@ -539,7 +539,7 @@ async def test_picture_becomes_a_file_without_a_bucket(
     assert files(media) == [f"profile_pics/{user['image_file']}"]
 
 
-async def test_new_file_replaces_the_old_one(
+async def test_new_file_replaces_old_one(
     client: AsyncClient, ada: dict[str, str], media: Path
 ) -> None:
     await upload(client, ada)
@@ -560,7 +560,7 @@ async def test_deleted_picture_leaves_no_file(
     assert files(media) == []
 
 
-def test_stored_file_is_readable_for_a_web_server(media: Path) -> None:
+def test_stored_file_is_readable_by_web_server(media: Path) -> None:
     image_utils.upload_profile_image(b"a picture", "a.jpg")
 
     path = media / "profile_pics" / "a.jpg"
@@ -568,13 +568,13 @@ def test_stored_file_is_readable_for_a_web_server(media: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_deleting_a_file_that_is_not_there_is_no_error(media: Path) -> None:
+def test_deleting_missing_file_is_no_error(media: Path) -> None:
     image_utils.delete_profile_image("a.jpg")
 
     assert files(media) == []
 
 
-async def test_folder_that_cannot_be_made_changes_nothing(
+async def test_uncreatable_folder_changes_nothing(
     client: AsyncClient, ada: dict[str, str], blocked_media: None
 ) -> None:
     response = await upload(client, ada)
@@ -584,8 +584,8 @@ async def test_folder_that_cannot_be_made_changes_nothing(
     assert (await me(client, ada))["image_file"] is None
 
 
-def test_file_that_cannot_be_written_leaves_no_draft(media: Path) -> None:
-    # A folder of that name is in the way of the file.
+def test_failed_write_leaves_no_temporary_file(media: Path) -> None:
+    # A folder with the file's name is in the way.
     (media / "profile_pics" / "a.jpg").mkdir(parents=True)
 
     with pytest.raises(image_utils.StorageError):
@@ -594,15 +594,16 @@ def test_file_that_cannot_be_written_leaves_no_draft(media: Path) -> None:
     assert files(media) == []
 
 
-# Served by the application itself
+# Serving local files
 
 
 @pytest.fixture(scope="module")
 def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The application as its own process, without a bucket; gives its address."""
+    """Run the app in another process without a bucket and return its URL."""
     with (
         scratch_database(ADMIN_URL) as database_url,
-        # Clients can connect at once: the system keeps them until the server is up.
+        # Clients can connect at once: the system queues connections until the server is
+        # up.
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
         environment = {
@@ -634,14 +635,14 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def live_client(live_server: str) -> AsyncIterator[AsyncClient]:
-    """A client of that process."""
+    """Return a client of that process."""
     async with AsyncClient(base_url=live_server, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
 async def live_picture(live_client: AsyncClient) -> AsyncIterator[dict[str, Any]]:
-    """The account of somebody with a picture, for as long as the test lasts."""
+    """Create a user with a picture for the duration of the test."""
     await create_test_user(live_client)
     headers = auth_header(await login_user(live_client))
     user = (await upload(live_client, headers)).json()
@@ -649,7 +650,7 @@ async def live_picture(live_client: AsyncClient) -> AsyncIterator[dict[str, Any]
     await live_client.delete(f"/api/users/{user['id']}", headers=headers)
 
 
-async def test_local_picture_is_served_with_its_type_and_a_year_of_caching(
+async def test_local_picture_has_type_and_long_caching(
     live_client: AsyncClient, live_picture: dict[str, Any]
 ) -> None:
     response = await live_client.get(live_picture["image_path"])
@@ -660,7 +661,7 @@ async def test_local_picture_is_served_with_its_type_and_a_year_of_caching(
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_local_picture_is_not_sent_again_to_whom_has_it(
+async def test_unchanged_local_picture_is_not_sent_again(
     live_client: AsyncClient, live_picture: dict[str, Any]
 ) -> None:
     path = live_picture["image_path"]
@@ -684,16 +685,14 @@ async def test_local_picture_is_not_sent_again_to_whom_has_it(
         "/media/" + "a" * 300,
     ],
 )
-async def test_nothing_but_pictures_is_served(
-    live_client: AsyncClient, path: str
-) -> None:
+async def test_only_pictures_are_served(live_client: AsyncClient, path: str) -> None:
     response = await live_client.get(path, follow_redirects=True)
 
     assert response.status_code == 404
     assert "max-age" not in response.headers.get("cache-control", "")
 
 
-async def test_deleted_local_picture_is_served_no_more(
+async def test_deleted_local_picture_is_not_served(
     live_client: AsyncClient,
 ) -> None:
     await create_test_user(live_client, "bob", "bob@example.com")

@@ -1,4 +1,4 @@
-"""The users of the API: accounts, lists, pictures, and the mail for a new password."""
+"""Users API: accounts, lists, pictures, and password reset emails."""
 
 from io import BytesIO
 from pathlib import Path
@@ -16,13 +16,13 @@ from image_utils import StorageError
 from models import PasswordResetToken, Post, User
 from tests.conftest import (
     PASSWORD,
-    Body,
+    CountingBody,
     auth_header,
     create_post,
     create_test_user,
-    keys,
+    get_user_id,
+    list_objects,
     login_user,
-    own_id,
 )
 
 PHOTO = Path(__file__).with_name("test_image.jpg")
@@ -31,7 +31,7 @@ FOREIGN_IDS = ["0", "-1", "2147483647", "2147483648", "1" * 30]
 
 
 def picture(size: tuple[int, int] = (40, 30)) -> bytes:
-    """A PNG."""
+    """Create a PNG."""
     output = BytesIO()
     Image.new("RGB", size, "teal").save(output, "PNG")
     return output.getvalue()
@@ -40,9 +40,9 @@ def picture(size: tuple[int, int] = (40, 30)) -> bytes:
 async def upload(
     client: AsyncClient, headers: dict[str, str], content: bytes
 ) -> dict[str, Any]:
-    """Set a picture through the API; gives the answer's JSON."""
+    """Upload a picture through the API and return the response's JSON."""
     response = await client.patch(
-        f"/api/users/{await own_id(client, headers)}/picture",
+        f"/api/users/{await get_user_id(client, headers)}/picture",
         files={"file": ("me.png", content)},
         headers=headers,
     )
@@ -110,7 +110,7 @@ async def test_create_user_duplicate_email(client: AsyncClient) -> None:
         ("Жук", "жУК"),
     ],
 )
-async def test_username_is_unique_without_regard_to_case(
+async def test_username_is_unique_ignoring_case(
     client: AsyncClient, first: str, second: str
 ) -> None:
     await create_test_user(client, first, "first@example.com")
@@ -127,7 +127,7 @@ async def test_username_is_unique_without_regard_to_case(
 @pytest.mark.parametrize(
     ("first", "second"), [("ada", "äda"), ("a b", "ab"), ("a_a", "aba"), ("a%", "ab")]
 )
-async def test_usernames_that_differ_in_more_than_case_are_both_welcome(
+async def test_similar_usernames_are_valid(
     client: AsyncClient, first: str, second: str
 ) -> None:
     await create_test_user(client, first, "first@example.com")
@@ -137,7 +137,9 @@ async def test_usernames_that_differ_in_more_than_case_are_both_welcome(
     assert user["username"] == second
 
 
-async def test_taken_name_is_reported_before_taken_email(client: AsyncClient) -> None:
+async def test_taken_username_is_reported_before_taken_email(
+    client: AsyncClient,
+) -> None:
     await create_test_user(client, "ada", "ada@example.com")
 
     response = await client.post(
@@ -149,7 +151,7 @@ async def test_taken_name_is_reported_before_taken_email(client: AsyncClient) ->
     assert response.json() == {"detail": "Username already exists"}
 
 
-async def test_name_and_email_taken_by_two_others_report_the_name(
+async def test_username_conflict_is_reported_before_email(
     client: AsyncClient,
 ) -> None:
     await create_test_user(client, "ada", "ada@example.com")
@@ -163,7 +165,7 @@ async def test_name_and_email_taken_by_two_others_report_the_name(
     assert response.json() == {"detail": "Username already exists"}
 
 
-async def test_unknown_keys_of_a_new_user_are_ignored(client: AsyncClient) -> None:
+async def test_unknown_fields_of_new_user_are_ignored(client: AsyncClient) -> None:
     response = await client.post(
         "/api/users",
         json={
@@ -182,7 +184,7 @@ async def test_unknown_keys_of_a_new_user_are_ignored(client: AsyncClient) -> No
     assert response.json()["image_file"] is None
 
 
-async def test_password_is_stored_as_an_argon2_hash(
+async def test_password_is_stored_as_argon2_hash(
     client: AsyncClient, db: AsyncSession
 ) -> None:
     await create_test_user(client, password="correct horse")
@@ -197,14 +199,14 @@ async def test_password_is_stored_as_an_argon2_hash(
 # Reading
 
 
-async def test_list_of_no_users_is_not_found(client: AsyncClient) -> None:
+async def test_empty_user_list_is_not_found(client: AsyncClient) -> None:
     response = await client.get("/api/users")
 
     assert response.status_code == 404
     assert response.json() == {"detail": "Users not found"}
 
 
-async def test_list_users_shows_what_is_public_in_order_of_ids(
+async def test_user_list_has_public_fields_ordered_by_id(
     client: AsyncClient,
 ) -> None:
     made = [
@@ -232,7 +234,7 @@ async def test_list_users_shows_what_is_public_in_order_of_ids(
         ("?skip=2147483647", [], None),
     ],
 )
-async def test_list_users_links_to_its_next_part_while_there_is_one(
+async def test_user_list_links_to_next_page(
     client: AsyncClient, query: str, names: list[str], link: str | None
 ) -> None:
     await create_test_user(client, "zoe", "zoe@example.com")
@@ -249,7 +251,7 @@ async def test_list_users_links_to_its_next_part_while_there_is_one(
 @pytest.mark.parametrize(
     "query", ["skip=-1", "skip=x", "skip=2147483648", "limit=0", "limit=101"]
 )
-async def test_list_users_refuses_a_window_out_of_range(
+async def test_user_list_rejects_out_of_range_skip_and_limit(
     client: AsyncClient, query: str
 ) -> None:
     response = await client.get(f"/api/users?{query}")
@@ -257,7 +259,7 @@ async def test_list_users_refuses_a_window_out_of_range(
     assert response.status_code == 422
 
 
-async def test_get_user_shows_what_is_public(client: AsyncClient) -> None:
+async def test_get_user_returns_public_fields(client: AsyncClient) -> None:
     user = await create_test_user(client)
 
     response = await client.get(f"/api/users/{user['id']}")
@@ -269,7 +271,7 @@ async def test_get_user_shows_what_is_public(client: AsyncClient) -> None:
 
 @pytest.mark.parametrize("user_id", FOREIGN_IDS)
 @pytest.mark.parametrize("path", ["", "/posts"])
-async def test_id_that_no_user_has_is_not_found(
+async def test_unknown_user_id_is_not_found(
     client: AsyncClient, user_id: str, path: str
 ) -> None:
     response = await client.get(f"/api/users/{user_id}{path}")
@@ -290,7 +292,7 @@ async def test_id_that_no_user_has_is_not_found(
         ("DELETE", "/picture"),
     ],
 )
-async def test_user_id_that_is_no_integer_is_refused(
+async def test_non_integer_user_id_is_rejected(
     client: AsyncClient, ada: dict[str, str], method: str, path: str, user_id: str
 ) -> None:
     response = await client.request(method, f"/api/users/{user_id}{path}", headers=ada)
@@ -299,7 +301,7 @@ async def test_user_id_that_is_no_integer_is_refused(
     assert ["path", "user_id"] in [f["loc"] for f in response.json()["detail"]]
 
 
-async def test_get_me_shows_what_is_private(
+async def test_current_user_has_private_fields(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     response = await client.get("/api/users/me", headers=ada)
@@ -314,14 +316,14 @@ async def test_get_me_shows_what_is_private(
     }
 
 
-async def test_posts_of_a_user_are_only_theirs_newest_first(
+async def test_user_posts_are_theirs_newest_first(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     first = await create_post(client, ada)
     await create_post(client, bob)
     second = await create_post(client, ada)
 
-    response = await client.get(f"/api/users/{await own_id(client, ada)}/posts")
+    response = await client.get(f"/api/users/{await get_user_id(client, ada)}/posts")
 
     assert response.status_code == 200
     assert response.json() == {
@@ -334,16 +336,16 @@ async def test_posts_of_a_user_are_only_theirs_newest_first(
     }
 
 
-async def test_user_without_posts_has_an_empty_list(
+async def test_user_without_posts_has_empty_list(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    response = await client.get(f"/api/users/{await own_id(client, ada)}/posts")
+    response = await client.get(f"/api/users/{await get_user_id(client, ada)}/posts")
 
     assert response.status_code == 200
     assert (response.json()["posts"], response.json()["total"]) == ([], 0)
 
 
-# Who may change what
+# Authorization
 
 CHANGES = [
     ("PATCH", "", "Not authorized to update this user"),
@@ -355,7 +357,7 @@ CHANGES = [
 
 @pytest.mark.parametrize(("method", "path", "_detail"), CHANGES)
 @pytest.mark.parametrize("user_id", ["1", "x"])
-async def test_change_of_an_account_needs_a_login_before_anything_else(
+async def test_account_change_checks_login_first(
     client: AsyncClient, method: str, path: str, _detail: str, user_id: str
 ) -> None:
     response = await client.request(
@@ -368,7 +370,7 @@ async def test_change_of_an_account_needs_a_login_before_anything_else(
 
 
 @pytest.mark.parametrize(("method", "path", "detail"), CHANGES)
-async def test_account_of_somebody_else_is_forbidden(
+async def test_other_account_is_forbidden(
     client: AsyncClient,
     ada: dict[str, str],
     bob: dict[str, str],
@@ -376,7 +378,7 @@ async def test_account_of_somebody_else_is_forbidden(
     path: str,
     detail: str,
 ) -> None:
-    bobs_id = await own_id(client, bob)
+    bobs_id = await get_user_id(client, bob)
 
     response = await client.request(
         method, f"/api/users/{bobs_id}{path}", json={"username": 7}, headers=ada
@@ -389,7 +391,7 @@ async def test_account_of_somebody_else_is_forbidden(
 
 @pytest.mark.parametrize("user_id", FOREIGN_IDS)
 @pytest.mark.parametrize(("method", "path", "detail"), CHANGES)
-async def test_account_that_does_not_exist_is_forbidden_too(
+async def test_nonexistent_account_is_forbidden(
     client: AsyncClient,
     ada: dict[str, str],
     method: str,
@@ -408,7 +410,7 @@ async def test_account_that_does_not_exist_is_forbidden_too(
 # Changing an account
 
 
-async def test_update_user_changes_name_and_email(
+async def test_update_user_changes_username_and_email(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     user = (await client.get("/api/users/me", headers=ada)).json()
@@ -432,7 +434,7 @@ async def test_update_user_changes_name_and_email(
 @pytest.mark.parametrize(
     "nothing", [{}, {"username": None, "email": None}, {"id": 7, "is_admin": True}]
 )
-async def test_update_with_nothing_known_in_it_changes_nothing(
+async def test_update_without_known_fields_changes_nothing(
     client: AsyncClient, ada: dict[str, str], nothing: dict[str, Any]
 ) -> None:
     user = (await client.get("/api/users/me", headers=ada)).json()
@@ -447,11 +449,11 @@ async def test_update_with_nothing_known_in_it_changes_nothing(
     "changes",
     [{"username": "ADA"}, {"email": "ADA@example.com"}, {"username": "ada"}],
 )
-async def test_own_name_and_email_are_not_taken(
+async def test_current_username_and_email_are_not_taken(
     client: AsyncClient, ada: dict[str, str], changes: dict[str, str]
 ) -> None:
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}", json=changes, headers=ada
+        f"/api/users/{await get_user_id(client, ada)}", json=changes, headers=ada
     )
 
     assert response.status_code == 200
@@ -469,7 +471,7 @@ async def test_own_name_and_email_are_not_taken(
         ),
     ],
 )
-async def test_update_to_a_name_or_email_that_is_taken_changes_nothing(
+async def test_taken_username_or_email_is_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     bob: dict[str, str],
@@ -485,17 +487,17 @@ async def test_update_to_a_name_or_email_that_is_taken_changes_nothing(
 
 
 @pytest.mark.parametrize("changes", [{"username": ""}, {"email": "x"}, {"email": ""}])
-async def test_update_refuses_invalid_input(
+async def test_update_user_rejects_invalid_input(
     client: AsyncClient, ada: dict[str, str], changes: dict[str, str]
 ) -> None:
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}", json=changes, headers=ada
+        f"/api/users/{await get_user_id(client, ada)}", json=changes, headers=ada
     )
 
     assert response.status_code == 422
 
 
-async def test_new_name_shows_on_old_posts(
+async def test_new_username_is_shown_on_old_posts(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     post = await create_post(client, ada)
@@ -508,8 +510,10 @@ async def test_new_name_shows_on_old_posts(
     assert changed["author"]["username"] == "countess"
 
 
-async def test_old_name_is_free_again(client: AsyncClient, ada: dict[str, str]) -> None:
-    user_id = await own_id(client, ada)
+async def test_old_username_becomes_available(
+    client: AsyncClient, ada: dict[str, str]
+) -> None:
+    user_id = await get_user_id(client, ada)
     await client.patch(
         f"/api/users/{user_id}", json={"username": "countess"}, headers=ada
     )
@@ -522,7 +526,7 @@ async def test_old_name_is_free_again(client: AsyncClient, ada: dict[str, str]) 
 # Deleting an account
 
 
-async def test_delete_user_takes_posts_tokens_and_picture_along(
+async def test_delete_user_deletes_posts_tokens_and_picture(
     client: AsyncClient, ada: dict[str, str], db: AsyncSession, bucket: Any
 ) -> None:
     await create_post(client, ada)
@@ -535,24 +539,24 @@ async def test_delete_user_takes_posts_tokens_and_picture_along(
     assert (await client.get(f"/api/users/{user['id']}")).status_code == 404
     assert await db.scalar(select(func.count(Post.id))) == 0
     assert await db.scalar(select(func.count(PasswordResetToken.id))) == 0
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_delete_user_leaves_others_alone(
+async def test_delete_user_keeps_other_users(
     client: AsyncClient, ada: dict[str, str], bob: dict[str, str]
 ) -> None:
     post = await create_post(client, bob)
 
-    await client.delete(f"/api/users/{await own_id(client, ada)}", headers=ada)
+    await client.delete(f"/api/users/{await get_user_id(client, ada)}", headers=ada)
 
     assert (await client.get("/api/posts")).json()["posts"] == [post]
     assert (await client.get("/api/users/me", headers=bob)).status_code == 200
 
 
-async def test_deleted_name_and_email_can_be_taken_again(
+async def test_deleted_username_and_email_are_available(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    await client.delete(f"/api/users/{await own_id(client, ada)}", headers=ada)
+    await client.delete(f"/api/users/{await get_user_id(client, ada)}", headers=ada)
 
     await create_test_user(client, "ada", "ada@example.com")
 
@@ -565,7 +569,7 @@ async def test_deleted_name_and_email_can_be_taken_again(
 async def test_upload_profile_picture(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
-    user_id = await own_id(client, ada)
+    user_id = await get_user_id(client, ada)
     file = ("me.jpg", PHOTO.read_bytes(), "image/jpeg")
 
     response = await client.patch(
@@ -577,10 +581,10 @@ async def test_upload_profile_picture(
     assert response.status_code == 200
     assert user.keys() == {"id", "username", "email", "image_file", "image_path"}
     assert user["image_path"] == f"https://test-bucket.s3.us-east-2.amazonaws.com/{key}"
-    assert keys(bucket) == [key]
+    assert list_objects(bucket) == [key]
 
 
-async def test_new_picture_replaces_the_old_one(
+async def test_new_picture_replaces_old_one(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     first = await upload(client, ada, picture())
@@ -588,17 +592,17 @@ async def test_new_picture_replaces_the_old_one(
     second = await upload(client, ada, picture())
 
     assert first["image_file"] != second["image_file"]
-    assert keys(bucket) == [f"profile_pics/{second['image_file']}"]
+    assert list_objects(bucket) == [f"profile_pics/{second['image_file']}"]
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"no picture", picture()[:60], b"%PDF-1.7"], ids=range(4)
 )
-async def test_upload_of_what_is_no_picture_is_refused(
+async def test_upload_of_other_file_type_is_rejected(
     client: AsyncClient, ada: dict[str, str], bucket: Any, content: bytes
 ) -> None:
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         files={"file": ("me.png", content, "image/png")},
         headers=ada,
     )
@@ -608,13 +612,13 @@ async def test_upload_of_what_is_no_picture_is_refused(
         "detail": "Invalid image file. "
         "Please upload a valid image (JPEG, PNG, GIF, WebP)."
     }
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
 @pytest.mark.parametrize(
     ("limit", "shown"), [(5 * 1024**2, "5MB"), (2 * 1024**2, "2MB")]
 )
-async def test_file_above_the_limit_is_refused(
+async def test_too_large_file_is_rejected(
     client: AsyncClient,
     ada: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
@@ -624,7 +628,7 @@ async def test_file_above_the_limit_is_refused(
     monkeypatch.setattr(settings, "max_upload_size_bytes", limit)
 
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         files={"file": ("me.png", bytes(limit + 1))},
         headers=ada,
     )
@@ -633,7 +637,7 @@ async def test_file_above_the_limit_is_refused(
     assert response.json() == {"detail": f"File too large. Maximum size is {shown}"}
 
 
-async def test_file_of_the_largest_size_is_accepted(
+async def test_file_at_size_limit_is_accepted(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = picture()
@@ -644,14 +648,14 @@ async def test_file_of_the_largest_size_is_accepted(
     assert user["image_file"]
 
 
-async def test_upload_body_above_limit_and_frame_is_refused_while_it_arrives(
+async def test_too_large_upload_is_rejected_while_streaming(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "max_upload_size_bytes", 10_000)
-    body = Body(10_000_000, start=FILE_START)
+    body = CountingBody(10_000_000, start=FILE_START)
 
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         content=body,
         headers={**ada, **MULTIPART},
     )
@@ -661,14 +665,14 @@ async def test_upload_body_above_limit_and_frame_is_refused_while_it_arrives(
     assert body.read_bytes <= 10_000 + FRAME_BYTES + 4096
 
 
-async def test_upload_declared_too_large_is_refused_unread(
+async def test_declared_too_large_upload_is_rejected_unread(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
-    body = Body(10_000_000, start=FILE_START)
+    body = CountingBody(10_000_000, start=FILE_START)
     declared = {"Content-Length": str(settings.max_upload_size_bytes + FRAME_BYTES + 1)}
 
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         content=body,
         headers={**ada, **MULTIPART, **declared},
     )
@@ -677,8 +681,8 @@ async def test_upload_declared_too_large_is_refused_unread(
     assert body.read_bytes == 0
 
 
-async def test_upload_without_login_is_refused_unread(client: AsyncClient) -> None:
-    body = Body(100_000_000, start=FILE_START)
+async def test_anonymous_upload_is_rejected_unread(client: AsyncClient) -> None:
+    body = CountingBody(100_000_000, start=FILE_START)
 
     response = await client.patch(
         "/api/users/1/picture", content=body, headers=MULTIPART
@@ -689,10 +693,10 @@ async def test_upload_without_login_is_refused_unread(client: AsyncClient) -> No
 
 
 @pytest.mark.parametrize("declared", [{}, {"Content-Length": "100000000"}])
-async def test_upload_for_somebody_else_is_refused_unread(
+async def test_upload_for_another_user_is_rejected_unread(
     client: AsyncClient, ada: dict[str, str], declared: dict[str, str]
 ) -> None:
-    body = Body(100_000_000, start=FILE_START)
+    body = CountingBody(100_000_000, start=FILE_START)
 
     response = await client.patch(
         "/api/users/0/picture", content=body, headers={**ada, **MULTIPART, **declared}
@@ -720,11 +724,11 @@ async def test_upload_for_somebody_else_is_refused_unread(
     ],
     ids=range(6),
 )
-async def test_upload_without_a_file_is_refused(
+async def test_upload_without_file_is_rejected(
     client: AsyncClient, ada: dict[str, str], content_type: str, body: bytes
 ) -> None:
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         content=body,
         headers={**ada, "Content-Type": content_type},
     )
@@ -747,7 +751,7 @@ async def test_malformed_upload_is_rejected(
     client: AsyncClient, ada: dict[str, str], content_type: str, body: bytes
 ) -> None:
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         content=body,
         headers={**ada, "Content-Type": content_type},
     )
@@ -756,7 +760,7 @@ async def test_malformed_upload_is_rejected(
     assert response.json()["detail"][0]["loc"] == ["body"]
 
 
-async def test_upload_that_cannot_be_stored_is_unavailable(
+async def test_failed_storage_is_unavailable(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(content: bytes, filename: str) -> None:
@@ -765,7 +769,7 @@ async def test_upload_that_cannot_be_stored_is_unavailable(
     monkeypatch.setattr("picture_storage.upload_profile_image", fail)
 
     response = await client.patch(
-        f"/api/users/{await own_id(client, ada)}/picture",
+        f"/api/users/{await get_user_id(client, ada)}/picture",
         files={"file": ("me.png", picture())},
         headers=ada,
     )
@@ -776,7 +780,7 @@ async def test_upload_that_cannot_be_stored_is_unavailable(
     assert me.json()["image_file"] is None
 
 
-async def test_delete_picture_brings_the_default_one_back(
+async def test_delete_picture_restores_default(
     client: AsyncClient, ada: dict[str, str], bucket: Any
 ) -> None:
     user = await upload(client, ada, picture())
@@ -789,21 +793,21 @@ async def test_delete_picture_brings_the_default_one_back(
         "image_file": None,
         "image_path": "/static/profile_pics/default.jpg",
     }
-    assert keys(bucket) == []
+    assert list_objects(bucket) == []
 
 
-async def test_delete_picture_needs_one(
+async def test_delete_picture_requires_one(
     client: AsyncClient, ada: dict[str, str]
 ) -> None:
     response = await client.delete(
-        f"/api/users/{await own_id(client, ada)}/picture", headers=ada
+        f"/api/users/{await get_user_id(client, ada)}/picture", headers=ada
     )
 
     assert response.status_code == 400
     assert response.json() == {"detail": "No profile picture to delete"}
 
 
-# The mail for a new password; what its token does is in test_auth.py.
+# Password reset emails; tests/test_auth.py tests the tokens.
 
 
 async def test_forgot_password_sends_email(
@@ -824,7 +828,7 @@ async def test_forgot_password_sends_email(
     assert len(mail["token"]) >= 43
 
 
-async def test_forgot_password_sends_nothing_to_an_unknown_address(
+async def test_forgot_password_sends_nothing_to_unknown_email(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = AsyncMock()
@@ -838,7 +842,7 @@ async def test_forgot_password_sends_nothing_to_an_unknown_address(
     send.assert_not_awaited()
 
 
-async def test_token_of_one_user_shows_only_that_user(client: AsyncClient) -> None:
+async def test_token_reveals_only_its_user(client: AsyncClient) -> None:
     await create_test_user(client, "ada", "ada@example.com")
     await create_test_user(client, "bob", "bob@example.com")
     token = await login_user(client, "bob@example.com")

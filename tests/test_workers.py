@@ -1,4 +1,4 @@
-"""Work in threads: so much of it and no more."""
+"""Work in threads, with a limit."""
 
 import asyncio
 import os
@@ -17,18 +17,18 @@ import auth
 from auth import hash_reset_token
 from executors import BoundedExecutor, QueueFull
 from models import PasswordResetToken, User, utcnow
-from tests.conftest import PASSWORD, own_id
+from tests.conftest import PASSWORD, get_user_id
 
 
 @pytest.fixture
 def blocked() -> Iterator[tuple[BoundedExecutor, threading.Event]]:
-    """One thread that is at work until it is let go, and one place to wait."""
-    let_go = threading.Event()
-    yield BoundedExecutor("test", threads=1, waiting=1), let_go
-    let_go.set()
+    """Yield a blocked thread with a queue of one, and the event that releases it."""
+    release = threading.Event()
+    yield BoundedExecutor("test", threads=1, waiting=1), release
+    release.set()
 
 
-async def test_work_is_done_in_a_thread_of_its_own() -> None:
+async def test_work_runs_in_a_separate_thread() -> None:
     workers = BoundedExecutor("test", threads=1, waiting=0)
 
     name = await workers.run(lambda: threading.current_thread().name)
@@ -36,21 +36,21 @@ async def test_work_is_done_in_a_thread_of_its_own() -> None:
     assert name.startswith("test")
 
 
-async def test_what_is_too_much_is_refused_at_once(
+async def test_excess_work_is_rejected_at_once(
     blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
-    workers, let_go = blocked
-    jobs = [asyncio.ensure_future(workers.run(let_go.wait)) for _ in range(2)]
+    workers, release = blocked
+    jobs = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(2)]
     await asyncio.sleep(0)
 
     with pytest.raises(QueueFull):
-        await workers.run(let_go.wait)
+        await workers.run(release.wait)
 
-    let_go.set()
+    release.set()
     assert await asyncio.gather(*jobs) == [True, True]
 
 
-async def test_place_is_free_again_after_the_work_and_after_a_failure() -> None:
+async def test_slot_is_freed_after_success_and_failure() -> None:
     workers = BoundedExecutor("test", threads=1, waiting=0)
 
     with pytest.raises(ZeroDivisionError):
@@ -59,25 +59,25 @@ async def test_place_is_free_again_after_the_work_and_after_a_failure() -> None:
     assert await workers.run(lambda: "done") == "done"
 
 
-async def test_place_is_taken_while_the_work_goes_on_that_nobody_waits_for(
+async def test_slot_stays_taken_by_abandoned_work(
     blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
-    workers, let_go = blocked
+    workers, release = blocked
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await workers.run(let_go.wait)
-    waiting = asyncio.ensure_future(workers.run(let_go.wait))
+            await workers.run(release.wait)
+    waiting = asyncio.ensure_future(workers.run(release.wait))
     await asyncio.sleep(0)
 
     with pytest.raises(QueueFull):
-        await workers.run(let_go.wait)
+        await workers.run(release.wait)
 
-    let_go.set()
+    release.set()
     assert await waiting
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
-async def test_threads_stand_back_and_nothing_else_does() -> None:
+async def test_only_worker_threads_are_niced() -> None:
     workers = BoundedExecutor("test", threads=1, waiting=0, niceness=5)
     before = os.nice(0)
 
@@ -87,12 +87,12 @@ async def test_threads_stand_back_and_nothing_else_does() -> None:
     assert os.nice(0) == before
 
 
-# In the application
+# In the app
 
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more passwords can wait."""
+    """Fill the password hashing queue."""
     full = BoundedExecutor("full", threads=1, waiting=0)
     full._places.acquire()
     monkeypatch.setattr(auth, "_hashing", full)
@@ -129,13 +129,13 @@ def assert_busy(response: Response) -> None:
         ),
     ],
 )
-async def test_password_beyond_what_can_wait_is_refused(
+async def test_excess_password_is_rejected(
     client: AsyncClient, ada: dict[str, str], busy: None, path: str, body: Any
 ) -> None:
     assert_busy(await client.post(path, **body))
 
 
-async def test_change_of_password_beyond_what_can_wait_is_refused(
+async def test_excess_password_change_is_rejected(
     client: AsyncClient, ada: dict[str, str], busy: None
 ) -> None:
     response = await client.patch(
@@ -147,7 +147,7 @@ async def test_change_of_password_beyond_what_can_wait_is_refused(
     assert_busy(response)
 
 
-async def test_reset_beyond_what_can_wait_is_refused_and_can_be_repeated(
+async def test_excess_reset_is_rejected_and_can_be_retried(
     client: AsyncClient,
     db: AsyncSession,
     ada: dict[str, str],
@@ -155,7 +155,7 @@ async def test_reset_beyond_what_can_wait_is_refused_and_can_be_repeated(
 ) -> None:
     db.add(
         PasswordResetToken(
-            user_id=await own_id(client, ada),
+            user_id=await get_user_id(client, ada),
             token_hash=hash_reset_token("a-token"),
             expires_at=utcnow().replace(year=utcnow().year + 1, day=1),
         )
@@ -174,7 +174,7 @@ async def test_reset_beyond_what_can_wait_is_refused_and_can_be_repeated(
     assert repeated.status_code == 200
 
 
-async def test_login_with_an_outdated_hash_makes_a_new_one(
+async def test_login_with_outdated_hash_rehashes_password(
     client: AsyncClient,
     db: AsyncSession,
     ada: dict[str, str],
@@ -186,15 +186,15 @@ async def test_login_with_an_outdated_hash_makes_a_new_one(
 
     responses = [await client.post("/api/users/token", data=login) for _ in range(2)]
 
-    user = await db.get(User, await own_id(client, ada))
+    user = await db.get(User, await get_user_id(client, ada))
     assert [response.status_code for response in responses] == [200, 200]
     assert user is not None
     assert "m=16,t=2,p=1" in user.password_hash
-    # The token from before is as good as ever: the password is the same.
+    # The earlier token is still valid, because the password has not changed.
     assert (await client.get("/api/users/me", headers=ada)).status_code == 200
 
 
-async def test_login_works_when_there_is_no_time_for_a_new_hash(
+async def test_login_works_if_rehashing_is_too_busy(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def busy(_password: str) -> str:
@@ -209,10 +209,10 @@ async def test_login_works_when_there_is_no_time_for_a_new_hash(
     assert response.status_code == 200
 
 
-async def test_hash_of_another_kind_is_nobodys_password(
+async def test_unknown_hash_format_matches_no_password(
     client: AsyncClient, db: AsyncSession, ada: dict[str, str]
 ) -> None:
-    user = await db.get(User, await own_id(client, ada))
+    user = await db.get(User, await get_user_id(client, ada))
     assert user is not None
     user.password_hash = "!"
     await db.commit()

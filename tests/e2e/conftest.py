@@ -1,4 +1,4 @@
-"""What the browser tests share: a running server, a browser that is watched, people."""
+"""Shared fixtures of the browser tests: a server, a monitored browser, users."""
 
 import asyncio
 import os
@@ -51,7 +51,7 @@ ARGUMENTS = [
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 
-# What a page must never do becomes a console error, which fails the test.
+# Turn forbidden actions of a page into console errors, which fail the test.
 WATCH = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
@@ -70,7 +70,7 @@ NewContext = Callable[..., BrowserContext]
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an account, and a token that the API takes."""
+    """A user with a valid access token."""
 
     id: int
     name: str
@@ -79,7 +79,7 @@ class Person:
 
 
 class Blog:
-    """The running application, as seen by those who are no browser."""
+    """The running app, for access without a browser."""
 
     def __init__(self, url: str, database_url: str, var_dir: Path) -> None:
         self.url = url
@@ -90,42 +90,42 @@ class Blog:
     def call(
         self, method: str, path: str, person: Person | None = None, **options: Any
     ) -> Any:
-        """The JSON of the API's answer, which must be no error."""
+        """Call the API, which must succeed, and return the response's JSON."""
         headers = auth_header(person.token) if person else {}
         response = self.client.request(method, path, headers=headers, **options)
         assert response.is_success, response.text
         return response.json() if response.content else None
 
     def sign_up(self, name: str) -> Person:
-        """Make an account whose address is the next free one."""
-        address = f"{re.sub('[^a-z]', '', name.lower())}@example.com"
-        account = {"username": name, "email": address, "password": PASSWORD}
+        """Create a user with the next free email address."""
+        email = f"{re.sub('[^a-z]', '', name.lower())}@example.com"
+        account = {"username": name, "email": email, "password": PASSWORD}
         user = self.call("POST", "/api/users", json=account)
-        return Person(user["id"], name, address, self.new_token(address))
+        return Person(user["id"], name, email, self.new_token(email))
 
-    def new_token(self, address: str) -> str:
-        """Log in."""
-        form = {"username": address, "password": PASSWORD}
+    def new_token(self, email: str) -> str:
+        """Log in and return the token."""
+        form = {"username": email, "password": PASSWORD}
         token: str = self.call("POST", "/api/users/token", data=form)["access_token"]
         return token
 
     def end_sessions(self, person: Person) -> None:
-        """Make all tokens of a person worthless; the password stays the same."""
+        """Invalidate all tokens of a user; the password stays the same."""
         passwords = {"current_password": PASSWORD, "new_password": PASSWORD}
         self.call("PATCH", "/api/users/me/password", person, json=passwords)
 
     def write(self, author: Person, content: str = "Some text", title: str = "") -> Any:
-        """Publish a post; gives the API's JSON."""
+        """Publish a post and return the API's JSON."""
         post = {"title": title, "content": content}
         return self.call("POST", "/api/posts", author, json=post)
 
     def write_many(self, author: Person, number: int) -> list[int]:
-        """Publish that many posts; gives their ids, newest first."""
+        """Publish this many posts and return their ids, newest first."""
         ids = [self.write(author, f"Post number {n}")["id"] for n in range(number)]
         return ids[::-1]
 
     def change(self, author: Person, post: Json, content: str) -> None:
-        """Change a post behind the back of those who look at it."""
+        """Update a post while a page shows it."""
         path = f"/api/posts/{post['id']}"
         self.call("PATCH", path, author, json={"content": content})
 
@@ -134,37 +134,37 @@ class Blog:
         self.call("DELETE", f"/api/posts/{post_id}", author)
 
     def post_ids(self) -> list[int]:
-        """The ids of all posts, newest first; for at most a hundred of them."""
+        """Return the ids of up to a hundred posts, newest first."""
         posts = self.call("GET", "/api/posts?limit=100")["posts"]
         return [post["id"] for post in posts]
 
     def run_sql(self, statement: str) -> None:
-        """Do to the database what no request can."""
+        """Run SQL for changes that no request can make."""
         in_own_thread(execute(self.database_url, statement))
 
     def empty(self) -> None:
-        """Remove all that tests have left."""
+        """Delete everything that tests have created."""
         self.run_sql("TRUNCATE users CASCADE")
         shutil.rmtree(self.outbox, ignore_errors=True)
 
-    def mailed_link(self) -> str:
-        """The address in the reset mail, which arrives after the answer."""
+    def wait_for_emailed_link(self) -> str:
+        """Wait for the reset email, which follows the response, and return its URL."""
         return new_reset_link(self.outbox)
 
 
 def in_own_thread(work: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine: in this thread Playwright keeps an event loop running."""
+    """Run a coroutine in a new thread, because Playwright has a loop in this one."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()
 
 
 @pytest.fixture(scope="package")
 def running_blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
-    """The application in a process of its own, with a database of its own."""
+    """Run the app in another process with a separate database."""
     var_dir = tmp_path_factory.mktemp("blog")
     url = f"http://127.0.0.1:{free_port()}"
     with scratch_database(ADMIN_URL) as database_url:
-        environment = environment_of(url, database_url, var_dir)
+        environment = build_environment(url, database_url, var_dir)
         run = [sys.executable, "-m"]
         subprocess.run(
             [*run, "alembic", "upgrade", "head"],
@@ -187,8 +187,8 @@ def running_blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
             server.wait(timeout=15)
 
 
-def environment_of(url: str, database_url: str, var_dir: Path) -> dict[str, str]:
-    """Mails and pictures as files, links that lead to this very server."""
+def build_environment(url: str, database_url: str, var_dir: Path) -> dict[str, str]:
+    """Return settings for local emails and pictures and for links to this server."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("S3_")
     }
@@ -201,20 +201,20 @@ def environment_of(url: str, database_url: str, var_dir: Path) -> dict[str, str]
 
 @pytest.fixture
 def blog(running_blog: Blog) -> Blog:
-    """The application without any account or post."""
+    """Return an app without accounts and posts."""
     running_blog.empty()
     return running_blog
 
 
 @pytest.fixture
 def ada(blog: Blog) -> Person:
-    """Somebody called ada."""
+    """Create a user, ada."""
     return blog.sign_up("ada")
 
 
 @pytest.fixture
 def bob(blog: Blog) -> Person:
-    """Somebody else, called bob."""
+    """Create another user, bob."""
     return blog.sign_up("bob")
 
 
@@ -222,16 +222,16 @@ def bob(blog: Blog) -> Person:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say once why nothing was tested."""
+    """Print once why no browser test ran."""
     if CHROMIUM is None:
         terminalreporter.write_line(NO_CHROMIUM)
 
 
-# For the package only: its event loop would be in the way of the other tests' own.
-# After the server, because making a database and dropping it need a loop, too.
+# Package scope, because its event loop would conflict with those of other tests. After
+# the server, because creating and dropping a database needs a loop, too.
 @pytest.fixture(scope="package")
 def browser(running_blog: Blog) -> Iterator[Browser]:
-    """One browser for all tests."""
+    """Start one browser for all tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         expect.set_options(timeout=8000)
@@ -241,7 +241,7 @@ def browser(running_blog: Blog) -> Iterator[Browser]:
 
 @pytest.fixture(scope="package", autouse=True)
 def chromium() -> None:
-    """Nothing here works without a browser, and a build must not pass without it."""
+    """Fail if there is no browser: a build must not pass without one."""
     if CHROMIUM is None:
         stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         stop(NO_CHROMIUM)
@@ -249,7 +249,7 @@ def chromium() -> None:
 
 @pytest.fixture
 def new_context(browser: Browser, blog: Blog) -> Iterator[NewContext]:
-    """Make browser contexts; the test fails when a page in them does what none may."""
+    """Create browser contexts; fail the test if a page does something forbidden."""
     problems: list[str] = []
     with ExitStack() as contexts:
 
@@ -272,7 +272,7 @@ def new_context(browser: Browser, blog: Blog) -> Iterator[NewContext]:
 
 
 def signed_in(blog: Blog, person: Person | None) -> StorageState:
-    """What a browser keeps in which that person has logged in."""
+    """Return the browser storage of a logged-in user."""
     if person is None:
         return {}
     return {
@@ -286,10 +286,11 @@ def signed_in(blog: Blog, person: Person | None) -> StorageState:
 
 
 def watch(context: BrowserContext, origin: str, problems: list[str]) -> None:
-    """Note what no page may do, wherever in the context it happens."""
+    """Record forbidden actions of all pages in a context."""
 
     def note_console(message: ConsoleMessage) -> None:
-        # The browser's own line about an answer or a connection that some test wants.
+        # The browser's own message about a response or connection error, which a test
+        # may cause.
         if message.type == "error" and "Failed to load resource" not in message.text:
             problems.append(f"console: {message.text}")
 
@@ -310,42 +311,42 @@ def watch(context: BrowserContext, origin: str, problems: list[str]) -> None:
 
 @pytest.fixture
 def page(new_context: NewContext) -> Page:
-    """A page of somebody who is not logged in."""
+    """Open a page without login."""
     return new_context().new_page()
 
 
 @pytest.fixture
 def ada_page(new_context: NewContext, ada: Person) -> Page:
-    """A page of ada, who is logged in."""
+    """Open a page where ada is logged in."""
     return new_context(ada).new_page()
 
 
-# What people do
+# Actions
 
 
 def navigation(page: Page) -> Locator:
-    """The bar on top of every page."""
+    """Return the navigation bar."""
     return page.get_by_role("navigation", name="Main")
 
 
 def button(place: Page | Locator, name: str) -> Locator:
-    """The button that has exactly this name."""
+    """Return the button with exactly this name."""
     return place.get_by_role("button", name=name, exact=True)
 
 
 def dialog(page: Page, name: str) -> Locator:
-    """The dialog that has this title, while it is open."""
+    """Return the open dialog with this title."""
     return page.get_by_role("dialog", name=name, exact=True)
 
 
 def fill(form: Page | Locator, **texts: str) -> None:
-    """Type into the inputs by their names."""
+    """Fill the inputs with these names."""
     for name, text in texts.items():
         form.locator(f"[name={name}]:visible").fill(text)
 
 
 def open_dialog(page: Page, opener: str, name: str) -> Locator:
-    """Press the button that opens a dialog; gives the dialog, ready to be used."""
+    """Press the button that opens a dialog; return the dialog when it is ready."""
     button(page, opener).click()
     opened = dialog(page, name)
     expect(opened.locator("form")).not_to_have_attribute("aria-busy", "true")
@@ -353,35 +354,35 @@ def open_dialog(page: Page, opener: str, name: str) -> Locator:
 
 
 def start_post(page: Page, path: str = "/") -> Locator:
-    """Go to a page and open the dialog for a new post there."""
+    """Go to a page and open the dialog for a new post."""
     page.goto(path)
     return open_dialog(page, "New post", "New post")
 
 
 def start_edit(page: Page, post: Json) -> Locator:
-    """Go to a post of one's own and open the dialog to change it."""
+    """Go to an own post and open its edit dialog."""
     page.goto(f"/posts/{post['id']}")
     return open_dialog(page, "Edit", "Edit post")
 
 
 def log_in(page: Page, person_email: str, password: str = PASSWORD) -> None:
-    """Fill in and send the login form on this page."""
+    """Fill in and submit the login form on this page."""
     fill(page, email=person_email, password=password)
     button(page.get_by_role("main"), "Log in").click()
 
 
 def expect_signed_in(page: Page, name: str) -> None:
-    """The navigation says who is logged in."""
+    """Expect the navigation bar to name this user."""
     expect(navigation(page).locator("[data-navbar-target=username]")).to_have_text(name)
 
 
 def expect_signed_out(page: Page) -> None:
-    """The navigation offers to log in."""
+    """Expect the navigation bar to offer login."""
     expect(navigation(page).get_by_role("link", name="Log in")).to_be_visible()
 
 
 def shown_ids(page: Page) -> list[int]:
-    """The ids of the posts in the list, from top to bottom."""
+    """Return the ids of the listed posts, from top to bottom."""
     ids: list[int] = page.locator("[data-post-card]").evaluate_all(
         "cards => cards.map((card) => Number(card.dataset.postId))"
     )
@@ -389,7 +390,7 @@ def shown_ids(page: Page) -> list[int]:
 
 
 def stored(page: Page, prefix: str) -> list[str]:
-    """The values that the browser keeps under keys with this prefix."""
+    """Return the values that the browser stores under keys with this prefix."""
     values: list[str] = page.evaluate(
         """(prefix) => Object.entries(localStorage)
              .filter(([key]) => key.startsWith(prefix)).map(([, value]) => value)""",
@@ -400,7 +401,7 @@ def stored(page: Page, prefix: str) -> list[str]:
 
 @contextmanager
 def held(page: Page, url: str) -> Iterator[list[Route]]:
-    """Keep requests from their answers until the context ends; gives them."""
+    """Hold matching requests until the context ends; yield them."""
     routes: list[Route] = []
     page.route(url, lambda route: routes.append(route))
     try:

@@ -1,4 +1,4 @@
-"""No page, in no state and no theme, has what axe finds to be a barrier."""
+"""Accessibility: axe finds no violation in any page, state, or theme."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,15 +37,15 @@ async () => {
 NONE: dict[str, list[str]] = {"light": [], "dark": []}
 
 
-def barriers(page: Page) -> dict[str, list[str]]:
-    """What axe has against the page as it is now, in either theme."""
+def find_violations(page: Page) -> dict[str, list[str]]:
+    """Return axe's violations on the current page, in both themes."""
     page.evaluate(AXE)
     return {"light": in_theme(page, "light"), "dark": in_theme(page, "dark")}
 
 
 def in_theme(page: Page, theme: Literal["light", "dark"]) -> list[str]:
-    """What axe has against the page when the system has this theme."""
-    # Without motion: while colours fade into each other, none of them is to be judged.
+    """Return axe's violations while the system uses this theme."""
+    # Reduce motion, so that axe does not measure colors during a transition.
     page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     expect(page.locator("html")).to_have_attribute("data-bs-theme", theme)
     found: list[str] = page.evaluate(RUN_AXE)
@@ -68,7 +68,7 @@ def in_theme(page: Page, theme: Literal["light", "dark"]) -> list[str]:
         "/no-such-page",
     ],
 )
-def test_public_page_has_no_barrier(
+def test_public_page_is_accessible(
     new_context: NewContext, blog: Blog, ada: Person, bob: Person, path: str
 ) -> None:
     post = blog.write_many(ada, 11)[0]
@@ -76,17 +76,17 @@ def test_public_page_has_no_barrier(
 
     page.goto(path.format(ada.id, post, bob.id))
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
-def test_empty_home_page_has_no_barrier(page: Page) -> None:
+def test_empty_home_page_is_accessible(page: Page) -> None:
     page.goto("/")
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{1}", "/account"])
-def test_page_of_a_member_has_no_barrier(
+def test_user_page_is_accessible(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     post = blog.write(ada)
@@ -95,7 +95,7 @@ def test_page_of_a_member_has_no_barrier(
     page.goto(path.format(ada.id, post["id"]))
     expect_signed_in(page, "ada")
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
 def empty_post(page: Page, _post_id: int) -> None:
@@ -107,7 +107,7 @@ def new_post_too_long(page: Page, _post_id: int) -> None:
     fill(start_post(page), title="x" * 101, content="Text")
 
 
-def question_before_leaving(page: Page, _post_id: int) -> None:
+def unsaved_changes_prompt(page: Page, _post_id: int) -> None:
     form = start_post(page)
     fill(form, content="Text")
     page.keyboard.press("Escape")
@@ -115,12 +115,12 @@ def question_before_leaving(page: Page, _post_id: int) -> None:
 
 
 def offered_draft(page: Page, post_id: int) -> None:
-    question_before_leaving(page, post_id)
+    unsaved_changes_prompt(page, post_id)
     button(page, "Close and keep draft").click()
     expect(button(start_post(page), "Restore draft")).to_be_visible()
 
 
-def question_for_the_password(page: Page, _post_id: int) -> None:
+def password_prompt(page: Page, _post_id: int) -> None:
     form = start_post(page)
     fill(form, content="Text")
     page.evaluate("() => { localStorage.access_token = 'worthless'; }")
@@ -192,9 +192,9 @@ def wrong_profile(page: Page, _post_id: int) -> None:
 STATES = [
     empty_post,
     new_post_too_long,
-    question_before_leaving,
+    unsaved_changes_prompt,
     offered_draft,
-    question_for_the_password,
+    password_prompt,
     failed_network,
     published_post,
     edited_post,
@@ -207,7 +207,7 @@ STATES = [
 
 
 @pytest.mark.parametrize("reach", STATES)
-def test_state_has_no_barrier(
+def test_page_state_is_accessible(
     new_context: NewContext,
     blog: Blog,
     ada: Person,
@@ -218,21 +218,21 @@ def test_state_has_no_barrier(
 
     reach(page, post["id"])
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
-def test_login_form_with_an_error_has_no_barrier(new_context: NewContext) -> None:
+def test_login_form_with_error_is_accessible(new_context: NewContext) -> None:
     page = new_context().new_page()
     page.goto("/login")
 
     log_in(page, "nobody@example.com", PASSWORD)
     expect(page.get_by_text("Incorrect email or password")).to_be_visible()
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
 @pytest.mark.parametrize("is_member", [True, False])
-def test_open_menu_on_a_phone_has_no_barrier(
+def test_open_mobile_menu_is_accessible(
     new_context: NewContext, ada: Person, is_member: bool
 ) -> None:
     person = ada if is_member else None
@@ -243,18 +243,18 @@ def test_open_menu_on_a_phone_has_no_barrier(
     expect(button(page, "Menu")).to_have_attribute("aria-expanded", "true")
     expect(page.locator("#menu.collapsing")).to_have_count(0)
 
-    assert barriers(page) == NONE
+    assert find_violations(page) == NONE
 
 
-# Other ways to see a page
+# Zoom and forced colors
 
-# At a zoom of 200 and 400 %, a window of 1280 x 1024 has so many pixels of CSS.
+# At 200% and 400% zoom, a 1280 x 1024 window has this many CSS pixels.
 ZOOMS = {"200": {"width": 640, "height": 512}, "400": {"width": 320, "height": 256}}
 
 
 @pytest.mark.parametrize("zoom", ZOOMS)
 @pytest.mark.parametrize("path", ["/", "/posts/{1}", "/users/{0}/posts", "/account"])
-def test_page_reflows_when_it_is_zoomed(
+def test_zoomed_page_reflows(
     new_context: NewContext, blog: Blog, ada: Person, path: str, zoom: str
 ) -> None:
     post = blog.write(ada, "word " * 200, "A title of quite a few words")
@@ -270,7 +270,7 @@ def test_page_reflows_when_it_is_zoomed(
 
 
 @pytest.mark.parametrize("zoom", ZOOMS)
-def test_dialog_is_usable_when_it_is_zoomed(
+def test_zoomed_dialog_is_usable(
     new_context: NewContext, blog: Blog, ada: Person, zoom: str
 ) -> None:
     page = new_context(ada, viewport=ZOOMS[zoom]).new_page()
@@ -294,7 +294,7 @@ FADED_BUTTONS = """
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{1}", "/account"])
-def test_buttons_have_an_edge_in_forced_colours(
+def test_buttons_have_borders_in_forced_colors(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     post = blog.write(ada)
@@ -306,7 +306,7 @@ def test_buttons_have_an_edge_in_forced_colours(
     assert page.evaluate(FADED_BUTTONS) == []
 
 
-def test_chosen_theme_is_told_apart_in_forced_colours(
+def test_selected_theme_is_visible_in_forced_colors(
     new_context: NewContext, ada: Person
 ) -> None:
     page = new_context(ada, forced_colors="active").new_page()

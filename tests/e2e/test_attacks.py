@@ -1,4 +1,4 @@
-"""What is stored stays text, whoever puts it on a page."""
+"""Stored script injections are shown as text on every page."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -16,7 +16,7 @@ from tests.e2e.conftest import (
 )
 
 RUN = "__pwned=1"
-# No name is longer than 50 characters.
+# Usernames have at most 50 characters.
 ATTACKS = [
     f"<img src=x onerror={RUN}>",
     f"<script>{RUN};alert(1)</script>",
@@ -32,24 +32,24 @@ ATTACKS = [
 ]
 
 
-# Names may not, but texts may turn the direction of what follows.
+# Usernames may not, but texts may contain bidirectional controls.
 TURNED = "\u202edlrow"
 
 
 @pytest.fixture
 def attacker(blog: Blog, request: pytest.FixtureRequest) -> Person:
-    """Somebody whose name is the attack that the test is about."""
+    """Create a user whose name is the tested attack."""
     attack: str = request.param
     return blog.sign_up(attack)
 
 
 each_attack = pytest.mark.parametrize("attacker", ATTACKS, indirect=True)
-# Scripts have one way to show a text, whatever it is.
+# Scripts always insert text in the same way, whatever it contains.
 some_attacks = pytest.mark.parametrize("attacker", ATTACKS[:5:2], indirect=True)
 
 
 def shown_texts(page: Page) -> list[list[str]]:
-    """Titles, names and excerpts of all posts in the list."""
+    """Return the titles, names and excerpts of all listed posts."""
     hooks = [
         "post-card-target=link",
         "byline-target=username",
@@ -61,9 +61,7 @@ def shown_texts(page: Page) -> list[list[str]]:
     ]
 
 
-def test_attacks_stay_text_in_lists_by_server_and_by_script(
-    page: Page, blog: Blog
-) -> None:
+def test_attacks_are_escaped_in_all_lists(page: Page, blog: Blog) -> None:
     for attack in ATTACKS:
         blog.write(blog.sign_up(attack), attack * 3 + TURNED, attack)
     posts = blog.call("GET", "/api/posts?limit=100")["posts"]
@@ -89,7 +87,7 @@ def test_attacks_stay_text_in_lists_by_server_and_by_script(
 
 
 @each_attack
-def test_attack_stays_text_on_every_page(
+def test_attack_is_escaped_on_every_page(
     new_context: NewContext, blog: Blog, attacker: Person
 ) -> None:
     attack = attacker.name
@@ -111,7 +109,7 @@ def test_attack_stays_text_on_every_page(
 
 
 @some_attacks
-def test_attack_stays_text_where_scripts_show_what_was_written(
+def test_attack_is_escaped_in_drafts_and_conflicts(
     new_context: NewContext, blog: Blog, attacker: Person
 ) -> None:
     attack = attacker.name

@@ -1,4 +1,4 @@
-"""The API in its two viewers, for somebody who reads nothing else."""
+"""The API documentation pages, as an API user sees them."""
 
 import json
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ ACCOUNT = {"username": "grace", "email": "grace@example.com", "password": PASSWO
 
 
 def photo() -> bytes:
-    """A picture as it comes from a camera."""
+    """Create a picture like a camera's."""
     file = BytesIO()
     Image.new("RGB", (400, 300), "teal").save(file, "JPEG")
     return file.getvalue()
 
 
 def operation(page: Page, name: str) -> Locator:
-    """An operation by its id, opened."""
+    """Expand an operation and return its block."""
     block = page.locator(f"[id$='-{name}']")
     if not block.locator(".opblock-body").is_visible():
         block.locator(".opblock-summary-control").click()
@@ -30,12 +30,12 @@ def operation(page: Page, name: str) -> Locator:
     return block
 
 
-def execute(block: Locator, status: int) -> Locator:
-    """Send the request as it is filled in; gives the server's answer."""
+def execute_request(block: Locator, status: int) -> Locator:
+    """Send the filled-in request and return the response."""
     button(block, "Execute").click()
-    answer = block.locator(".live-responses-table .response")
-    expect(answer.locator(".response-col_status")).to_have_text(str(status))
-    return answer
+    response = block.locator(".live-responses-table .response")
+    expect(response.locator(".response-col_status")).to_have_text(str(status))
+    return response
 
 
 def authorize(page: Page, email: str) -> None:
@@ -50,19 +50,17 @@ def authorize(page: Page, email: str) -> None:
     button(form, "Close").click()
 
 
-def test_newcomer_gets_to_a_first_post_and_stays_authorized(
-    page: Page, blog: Blog
-) -> None:
+def test_newcomer_publishes_post_and_stays_authorized(page: Page, blog: Blog) -> None:
     page.goto("/docs")
     sign_up = operation(page, "create_user")
     sign_up.locator("textarea.body-param__text").fill(json.dumps(ACCOUNT))
-    execute(sign_up, 201)
+    execute_request(sign_up, 201)
     authorize(page, ACCOUNT["email"])
 
-    execute(operation(page, "create_post"), 201)
+    execute_request(operation(page, "create_post"), 201)
     page.reload()
     expect(page.locator("[id$='-create_post'] .opblock-body")).to_be_visible()
-    me = execute(operation(page, "read_current_user"), 200)
+    me = execute_request(operation(page, "read_current_user"), 200)
 
     expect(me).to_contain_text(ACCOUNT["email"])
     [post_id] = blog.post_ids()
@@ -70,9 +68,7 @@ def test_newcomer_gets_to_a_first_post_and_stays_authorized(
     expect(page.get_by_role("article")).to_contain_text("It works.")
 
 
-def test_picture_is_uploaded_from_the_documentation(
-    page: Page, blog: Blog, ada: Person
-) -> None:
+def test_picture_can_be_uploaded_from_docs(page: Page, blog: Blog, ada: Person) -> None:
     page.goto("/docs")
     authorize(page, ada.email)
     upload = operation(page, "upload_picture")
@@ -80,12 +76,12 @@ def test_picture_is_uploaded_from_the_documentation(
     file = FilePayload(name="me.jpg", mimeType="image/jpeg", buffer=photo())
     upload.locator("input[type=file]").set_input_files(file)
 
-    execute(upload, 200)
+    execute_request(upload, 200)
 
     assert blog.call("GET", f"/api/users/{ada.id}")["image_file"]
 
 
-def test_link_to_an_operation_opens_it(page: Page) -> None:
+def test_link_to_operation_expands_it(page: Page) -> None:
     page.goto("/docs#/posts/create_post")
 
     block = page.locator("[id$='-create_post']")
@@ -93,7 +89,7 @@ def test_link_to_an_operation_opens_it(page: Page) -> None:
     expect(block).to_be_in_viewport()
 
 
-def test_reference_shows_texts_and_samples(page: Page) -> None:
+def test_reference_shows_descriptions_and_samples(page: Page) -> None:
     page.goto("/redoc")
     expect(page.get_by_role("link", name="RFC 9457")).to_be_visible()
     sample = page.locator(".redoc-json", has_text="excerpt").first
@@ -126,14 +122,14 @@ SET_HTML = """async (html) => {
 def viewer(
     browser: Browser, blog: Blog, request: pytest.FixtureRequest
 ) -> Iterator[Page]:
-    """A viewer, where no one watches for the violations that a test is about."""
+    """Open a viewer without monitoring the violations under test."""
     with browser.new_context(base_url=blog.url) as context:
         page = context.new_page()
         page.goto(request.param, wait_until="networkidle")
         yield page
 
 
-def test_html_that_is_made_out_of_a_string_is_cleaned(viewer: Page) -> None:
+def test_html_from_strings_is_sanitized(viewer: Page) -> None:
     html, has_run = viewer.evaluate(SET_HTML, HOSTILE)
 
     assert html == '<img src="/static/icons/icon.svg"><a>a</a>'
@@ -150,6 +146,6 @@ def test_html_that_is_made_out_of_a_string_is_cleaned(viewer: Page) -> None:
     ],
     ids=["script", "address", "worker", "policy"],
 )
-def test_no_string_becomes_a_script(viewer: Page, script: str) -> None:
+def test_strings_never_become_scripts(viewer: Page, script: str) -> None:
     with pytest.raises(Error, match=r"TrustedScript|disallowed"):
         viewer.evaluate(script)

@@ -1,6 +1,6 @@
-"""A hundred hostile texts in every field and on every page: none runs, none breaks it.
+"""A hundred hostile strings in every field and on every page.
 
-`TORTURE=full` takes all of them, a run without it a few of each kind.
+`TORTURE=full` tests all of them; otherwise only a few of each kind.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.torture.conftest import FULL
 
 RUN = "__pwned=1"
 STRINGS = [
-    # What has broken a page before
+    # Strings that have broken pages before
     "\u0e49" * 60 + "\U0001d173\U000e0041",
     "a  b   c\td\n\n\ne",
     # Elements and attributes
@@ -68,7 +68,7 @@ STRINGS = [
     "<table><tr><td></table></div></main></body></html>",
     "</p></article></li></ol></main>",
     "<h1>heading</h1><nav>menu</nav><main>page</main>",
-    # Out of where it stands
+    # Escaping from context
     f'"><img src=x onerror={RUN}>',
     f"'><img src=x onerror={RUN}>",
     f"`><img src=x onerror={RUN}>",
@@ -107,7 +107,7 @@ STRINGS = [
     "undefined",
     "$& $1 $` $' $$ \\1",
     "%s %d %n %(x)s {} {0.__class__}",
-    # Templates
+    # Template syntax
     "{{7*7}}",
     "{% for x in [].__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
     "{# comment #}{% raw %}{{ config }}{% endraw %}",
@@ -119,7 +119,7 @@ STRINGS = [
     "%3Cscript%3E%26lt%3B+%2B%00",
     "+ADw-script+AD4-__pwned=1+ADw-/script+AD4-",
     "\u02bascript\u02ba \uff1cscript\uff1e \u2039b\u203a \ufe64script\ufe65",
-    # Letters that misbehave
+    # Problematic characters
     "\u202ereversed\u202c \u2067isolated\u2069 \u202dforced",
     "\u05d0\u05d1\u05d2 \u0645\u0631\u062d\u0628\u0627 abc 123 (\u05d3) <b>",
     "zero\u200bwidth\u200c\u200d\u2060\ufeff\u00adjoin",
@@ -132,7 +132,7 @@ STRINGS = [
     "https://example.com/" + "a/" * 500,
     "\u00a0" * 10 + "no-break" + "\u00a0" * 50 + "end",
     "i\u0307\u0130\u0131\u017f\u1e9e\ufb01\u2126",
-    # Styles and marks
+    # CSS and Markdown
     f"x;}}*{{background:url(//evil.example);behavior:url({RUN})}}",
     "expression(__pwned=1) position:fixed;inset:0;z-index:9999",
     f'![x](x"onerror={RUN}) [x](javascript:{RUN}) <javascript:{RUN}>',
@@ -142,7 +142,7 @@ STRINGS = [
 ]
 CHOSEN = STRINGS if FULL else STRINGS[:2] + STRINGS[3::17]
 
-# Where a link that says where to go on must not lead.
+# URLs that a redirect must not lead to.
 RETURN_ADDRESSES = [
     "//[",
     "//evil.example",
@@ -181,52 +181,52 @@ EMAILS = [
 ]
 
 ATOM = "{http://www.w3.org/2005/Atom}"
-# Tags and names of attributes, of which a text is neither.
+# Tag and attribute names cannot contain text.
 STRUCTURE = """(root) => [...root.querySelectorAll("*")].map((element) =>
     [element.localName, ...element.getAttributeNames().sort()].join(" "))"""
 IS_TOO_WIDE = "document.documentElement.scrollWidth > window.innerWidth"
-# What no name may have in it; see the contract.
+# Characters that usernames must not contain; see the contract.
 NAMELESS = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 
 GROUPS = [CHOSEN[start : start + 10] for start in range(0, len(CHOSEN), 10)]
 each_group = pytest.mark.parametrize("strings", GROUPS, ids=range(len(GROUPS)))
 
 
-def name_from(string: str, number: int) -> str:
-    """As much of a text as can be a name that nobody else has."""
+def make_username(string: str, number: int) -> str:
+    """Make a unique valid username from a string."""
     letters = [char for char in string if unicodedata.category(char) not in NAMELESS]
     composed = unicodedata.normalize("NFC", "".join(letters))
     return f"{composed[:45].strip()} {number}".strip()
 
 
 def sign_up(blog: Blog, name: str, email: str) -> Person:
-    """Make an account with an address of one's choice."""
+    """Create an account with a given email address."""
     account = {"username": name, "email": email, "password": PASSWORD}
     user = blog.call("POST", "/api/users", json=account)
     return Person(user["id"], user["username"], user["email"], blog.new_token(email))
 
 
 def write_all(blog: Blog, strings: list[str]) -> list[Json]:
-    """Each text as a post, its title and its author's name; the newest comes first."""
+    """Publish each string as title, content and username, newest first."""
     for number, string in enumerate(strings):
-        author = sign_up(blog, name_from(string, number), f"u{number}@example.com")
+        author = sign_up(blog, make_username(string, number), f"u{number}@example.com")
         blog.write(author, string, string[:100])
     posts: list[Json] = blog.call("GET", "/api/posts?limit=100")["posts"]
     return posts[: len(strings)]
 
 
-def as_in_html(text: str) -> str:
-    """A text as a browser has it; a carriage return becomes a line feed."""
+def normalize_newlines(text: str) -> str:
+    """Return a text as a browser stores it: a carriage return becomes a line feed."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def texts(page: Page, hook: str) -> list[str]:
-    """The texts of all elements with a hook."""
+    """Return the texts of all elements with a hook."""
     return page.locator(f"[data-{hook}]").all_text_contents()
 
 
 def structure(page: Page, selector: str) -> list[list[str]]:
-    """The elements inside each of what a selector finds."""
+    """Return the elements inside each match of a selector."""
     found: list[list[str]] = page.locator(selector).evaluate_all(
         f"(roots) => roots.map({STRUCTURE})"
     )
@@ -234,14 +234,14 @@ def structure(page: Page, selector: str) -> list[list[str]]:
 
 
 def expect_whole(page: Page, string: str) -> None:
-    """Nothing sticks out, and what comes last on every page is there."""
+    """Expect no overflow and a complete page."""
     expect(page.get_by_role("contentinfo")).to_contain_text("FastAPI Blog")
     expect(navigation(page)).to_be_attached()
     assert not page.evaluate(IS_TOO_WIDE), f"too wide: {string!r}"
 
 
 def structured_data(page: Page) -> tuple[str, str]:
-    """The headline and the author that a page tells search engines."""
+    """Return the headline and author of a page's structured data."""
     text = page.locator("script[type='application/ld+json']").inner_text()
     data = json.loads(text)
     return data["headline"], data["author"]["name"]
@@ -249,15 +249,15 @@ def structured_data(page: Page) -> tuple[str, str]:
 
 @pytest.fixture
 def phone(new_context: NewContext) -> Page:
-    """A page of nobody in particular on a narrow screen."""
+    """Open a narrow page without login."""
     return new_context(viewport=PHONE).new_page()
 
 
-def test_there_are_a_hundred_of_them() -> None:
+def test_there_are_a_hundred_strings() -> None:
     assert len(STRINGS) == len(set(STRINGS)) == 100
 
 
-def test_hostile_texts_stay_text_in_lists_by_script(phone: Page, blog: Blog) -> None:
+def test_hostile_strings_are_escaped_in_script_lists(phone: Page, blog: Blog) -> None:
     plain = sign_up(blog, "plain", "plain@example.com")
     blog.write(plain, "Plain", "Plain")
     posts = write_all(blog, CHOSEN)
@@ -269,12 +269,12 @@ def test_hostile_texts_stay_text_in_lists_by_script(phone: Page, blog: Blog) -> 
         expect(phone.locator("[data-post-card]").nth(shown)).to_be_attached()
 
     *cards, expected = structure(phone, "[data-post-card]")[10:]
-    assert shown_list(phone)[10:-1] == list_of(posts)
+    assert shown_list(phone)[10:-1] == expected_list(posts)
     assert [card for card in cards if card != expected] == []
     expect_whole(phone, "a list")
 
 
-def test_hostile_texts_stay_text_in_lists_by_server(phone: Page, blog: Blog) -> None:
+def test_hostile_strings_are_escaped_in_server_lists(phone: Page, blog: Blog) -> None:
     posts = write_all(blog, CHOSEN)
     blog.write_many(sign_up(blog, "plain", "plain@example.com"), 10)
     phone.goto("/")
@@ -283,14 +283,14 @@ def test_hostile_texts_stay_text_in_lists_by_server(phone: Page, blog: Blog) -> 
     for start in range(0, len(posts), 10):
         phone.goto(f"/?page={start // 10 + 2}")
 
-        assert shown_list(phone) == list_of(posts[start : start + 10])
+        assert shown_list(phone) == expected_list(posts[start : start + 10])
         cards = structure(phone, "[data-post-card]")
         assert [card for card in cards if card != expected] == []
         expect_whole(phone, f"page {start}")
 
 
 def shown_list(page: Page) -> list[tuple[str, ...]]:
-    """Title, author and excerpt of all posts in the list."""
+    """Return the title, author and excerpt of all listed posts."""
     hooks = (
         "post-card-target=link",
         "post-card] [data-byline-target=username",
@@ -299,30 +299,34 @@ def shown_list(page: Page) -> list[tuple[str, ...]]:
     return list(zip(*(texts(page, hook) for hook in hooks), strict=True))
 
 
-def list_of(posts: list[Json]) -> list[tuple[str, ...]]:
-    """What they should be."""
+def expected_list(posts: list[Json]) -> list[tuple[str, ...]]:
+    """Return the expected title, author and excerpt of these posts."""
     return [
-        (post["display_title"], post["author"]["username"], as_in_html(post["excerpt"]))
+        (
+            post["display_title"],
+            post["author"]["username"],
+            normalize_newlines(post["excerpt"]),
+        )
         for post in posts
     ]
 
 
-# One string after the other on one page: what the browser has of the site it keeps.
+# One string after another on the same page, to reuse the browser's cache.
 
 
 @pytest.fixture
 def ada_phone(new_context: NewContext, ada: Person) -> Page:
-    """A page of ada, who is logged in."""
+    """Open a narrow page where ada is logged in."""
     return new_context(ada, viewport=PHONE).new_page()
 
 
 @pytest.fixture
-def cries(ada_phone: Page) -> list[str]:
-    """What scripts have called out since somebody has looked: see `WATCH`."""
+def script_calls(ada_phone: Page) -> list[str]:
+    """Collect calls of injected scripts: see `WATCH`."""
     noted: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        # As in `watch`, which tells only at the end: an answer that the test wants.
+        # As in `watch`, which only reports at the end.
         if message.type == "error" and "Failed to load resource" not in message.text:
             noted.append(message.text)
 
@@ -331,22 +335,26 @@ def cries(ada_phone: Page) -> list[str]:
 
 
 def rename(blog: Blog, person: Person, name: str) -> str:
-    """Give somebody another name; gives it as it is stored."""
+    """Rename a user and return the stored username."""
     change = {"username": name}
     user = blog.call("PATCH", f"/api/users/{person.id}", person, json=change)
     return str(user["username"])
 
 
 def expect_named(page: Page, name: str) -> None:
-    """The page knows who is there; on a narrow screen the name is in the menu."""
+    """Expect the page to show the username, which narrow screens have in the menu."""
     shown = navigation(page).locator("[data-navbar-target=username]")
     expect(shown).to_have_text(" ".join(name.split()))
     assert shown.text_content() == name
 
 
 @each_group
-def test_hostile_text_stays_text_on_the_page_of_its_post(
-    ada_phone: Page, blog: Blog, ada: Person, cries: list[str], strings: list[str]
+def test_hostile_string_is_escaped_on_post_page(
+    ada_phone: Page,
+    blog: Blog,
+    ada: Person,
+    script_calls: list[str],
+    strings: list[str],
 ) -> None:
     page = ada_phone
     page.goto(f"/posts/{blog.write(ada, 'Plain', 'Plain')['id']}")
@@ -354,37 +362,41 @@ def test_hostile_text_stays_text_on_the_page_of_its_post(
     expected = structure(page, "html")
 
     for number, string in enumerate(strings):
-        name = rename(blog, ada, name_from(string, number))
+        name = rename(blog, ada, make_username(string, number))
         post = blog.write(ada, string, string[:100])
         page.goto(f"/posts/{post['id']}")
         expect_named(page, name)
 
         assert structure(page, "html") == expected, string
-        assert shown_post(page) == texts_of(post), string
+        assert shown_post(page) == expected_texts(post), string
         assert structured_data(page) == (post["display_title"], name), string
         expect_whole(page, string)
         page.goto(f"/users/{ada.id}/posts")
         assert page.get_by_role("heading", level=1).text_content() == name
-        assert title_of(page) == f"{name} – FastAPI Blog"
+        assert get_title(page) == f"{name} – FastAPI Blog"
         expect_whole(page, string)
         page.goto("/account")
         expect(page.locator("[data-account-profile] [name=username]")).to_have_value(
             name
         )
         expect_whole(page, string)
-        assert cries == [], string
+        assert script_calls == [], string
 
 
 @each_group
-def test_hostile_text_stays_text_in_dialogs(
-    ada_phone: Page, blog: Blog, ada: Person, cries: list[str], strings: list[str]
+def test_hostile_string_is_escaped_in_dialogs(
+    ada_phone: Page,
+    blog: Blog,
+    ada: Person,
+    script_calls: list[str],
+    strings: list[str],
 ) -> None:
     page = ada_phone
     post = blog.write(ada, "Plain", "Plain")
 
     for string in strings:
         form = start_edit(page, post)
-        assert shown_text(form) == (post["title"], as_in_html(post["content"]))
+        assert shown_text(form) == (post["title"], normalize_newlines(post["content"]))
         change = {"title": string[:100], "content": string}
         blog.call("PATCH", f"/api/posts/{post['id']}", ada, json=change)
         mine = string.replace("\n", " ")[:90] + "!"
@@ -400,48 +412,48 @@ def test_hostile_text_stays_text_in_dialogs(
 
         post = blog.call("GET", f"/api/posts/{post['id']}")
         assert conflict == [string[:100].strip(), string], string
-        assert shown_post(page) == texts_of(post), string
+        assert shown_post(page) == expected_texts(post), string
         expect_whole(page, string)
-        assert cries == [], string
+        assert script_calls == [], string
 
 
 def shown_text(form: Locator) -> tuple[str, str]:
-    """What stands in a form to write in."""
+    """Return the content of a form's input."""
     return (
         form.get_by_label("Title").input_value(),
         form.get_by_label("Content", exact=True).input_value(),
     )
 
 
-def title_of(page: Page) -> str:
-    """What the tab of the browser is called, with all its white space."""
+def get_title(page: Page) -> str:
+    """Return the tab's title with all whitespace."""
     return page.locator("title").text_content() or ""
 
 
 def shown_post(page: Page) -> list[str]:
-    """The texts of a post on its page."""
+    """Return the texts of the post on the page."""
     return [
-        title_of(page),
+        get_title(page),
         *texts(page, "post-view-target=title"),
         *texts(page, "post-view-target=content"),
         *texts(page, "byline-target=username"),
     ]
 
 
-def texts_of(post: Json) -> list[str]:
-    """What they should be."""
+def expected_texts(post: Json) -> list[str]:
+    """Return the expected texts of the post."""
     title = post["display_title"]
-    content = as_in_html(post["content"])
+    content = normalize_newlines(post["content"])
     return [f"{title} – FastAPI Blog", title, content, post["author"]["username"]]
 
 
-def test_hostile_texts_stay_text_in_feeds(page: Page, blog: Blog) -> None:
+def test_hostile_strings_are_escaped_in_feeds(page: Page, blog: Blog) -> None:
     posts = write_all(blog, CHOSEN)[:20]
     source = blog.client.get("/feed.atom").text
 
     page.goto("/feed.atom")
 
-    # This browser does not read feeds and shows what they are made of.
+    # This browser does not render feeds and shows their source.
     assert page.locator("body").text_content() == source
     entries = ElementTree.fromstring(source).findall(f"{ATOM}entry")
     titles = [entry.findtext(f"{ATOM}title") for entry in entries]
@@ -451,7 +463,7 @@ def test_hostile_texts_stay_text_in_feeds(page: Page, blog: Blog) -> None:
 
 
 @pytest.mark.parametrize("email", EMAILS if FULL else EMAILS[::4])
-def test_hostile_address_stays_text_on_the_account_page(
+def test_hostile_email_is_escaped_on_account_page(
     new_context: NewContext, blog: Blog, email: str
 ) -> None:
     owner = sign_up(blog, "ada", email)
@@ -465,7 +477,7 @@ def test_hostile_address_stays_text_on_the_account_page(
     expect_whole(page, email)
 
 
-# Addresses
+# URLs
 
 PLACES = [
     "/?page={0}",
@@ -478,36 +490,35 @@ PLACES = [
 ]
 
 
-def test_hostile_addresses_show_nothing_of_themselves(phone: Page, blog: Blog) -> None:
-    # Not found, not understood, or the page as it always is.
-    errors = [text_of(phone, path) for path in ("/none", "/posts/x")]
+def test_hostile_url_is_not_echoed(phone: Page, blog: Blog) -> None:
+    # Not found, invalid URL, or the normal page.
+    errors = [get_page_text(phone, path) for path in ("/none", "/posts/x")]
 
     for place in PLACES:
-        expected = [*errors, text_of(phone, place.format("x"))]
+        expected = [*errors, get_page_text(phone, place.format("x"))]
         for string in CHOSEN[:: 1 if FULL else 4]:
             encoded = quote(string.encode()[:2_000], safe="")
-            assert text_of(phone, place.format(encoded)) in expected, (place, string)
+            assert get_page_text(phone, place.format(encoded)) in expected, (
+                place,
+                string,
+            )
             expect_whole(phone, string)
 
 
-def text_of(page: Page, path: str) -> str:
-    """All the text of the page at an address."""
+def get_page_text(page: Page, path: str) -> str:
+    """Return all text of a page."""
     page.goto(path)
     return page.locator("body").inner_text()
 
 
-def test_hostile_return_address_leads_no_further_than_this_site(
-    ada_phone: Page, blog: Blog
-) -> None:
-    for address in CHOSEN_ADDRESSES:
-        ada_phone.goto(f"/login?next={quote(address.encode()[:2_000], safe='')}")
+def test_hostile_return_url_stays_on_this_site(ada_phone: Page, blog: Blog) -> None:
+    for return_url in CHOSEN_ADDRESSES:
+        ada_phone.goto(f"/login?next={quote(return_url.encode()[:2_000], safe='')}")
         ada_phone.wait_for_url(lambda url: urlsplit(url).path != "/login")
-        assert ada_phone.url.startswith(f"{blog.url}/"), address
+        assert ada_phone.url.startswith(f"{blog.url}/"), return_url
 
 
-def test_hostile_return_address_is_no_way_out_of_a_login(
-    phone: Page, blog: Blog, ada: Person
-) -> None:
+def test_login_ignores_hostile_return_url(phone: Page, blog: Blog, ada: Person) -> None:
     phone.goto("/login?next=//evil.example/%5c%09//evil.example")
 
     log_in(phone, ada.email)

@@ -1,4 +1,4 @@
-"""What people come for, from the first visit to the last."""
+"""User journeys, from registration to account deletion."""
 
 from io import BytesIO
 
@@ -26,10 +26,10 @@ NEW_PASSWORD = "battery staple"
 FORGOTTEN = "a third password"
 
 
-def picture(colour: str = "teal") -> bytes:
-    """A PNG of one colour."""
+def picture(color: str = "teal") -> bytes:
+    """Create a PNG of one color."""
     data = BytesIO()
-    Image.new("RGB", (600, 400), colour).save(data, "PNG")
+    Image.new("RGB", (600, 400), color).save(data, "PNG")
     return data.getvalue()
 
 
@@ -41,14 +41,14 @@ def choose_picture(page: Page, content: bytes) -> None:
 
 
 def panel(page: Page, heading: str) -> Locator:
-    """One of the forms on the account page."""
+    """Return a form of the account page."""
     return page.locator(
         ".card", has=page.get_by_role("heading", name=heading, exact=True)
     )
 
 
-def status_of(form: Locator) -> Locator:
-    """Where a form says that it worked."""
+def get_status(form: Locator) -> Locator:
+    """Return the status message of a form."""
     return form.get_by_role("status")
 
 
@@ -67,7 +67,7 @@ def publish(page: Page, title: str, content: str) -> None:
     expect(dialog(page, "Done")).to_contain_text("published")
 
 
-def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
+def test_registration_to_deleted_account(page: Page, blog: Blog) -> None:
     register(page)
 
     button(page, "Log out").click()
@@ -88,10 +88,10 @@ def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
     page.goto("/account")
     choose_picture(page, picture())
     button(page, "Upload picture").click()
-    expect(status_of(panel(page, "Profile picture"))).to_have_text("Picture updated.")
+    expect(get_status(panel(page, "Profile picture"))).to_have_text("Picture updated.")
     fill(page, current_password=PASSWORD, new_password=NEW_PASSWORD)
     button(page, "Change password").click()
-    expect(status_of(panel(page, "Password"))).to_contain_text("Password changed.")
+    expect(get_status(panel(page, "Password"))).to_contain_text("Password changed.")
 
     button(page, "Log out").click()
     navigation(page).get_by_role("link", name="Log in").click()
@@ -99,7 +99,7 @@ def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
     fill(page, email=ADDRESS)
     button(page, "Send reset link").click()
     expect(page.get_by_role("status")).not_to_be_empty()
-    page.goto(blog.mailed_link())
+    page.goto(blog.wait_for_emailed_link())
     fill(page, new_password=FORGOTTEN)
     button(page, "Save new password").click()
     expect(page.get_by_role("main")).to_contain_text("Password reset successfully.")
@@ -123,7 +123,7 @@ def test_from_registration_to_a_deleted_account(page: Page, blog: Blog) -> None:
     assert blog.client.get("/api/users").status_code == 404
 
 
-def test_new_post_is_on_top_of_the_home_page(
+def test_new_post_is_first_on_home_page(
     ada_page: Page, blog: Blog, bob: Person
 ) -> None:
     blog.write(bob, "An older one")
@@ -137,7 +137,7 @@ def test_new_post_is_on_top_of_the_home_page(
     assert by_script == by_server
 
 
-def test_uploaded_picture_is_shown_wherever_the_name_is(
+def test_uploaded_picture_is_shown_next_to_username(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     post = blog.write(ada)
@@ -167,7 +167,7 @@ def test_removed_picture_is_gone(ada_page: Page, blog: Blog, ada: Person) -> Non
 
     button(ada_page, "Remove picture").click()
 
-    expect(status_of(panel(ada_page, "Profile picture"))).to_have_text(
+    expect(get_status(panel(ada_page, "Profile picture"))).to_have_text(
         "Picture removed."
     )
     assert blog.call("GET", f"/api/users/{ada.id}")["image_file"] is None
@@ -180,7 +180,7 @@ def test_removed_picture_is_gone(ada_page: Page, blog: Blog, ada: Person) -> Non
         (b"x" * (5 * 1024 * 1024 + 1), "maximum is 5 MB"),
     ],
 )
-def test_bad_picture_is_refused_before_it_is_sent(
+def test_invalid_picture_is_rejected_before_upload(
     ada_page: Page, content: bytes, text: str
 ) -> None:
     ada_page.goto("/account")
@@ -192,7 +192,7 @@ def test_bad_picture_is_refused_before_it_is_sent(
     ).to_contain_text(text)
 
 
-def test_changed_name_shows_everywhere_at_once(ada_page: Page) -> None:
+def test_changed_username_is_shown_everywhere(ada_page: Page) -> None:
     ada_page.goto("/account")
     profile = panel(ada_page, "Profile")
     expect(profile.get_by_label("Username")).to_have_value("ada")
@@ -200,30 +200,30 @@ def test_changed_name_shows_everywhere_at_once(ada_page: Page) -> None:
     fill(profile, username="Countess")
     button(profile, "Save changes").click()
 
-    expect(status_of(profile)).to_have_text("Profile updated.")
+    expect(get_status(profile)).to_have_text("Profile updated.")
     expect_signed_in(ada_page, "Countess")
 
 
-def test_password_change_keeps_this_browser_logged_in(ada_page: Page) -> None:
+def test_password_change_keeps_browser_logged_in(ada_page: Page) -> None:
     ada_page.goto("/account")
     fill(ada_page, current_password=PASSWORD, new_password=NEW_PASSWORD)
 
     button(ada_page, "Change password").click()
 
-    expect(status_of(panel(ada_page, "Password"))).to_contain_text("Password changed.")
+    expect(get_status(panel(ada_page, "Password"))).to_contain_text("Password changed.")
     ada_page.reload()
     expect_signed_in(ada_page, "ada")
 
 
-def test_reset_link_leaves_the_address_bar_and_works_once(
+def test_reset_link_is_removed_from_url_and_works_once(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     blog.call("POST", "/api/users/forgot-password", json={"email": ada.email})
-    link = blog.mailed_link()
+    link = blog.wait_for_emailed_link()
 
     page.goto(link)
     expect(page).to_have_url(f"{blog.url}/reset-password")
-    # The page can still be loaded again.
+    # The page can still be reloaded.
     page.reload()
     fill(page, new_password=NEW_PASSWORD)
     button(page, "Save new password").click()
@@ -272,7 +272,7 @@ def test_wrong_confirmation_deletes_nothing(
     assert blog.call("GET", "/api/users/me", ada)["id"] == ada.id
 
 
-def test_deleted_post_is_not_where_back_leads(
+def test_back_button_skips_deleted_post(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     post = blog.write(ada)
@@ -289,7 +289,7 @@ def test_deleted_post_is_not_where_back_leads(
     assert blog.post_ids() == []
 
 
-def test_only_the_author_can_edit_and_delete(
+def test_only_author_can_edit_and_delete(
     ada_page: Page, blog: Blog, bob: Person
 ) -> None:
     post = blog.write(bob)

@@ -1,4 +1,4 @@
-"""Everything without a mouse: Tab, Enter, Escape and Space."""
+"""Keyboard navigation with Tab, Enter, Escape and Space."""
 
 from playwright.sync_api import Locator, Page, expect
 
@@ -15,7 +15,7 @@ from tests.e2e.conftest import (
     navigation,
 )
 
-# More stops than any page has.
+# More tab stops than any page has.
 MOST_STOPS = 60
 HAS_FOCUS = "(element) => element === document.activeElement"
 SHOWS_FOCUS = """
@@ -27,7 +27,7 @@ SHOWS_FOCUS = """
 
 
 def tab_to(page: Page, target: Locator) -> None:
-    """Press Tab until the focus is there; it must be seen wherever it is."""
+    """Press Tab until the target has visible focus."""
     target.wait_for()
     for _ in range(MOST_STOPS):
         if target.evaluate(HAS_FOCUS):
@@ -38,19 +38,19 @@ def tab_to(page: Page, target: Locator) -> None:
 
 
 def press(page: Page, target: Locator, key: str = "Enter") -> None:
-    """Go there by Tab and press it."""
+    """Tab to a target and press a key."""
     tab_to(page, target)
     page.keyboard.press(key)
 
 
 def type_into(page: Page, label: str, text: str, place: Locator | None = None) -> None:
-    """Go to an input by Tab and type."""
+    """Tab to an input and type."""
     tab_to(page, (place or page.get_by_role("main")).get_by_label(label))
     page.keyboard.press("ControlOrMeta+A")
     page.keyboard.type(text)
 
 
-def test_journey_by_keyboard_alone(page: Page, blog: Blog) -> None:
+def test_journey_by_keyboard(page: Page, blog: Blog) -> None:
     page.goto("/")
     press(page, navigation(page).get_by_role("link", name="Register"))
     page.wait_for_url("/register?*")
@@ -93,7 +93,7 @@ def test_journey_by_keyboard_alone(page: Page, blog: Blog) -> None:
     assert blog.post_ids() == []
 
 
-def test_account_is_managed_by_keyboard_alone(ada_page: Page, blog: Blog) -> None:
+def test_account_management_by_keyboard(ada_page: Page, blog: Blog) -> None:
     ada_page.goto("/account")
     expect(ada_page.get_by_label("Username", exact=True)).to_have_value("ada")
 
@@ -111,7 +111,7 @@ def test_account_is_managed_by_keyboard_alone(ada_page: Page, blog: Blog) -> Non
     assert blog.client.get("/api/users").status_code == 404
 
 
-def test_first_stop_skips_to_the_content(page: Page, ada: Person, blog: Blog) -> None:
+def test_first_tab_stop_skips_to_content(page: Page, ada: Person, blog: Blog) -> None:
     blog.write(ada)
     page.goto("/")
 
@@ -124,7 +124,7 @@ def test_first_stop_skips_to_the_content(page: Page, ada: Person, blog: Blog) ->
     expect(page.locator("[data-post-card-target=link]").first).to_be_focused()
 
 
-def test_focus_stays_in_an_open_dialog(ada_page: Page) -> None:
+def test_focus_stays_in_open_dialog(ada_page: Page) -> None:
     ada_page.goto("/")
     press(ada_page, button(ada_page, "New post"))
     form = dialog(ada_page, "New post")
@@ -136,7 +136,7 @@ def test_focus_stays_in_an_open_dialog(ada_page: Page) -> None:
     expect(form.locator(":focus")).to_have_count(1)
 
 
-def test_menu_on_a_phone_is_opened_by_keyboard(new_context: NewContext) -> None:
+def test_mobile_menu_opens_by_keyboard(new_context: NewContext) -> None:
     page = new_context(viewport=PHONE).new_page()
     page.goto("/")
 
@@ -146,7 +146,7 @@ def test_menu_on_a_phone_is_opened_by_keyboard(new_context: NewContext) -> None:
     page.wait_for_url("/login?*")
 
 
-def test_load_more_is_pressed_by_keyboard(page: Page, blog: Blog, ada: Person) -> None:
+def test_load_more_works_by_keyboard(page: Page, blog: Blog, ada: Person) -> None:
     blog.write_many(ada, 15)
     page.goto("/")
 

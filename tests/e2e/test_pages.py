@@ -1,4 +1,4 @@
-"""What holds on each page: its layout, its strictness, its manifest."""
+"""Layout, content security policy, and manifest of every page."""
 
 import json
 from io import BytesIO
@@ -17,7 +17,7 @@ from tests.e2e.conftest import (
     button,
 )
 
-# {0} is the id of ada, {1} that of a post of hers.
+# {0} is the id of ada, {1} the id of one of her posts.
 PUBLIC_PAGES = [
     "/",
     "/posts/{1}",
@@ -46,12 +46,12 @@ OVERFLOW = "() => document.documentElement.scrollWidth - innerWidth"
 
 @pytest.fixture
 def longest(blog: Blog) -> Person:
-    """Somebody with the longest name there can be."""
+    """Create a user with the longest possible name."""
     return blog.sign_up(LONGEST_NAME)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_documentation_works_under_its_strict_policy(page: Page, path: str) -> None:
+def test_docs_work_under_strict_csp(page: Page, path: str) -> None:
     page.goto(path, wait_until="networkidle")
 
     expect(page.get_by_text("/api/posts", exact=True).first).to_be_visible()
@@ -61,11 +61,11 @@ def test_documentation_works_under_its_strict_policy(page: Page, path: str) -> N
 
 
 @pytest.mark.parametrize("path", [*PUBLIC_PAGES, "/account"])
-def test_nothing_scrolls_sideways_on_a_phone(
+def test_pages_do_not_scroll_sideways_on_a_phone(
     new_context: NewContext, blog: Blog, longest: Person, path: str
 ) -> None:
     post = blog.write(longest, LONG_TEXT, LONGEST_TITLE)
-    # Login and registration lead away those who are logged in.
+    # Login and registration redirect logged-in users.
     person = longest if path in OWN_PAGES else None
     page = new_context(person, viewport=PHONE).new_page()
 
@@ -80,7 +80,7 @@ def test_nothing_scrolls_sideways_on_a_phone(
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize("path", OWN_PAGES)
-def test_layout_does_not_shift_for_members(
+def test_layout_is_stable_for_logged_in_users(
     new_context: NewContext,
     blog: Blog,
     ada: Person,
@@ -96,7 +96,7 @@ def test_layout_does_not_shift_for_members(
 
 
 @pytest.mark.parametrize("path", PUBLIC_PAGES[:6])
-def test_layout_does_not_shift_for_visitors(
+def test_layout_is_stable_for_anonymous_users(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     post = blog.write_many(ada, 12)[0]
@@ -108,7 +108,7 @@ def test_layout_does_not_shift_for_visitors(
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{1}", "/login", "/account"])
-def test_what_is_pressed_is_large_enough_for_a_finger(
+def test_touch_targets_are_large_enough(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     post = blog.write(ada)
@@ -130,7 +130,7 @@ def test_what_is_pressed_is_large_enough_for_a_finger(
 # Installing
 
 
-def test_browser_finds_the_site_installable(page: Page) -> None:
+def test_site_is_installable(page: Page) -> None:
     page.goto("/")
     session = page.context.new_cdp_session(page)
 
@@ -138,20 +138,20 @@ def test_browser_finds_the_site_installable(page: Page) -> None:
     errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
 
     assert manifest["errors"] == []
-    # A context of its own is what the browser calls incognito.
+    # Browsers call a separate context incognito.
     assert [error for error in errors if error["errorId"] != "in-incognito"] == []
 
 
-def test_icons_of_the_manifest_have_the_stated_sizes(page: Page, blog: Blog) -> None:
+def test_manifest_icons_have_declared_sizes(page: Page, blog: Blog) -> None:
     page.goto("/")
-    address = page.locator("link[rel=manifest]").get_attribute("href")
-    assert address is not None
-    icons = json.loads(blog.client.get(address).text)["icons"]
+    url = page.locator("link[rel=manifest]").get_attribute("href")
+    assert url is not None
+    icons = json.loads(blog.client.get(url).text)["icons"]
     drawn = [icon for icon in icons if icon["type"] == "image/png"]
 
-    answers = [blog.client.get(urljoin(address, icon["src"])) for icon in drawn]
+    responses = [blog.client.get(urljoin(url, icon["src"])) for icon in drawn]
 
-    sizes = [Image.open(BytesIO(answer.content)).size for answer in answers]
+    sizes = [Image.open(BytesIO(response.content)).size for response in responses]
     assert [f"{width}x{height}" for width, height in sizes] == [
         icon["sizes"] for icon in drawn
     ]

@@ -1,4 +1,4 @@
-"""Reading: every post is reached, shown once and as typed, with and without scripts."""
+"""Reading posts, with and without scripts."""
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -21,21 +21,21 @@ AROUND_THE_WORLD = ["Pacific/Kiritimati", "UTC", "America/Los_Angeles"]
 
 
 def load_more(page: Page) -> None:
-    """Press the button, and wait until what it brings is there."""
+    """Press the button and wait until the posts are loaded."""
     button(page, "Load more").click()
     expect(page.locator("[data-post-list]")).to_have_attribute("aria-busy", "false")
 
 
 def load_everything(page: Page) -> None:
     """Press the button until it is gone."""
-    # A module of this page alone shows it, which may come after the load event.
+    # A module of this page shows the button, perhaps after the load event.
     button(page, "Load more").wait_for()
     while button(page, "Load more").is_visible():
         load_more(page)
 
 
 def dates(page: Page) -> list[str]:
-    """The days as the list prints them."""
+    """Return the days in the list."""
     return page.locator("[data-byline-target=posted]").all_text_contents()
 
 
@@ -48,7 +48,7 @@ def top_of(card: Locator) -> float:
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{}/posts"], ids=["home", "author"])
-def test_every_post_is_reached_by_links_without_scripts(
+def test_links_reach_every_post_without_scripts(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     ids = blog.write_many(ada, 23)
@@ -65,7 +65,7 @@ def test_every_post_is_reached_by_links_without_scripts(
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{}/posts"], ids=["home", "author"])
-def test_pages_of_a_list_name_their_neighbours(
+def test_list_pages_link_to_adjacent_pages(
     new_context: NewContext, blog: Blog, ada: Person, path: str
 ) -> None:
     blog.write_many(ada, 23)
@@ -82,7 +82,7 @@ def test_pages_of_a_list_name_their_neighbours(
     )
 
 
-def test_post_is_read_without_scripts(
+def test_post_is_readable_without_scripts(
     new_context: NewContext, blog: Blog, ada: Person
 ) -> None:
     post = blog.write(ada, "All of it", "The title")
@@ -98,7 +98,7 @@ def test_post_is_read_without_scripts(
 
 
 @pytest.mark.parametrize("path", ["/login", "/register", "/account"])
-def test_what_needs_scripts_says_so_without_them(
+def test_forms_explain_that_they_need_scripts(
     new_context: NewContext, path: str
 ) -> None:
     page = new_context(java_script_enabled=False).new_page()
@@ -121,7 +121,7 @@ def test_load_more_shows_every_post_once(page: Page, blog: Blog, ada: Person) ->
     assert shown_ids(page) == ids
 
 
-def test_load_more_neither_repeats_nor_skips_while_others_post(
+def test_load_more_is_stable_while_others_post(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     ids = blog.write_many(ada, 25)
@@ -133,7 +133,7 @@ def test_load_more_neither_repeats_nor_skips_while_others_post(
     assert shown_ids(page) == ids
 
 
-def test_load_more_neither_repeats_nor_skips_while_others_delete(
+def test_load_more_is_stable_while_others_delete(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     ids = blog.write_many(ada, 35)
@@ -150,9 +150,7 @@ def test_load_more_neither_repeats_nor_skips_while_others_delete(
     assert shown_ids(page) == sorted(set(shown_ids(page)), reverse=True)
 
 
-def test_load_more_moves_the_focus_to_the_first_new_post(
-    page: Page, blog: Blog, ada: Person
-) -> None:
+def test_load_more_focuses_first_new_post(page: Page, blog: Blog, ada: Person) -> None:
     blog.write_many(ada, 15)
     page.goto("/")
 
@@ -167,9 +165,7 @@ def test_load_more_moves_the_focus_to_the_first_new_post(
     )
 
 
-def test_load_more_can_be_tried_again_after_a_failure(
-    page: Page, blog: Blog, ada: Person
-) -> None:
+def test_load_more_can_be_retried(page: Page, blog: Blog, ada: Person) -> None:
     ids = blog.write_many(ada, 15)
     page.goto("/")
     page.route("**/api/posts?*", lambda route: route.abort(), times=1)
@@ -184,7 +180,7 @@ def test_load_more_can_be_tried_again_after_a_failure(
     expect(page.locator("[data-post-list-target=error]")).to_be_hidden()
 
 
-def test_load_more_pressed_twice_shows_nothing_twice(
+def test_double_click_on_load_more_shows_no_duplicates(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     ids = blog.write_many(ada, 25)
@@ -198,7 +194,7 @@ def test_load_more_pressed_twice_shows_nothing_twice(
     assert shown_ids(page) == ids[:20]
 
 
-def test_scrolling_loads_all_posts_of_an_author(
+def test_scrolling_loads_all_posts_of_author(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     ids = blog.write_many(ada, 45)
@@ -211,7 +207,7 @@ def test_scrolling_loads_all_posts_of_an_author(
 
 
 @pytest.mark.parametrize("path", ["/", "/users/{}/posts"], ids=["home", "author"])
-def test_back_leads_to_the_same_place_in_the_list(
+def test_back_button_restores_list_position(
     page: Page, blog: Blog, ada: Person, path: str
 ) -> None:
     ids = blog.write_many(ada, 45)
@@ -236,11 +232,11 @@ def test_back_leads_to_the_same_place_in_the_list(
     assert top_of(card) == pytest.approx(before, abs=8)
 
 
-# What is shown
+# Content
 
 
 @pytest.mark.parametrize("timezone", AROUND_THE_WORLD)
-def test_server_and_script_print_the_same_dates_everywhere(
+def test_server_and_script_dates_match(
     new_context: NewContext, blog: Blog, ada: Person, timezone: str
 ) -> None:
     blog.write_many(ada, 20)
@@ -256,9 +252,7 @@ def test_server_and_script_print_the_same_dates_everywhere(
     assert set(by_server) == {"February 28, 2026", "March 01, 2026"}
 
 
-def test_white_space_of_a_text_is_shown_as_typed(
-    page: Page, blog: Blog, ada: Person
-) -> None:
+def test_whitespace_is_shown_as_typed(page: Page, blog: Blog, ada: Person) -> None:
     text = "  first line\n\n\n    indented   wide\n\ttab\nlast line"
     post = blog.write(ada, text)
 
@@ -270,7 +264,7 @@ def test_white_space_of_a_text_is_shown_as_typed(
 @pytest.mark.parametrize(
     ("title", "direction"), [("שלום עולם", "rtl"), ("Hello world", "ltr")]
 )
-def test_text_runs_in_its_own_direction(
+def test_text_direction_follows_content(
     page: Page, blog: Blog, ada: Person, title: str, direction: str
 ) -> None:
     post = blog.write(ada, title, title)
@@ -284,7 +278,7 @@ def test_text_runs_in_its_own_direction(
     )
 
 
-def test_untitled_post_is_listed_by_its_first_words(
+def test_untitled_post_is_listed_by_first_words(
     page: Page, blog: Blog, ada: Person
 ) -> None:
     blog.write(ada, "These words come first")
@@ -305,7 +299,7 @@ def test_untitled_post_is_listed_by_its_first_words(
         ("/no-such-page", "Back to home"),
     ],
 )
-def test_empty_page_offers_a_next_step(
+def test_empty_page_offers_next_step(
     page: Page, ada: Person, path: str, next_step: str
 ) -> None:
     page.goto(path.format(ada.id))
@@ -313,7 +307,7 @@ def test_empty_page_offers_a_next_step(
     expect(page.get_by_role("main").get_by_role("link", name=next_step)).to_be_visible()
 
 
-def test_empty_home_page_offers_writers_to_write(ada_page: Page) -> None:
+def test_empty_home_page_invites_to_post(ada_page: Page) -> None:
     ada_page.goto("/")
     expect_signed_in(ada_page, "ada")
 

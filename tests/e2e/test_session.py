@@ -1,4 +1,4 @@
-"""Logging in and out: where it leads, in which tabs it shows, and when it ends."""
+"""Login and logout: redirects, multiple tabs, and expiry."""
 
 from urllib.parse import quote
 
@@ -30,7 +30,7 @@ Object.defineProperty(window, "localStorage", {
 
 
 def authorized_by(page: Page) -> list[Request]:
-    """Requests that carry a token, from now on."""
+    """Collect requests that send a token from now on."""
     requests: list[Request] = []
 
     def note(request: Request) -> None:
@@ -41,12 +41,10 @@ def authorized_by(page: Page) -> list[Request]:
     return requests
 
 
-# Where it leads
+# Redirects
 
 
-def test_login_leads_back_to_the_page_it_came_from(
-    page: Page, blog: Blog, ada: Person
-) -> None:
+def test_login_returns_to_previous_page(page: Page, blog: Blog, ada: Person) -> None:
     post = blog.write(ada)
     page.goto(f"/posts/{post['id']}")
 
@@ -57,7 +55,7 @@ def test_login_leads_back_to_the_page_it_came_from(
     expect_signed_in(page, "ada")
 
 
-def test_registration_leads_back_by_way_of_the_login_page(
+def test_registration_returns_to_previous_page(
     page: Page, blog: Blog, bob: Person
 ) -> None:
     page.goto(f"/users/{bob.id}/posts?page=1")
@@ -71,7 +69,7 @@ def test_registration_leads_back_by_way_of_the_login_page(
     expect_signed_in(page, "eve")
 
 
-def test_account_page_asks_for_a_login_and_comes_back(page: Page, ada: Person) -> None:
+def test_account_page_requires_login_and_returns(page: Page, ada: Person) -> None:
     page.goto("/account")
     page.wait_for_url("/login?next=%2Faccount")
 
@@ -81,7 +79,7 @@ def test_account_page_asks_for_a_login_and_comes_back(page: Page, ada: Person) -
     expect(page.get_by_label("Username", exact=True)).to_have_value("ada")
 
 
-def test_session_that_ran_out_leads_back_to_the_account_page(
+def test_expired_session_returns_to_account_page(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     blog.end_sessions(ada)
@@ -108,7 +106,7 @@ def test_session_that_ran_out_leads_back_to_the_account_page(
         "",
     ],
 )
-def test_login_never_leads_to_another_site(
+def test_login_never_redirects_to_another_site(
     new_context: NewContext, blog: Blog, ada: Person, target: str
 ) -> None:
     page = new_context(ada).new_page()
@@ -119,10 +117,10 @@ def test_login_never_leads_to_another_site(
     assert page.url.startswith(f"{blog.url}/")
 
 
-# In which tabs it shows
+# Multiple tabs
 
 
-def test_login_and_logout_show_in_the_other_tab(page: Page, ada: Person) -> None:
+def test_login_and_logout_update_other_tab(page: Page, ada: Person) -> None:
     other = page.context.new_page()
     other.goto("/")
     page.goto("/login")
@@ -136,7 +134,7 @@ def test_login_and_logout_show_in_the_other_tab(page: Page, ada: Person) -> None
     expect_signed_out(page)
 
 
-def test_logout_in_another_tab_leaves_no_account_page_behind(ada_page: Page) -> None:
+def test_logout_in_another_tab_closes_account_page(ada_page: Page) -> None:
     ada_page.goto("/account")
     other = ada_page.context.new_page()
     other.goto("/")
@@ -146,11 +144,11 @@ def test_logout_in_another_tab_leaves_no_account_page_behind(ada_page: Page) -> 
     ada_page.wait_for_url("/login?next=%2Faccount")
 
 
-# What shows while it is found out
+# Loading
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_navigation_does_not_jump_while_the_session_is_found_out(
+def test_navigation_is_stable_while_session_loads(
     new_context: NewContext, ada: Person, viewport: dict[str, int]
 ) -> None:
     page = new_context(ada, viewport=viewport).new_page()
@@ -165,10 +163,10 @@ def test_navigation_does_not_jump_while_the_session_is_found_out(
     assert visible.evaluate_all(boxes) == before
 
 
-# When it ends
+# Expiry
 
 
-def test_expired_token_is_sent_once_and_dropped(
+def test_expired_token_is_sent_once_and_removed(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     blog.end_sessions(ada)
@@ -197,7 +195,7 @@ def test_only_a_401_logs_out(ada_page: Page, status: int) -> None:
     assert len(stored(ada_page, "access_token")) == 1
 
 
-def test_lost_network_does_not_log_out(ada_page: Page) -> None:
+def test_network_error_does_not_log_out(ada_page: Page) -> None:
     ada_page.route("**/api/users/me", lambda route: route.abort())
 
     ada_page.goto("/account")

@@ -1,4 +1,4 @@
-"""Light, Dark and Auto."""
+"""Light, dark and auto themes."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -6,11 +6,11 @@ from playwright.sync_api import Page, expect
 from tests.e2e.conftest import NewContext, button
 from tests.e2e.test_session import STORAGE_BLOCKED
 
-# The colours of the page in each frame in which there is something to see.
+# The page's colors in each painted frame.
 RECORD_FRAMES = """
-window.frameColours = new Set();
+window.frameColors = new Set();
 const look = () => {
-  if (document.body) frameColours.add(getComputedStyle(document.body).backgroundColor);
+  if (document.body) frameColors.add(getComputedStyle(document.body).backgroundColor);
   requestAnimationFrame(look);
 };
 requestAnimationFrame(look);
@@ -21,14 +21,14 @@ def expect_theme(page: Page, theme: str) -> None:
     expect(page.locator("html")).to_have_attribute("data-bs-theme", theme)
 
 
-def frame_colours(page: Page) -> list[str]:
-    colours: list[str] = page.evaluate("() => [...frameColours]")
-    return colours
+def frame_colors(page: Page) -> list[str]:
+    colors: list[str] = page.evaluate("() => [...frameColors]")
+    return colors
 
 
 def background(page: Page) -> str:
-    colour: str = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    return colour
+    color: str = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    return color
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def background(page: Page) -> str:
         ("auto", "dark", "dark"),
     ],
 )
-def test_theme_is_there_from_the_first_frame(
+def test_theme_is_applied_in_first_frame(
     new_context: NewContext, chosen: str, system: str, theme: str
 ) -> None:
     page = new_context(color_scheme=system, init_script=RECORD_FRAMES).new_page()
@@ -50,10 +50,10 @@ def test_theme_is_there_from_the_first_frame(
     page.reload(wait_until="networkidle")
 
     expect_theme(page, theme)
-    assert frame_colours(page) == [background(page)]
+    assert frame_colors(page) == [background(page)]
 
 
-def test_theme_does_not_wait_for_the_modules(new_context: NewContext) -> None:
+def test_theme_does_not_wait_for_modules(new_context: NewContext) -> None:
     page = new_context(color_scheme="dark").new_page()
     page.route("**/js/main.js", lambda route: None)
 
@@ -63,7 +63,7 @@ def test_theme_does_not_wait_for_the_modules(new_context: NewContext) -> None:
     expect(page.locator("body")).to_have_css("background-color", "rgb(23, 25, 28)")
 
 
-def test_auto_follows_the_system_while_the_page_is_open(
+def test_auto_theme_follows_system_changes(
     new_context: NewContext,
 ) -> None:
     page = new_context(color_scheme="light").new_page()
@@ -78,7 +78,7 @@ def test_auto_follows_the_system_while_the_page_is_open(
     expect(button(page, "Auto")).to_have_attribute("aria-pressed", "true")
 
 
-def test_choice_holds_against_the_system_and_on_the_next_page(
+def test_selected_theme_overrides_system_and_persists(
     new_context: NewContext,
 ) -> None:
     page = new_context(color_scheme="light").new_page()
@@ -93,7 +93,7 @@ def test_choice_holds_against_the_system_and_on_the_next_page(
     expect(button(page, "Light")).to_have_attribute("aria-pressed", "true")
 
 
-def test_choice_shows_in_the_other_tab(page: Page) -> None:
+def test_selected_theme_updates_other_tab(page: Page) -> None:
     other = page.context.new_page()
     other.goto("/")
     page.goto("/")
@@ -104,7 +104,7 @@ def test_choice_shows_in_the_other_tab(page: Page) -> None:
     expect(button(other, "Dark")).to_have_attribute("aria-pressed", "true")
 
 
-def test_choice_works_when_storage_is_blocked(new_context: NewContext) -> None:
+def test_selected_theme_works_without_storage(new_context: NewContext) -> None:
     page = new_context(init_script=STORAGE_BLOCKED, color_scheme="light").new_page()
     page.goto("/")
 
@@ -113,7 +113,7 @@ def test_choice_works_when_storage_is_blocked(new_context: NewContext) -> None:
     expect_theme(page, "dark")
 
 
-def test_auto_works_when_storage_is_blocked(new_context: NewContext) -> None:
+def test_auto_theme_works_without_storage(new_context: NewContext) -> None:
     page = new_context(init_script=STORAGE_BLOCKED, color_scheme="dark").new_page()
     page.goto("/")
     expect_theme(page, "dark")
@@ -124,11 +124,9 @@ def test_auto_works_when_storage_is_blocked(new_context: NewContext) -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "colour"), [("Dark", "#17191c"), ("Light", "#fbf9f4")]
+    ("chosen", "color"), [("Dark", "#17191c"), ("Light", "#fbf9f4")]
 )
-def test_browser_frame_gets_the_colour_of_the_theme(
-    page: Page, chosen: str, colour: str
-) -> None:
+def test_browser_ui_color_follows_theme(page: Page, chosen: str, color: str) -> None:
     page.goto("/")
 
     button(page, chosen).click()
@@ -136,4 +134,4 @@ def test_browser_frame_gets_the_colour_of_the_theme(
     matching = page.locator("meta[name=theme-color]").evaluate_all(
         "all => all.find((meta) => matchMedia(meta.media).matches).content"
     )
-    assert matching == colour
+    assert matching == color

@@ -1,4 +1,4 @@
-"""Not one word is lost, whatever happens while somebody writes."""
+"""Writing: no text is lost, whatever happens."""
 
 import re
 
@@ -29,12 +29,12 @@ def content_of(form: Locator) -> Locator:
     return form.get_by_label("Content", exact=True)
 
 
-def offer_in(form: Locator) -> Locator:
+def draft_prompt(form: Locator) -> Locator:
     return form.locator("[data-draft-prompt]")
 
 
 def abandon(form: Locator) -> None:
-    """Close a dialog with unsaved text, and stand by it."""
+    """Close a dialog with unsaved text and confirm."""
     button(form, "Cancel").click()
     button(form, "Close and keep draft").click()
     expect(form).to_be_hidden()
@@ -45,7 +45,7 @@ def published(page: Page) -> None:
 
 
 def sent_by(page: Page, method: str) -> list[Request]:
-    """Requests with this method to the posts of the API, from now on."""
+    """Collect requests with this method to the posts API from now on."""
     requests: list[Request] = []
 
     def note(request: Request) -> None:
@@ -59,21 +59,21 @@ def sent_by(page: Page, method: str) -> list[Request]:
 # Drafts
 
 
-def test_draft_is_offered_after_the_tab_was_closed(ada_page: Page) -> None:
+def test_draft_is_offered_after_tab_was_closed(ada_page: Page) -> None:
     fill(start_post(ada_page), title="Thoughts", content=TEXT)
     again = ada_page.context.new_page()
     ada_page.close()
 
     form = start_post(again)
 
-    expect(offer_in(form)).to_contain_text(f"Thoughts {TEXT}")
+    expect(draft_prompt(form)).to_contain_text(f"Thoughts {TEXT}")
     expect(content_of(form)).to_have_value("")
     button(form, "Restore draft").click()
     expect(form.get_by_label("Title")).to_have_value("Thoughts")
     expect(content_of(form)).to_have_value(TEXT)
 
 
-def test_draft_of_an_edit_is_offered_for_that_post_only(
+def test_edit_draft_is_offered_for_its_post_only(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     post, other = blog.write(ada, "One"), blog.write(ada, "Other")
@@ -81,7 +81,7 @@ def test_draft_of_an_edit_is_offered_for_that_post_only(
     fill(form, content=TEXT)
     abandon(form)
 
-    expect(offer_in(start_edit(ada_page, other))).to_be_hidden()
+    expect(draft_prompt(start_edit(ada_page, other))).to_be_hidden()
     form = start_edit(ada_page, post)
 
     expect(content_of(form)).to_have_value("One")
@@ -89,7 +89,7 @@ def test_draft_of_an_edit_is_offered_for_that_post_only(
     expect(content_of(form)).to_have_value(TEXT)
 
 
-def test_draft_is_not_offered_to_somebody_else(
+def test_draft_is_not_offered_to_another_user(
     ada_page: Page, blog: Blog, bob: Person
 ) -> None:
     form = start_post(ada_page)
@@ -100,10 +100,10 @@ def test_draft_is_not_offered_to_somebody_else(
     form = start_post(ada_page)
 
     expect(content_of(form)).to_be_enabled()
-    expect(offer_in(form)).to_be_hidden()
+    expect(draft_prompt(form)).to_be_hidden()
 
 
-def test_writing_past_an_offered_draft_loses_neither(ada_page: Page) -> None:
+def test_writing_keeps_an_ignored_draft(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content="First thoughts")
     abandon(form)
@@ -112,16 +112,16 @@ def test_writing_past_an_offered_draft_loses_neither(ada_page: Page) -> None:
     abandon(form)
 
     form = start_post(ada_page)
-    expect(offer_in(form)).to_contain_text("Second thoughts")
+    expect(draft_prompt(form)).to_contain_text("Second thoughts")
     button(form, "Discard draft").click()
 
-    expect(offer_in(form)).to_contain_text("First thoughts")
+    expect(draft_prompt(form)).to_contain_text("First thoughts")
     button(form, "Discard draft").click()
-    expect(offer_in(form)).to_be_hidden()
+    expect(draft_prompt(form)).to_be_hidden()
     assert stored(ada_page, "draft:") == []
 
 
-def test_draft_is_cleared_only_when_the_server_has_the_text(ada_page: Page) -> None:
+def test_draft_is_cleared_after_successful_save(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
 
@@ -136,7 +136,7 @@ def test_draft_is_cleared_only_when_the_server_has_the_text(ada_page: Page) -> N
     assert stored(ada_page, "draft:") == []
 
 
-def test_refused_text_stays_a_draft(ada_page: Page) -> None:
+def test_rejected_text_is_kept_as_draft(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
     ada_page.route("**/api/posts", lambda route: route.fulfill(status=422, json={}))
@@ -148,21 +148,19 @@ def test_refused_text_stays_a_draft(ada_page: Page) -> None:
     assert TEXT in stored(ada_page, "draft:")[0]
 
 
-def test_draft_from_before_another_edit_says_so(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
+def test_outdated_draft_is_marked(ada_page: Page, blog: Blog, ada: Person) -> None:
     post = blog.write(ada, "One")
     form = start_edit(ada_page, post)
     fill(form, content=TEXT)
     abandon(form)
     form = open_dialog(ada_page, "Edit", "Edit post")
-    expect(offer_in(form)).to_contain_text(TEXT)
+    expect(draft_prompt(form)).to_contain_text(TEXT)
     expect(form.get_by_text("The post has been edited since then.")).to_be_hidden()
 
     blog.change(ada, post, "Two")
     form = start_edit(ada_page, post)
 
-    expect(offer_in(form)).to_contain_text(TEXT)
+    expect(draft_prompt(form)).to_contain_text(TEXT)
     expect(form.get_by_text("The post has been edited since then.")).to_be_visible()
     expect(content_of(form)).to_have_value("Two")
 
@@ -178,9 +176,7 @@ def test_saved_edit_leaves_no_draft(ada_page: Page, blog: Blog, ada: Person) -> 
     assert stored(ada_page, "draft:") == []
 
 
-def test_blocked_storage_does_not_keep_anybody_from_writing(
-    new_context: NewContext, ada: Person
-) -> None:
+def test_writing_works_without_storage(new_context: NewContext, ada: Person) -> None:
     page = new_context(
         ada,
         init_script="Storage.prototype.setItem = () => { throw new Error('full'); }",
@@ -193,10 +189,10 @@ def test_blocked_storage_does_not_keep_anybody_from_writing(
     published(page)
 
 
-# When the session has run out
+# Expired sessions
 
 
-def test_session_that_ran_out_asks_for_the_password_and_sends_once_more(
+def test_expired_session_asks_for_password_and_retries(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form = start_post(ada_page)
@@ -216,7 +212,7 @@ def test_session_that_ran_out_asks_for_the_password_and_sends_once_more(
     assert stored(ada_page, "draft:") == []
 
 
-def test_session_that_ran_out_asks_inside_an_edit_too(
+def test_expired_session_asks_inside_edit_dialog(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form = start_edit(ada_page, blog.write(ada, "Before"))
@@ -231,7 +227,7 @@ def test_session_that_ran_out_asks_inside_an_edit_too(
     expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
 
 
-def test_wrong_password_in_the_dialog_keeps_the_text(
+def test_wrong_password_in_dialog_keeps_text(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form = start_post(ada_page)
@@ -247,7 +243,7 @@ def test_wrong_password_in_the_dialog_keeps_the_text(
     expect(content_of(form)).to_have_value(TEXT)
 
 
-def test_text_goes_out_under_the_name_of_its_author_only(
+def test_text_is_only_sent_as_its_author(
     ada_page: Page, blog: Blog, ada: Person, bob: Person
 ) -> None:
     form = start_post(ada_page)
@@ -266,12 +262,10 @@ def test_text_goes_out_under_the_name_of_its_author_only(
     assert [post["author"]["username"] for post in posts] == ["ada"]
 
 
-# When the network fails
+# Network errors
 
 
-def test_retry_sends_the_text_when_the_network_is_back(
-    ada_page: Page, blog: Blog
-) -> None:
+def test_retry_publishes_after_network_error(ada_page: Page, blog: Blog) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
     ada_page.context.set_offline(True)
@@ -286,7 +280,7 @@ def test_retry_sends_the_text_when_the_network_is_back(
     assert len(blog.post_ids()) == 1
 
 
-def test_server_that_is_away_keeps_the_text_and_the_session(ada_page: Page) -> None:
+def test_unavailable_server_keeps_text_and_session(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
     ada_page.route(
@@ -302,8 +296,8 @@ def test_server_that_is_away_keeps_the_text_and_the_session(ada_page: Page) -> N
     published(ada_page)
 
 
-def lose_answer(page: Page) -> None:
-    """Let the next request to publish arrive, but not its answer."""
+def lose_response(page: Page) -> None:
+    """Let the next request to publish succeed, but drop its response."""
 
     def arrive(route: Route) -> None:
         route.fetch()
@@ -312,10 +306,10 @@ def lose_answer(page: Page) -> None:
     page.route("**/api/posts", arrive, times=1)
 
 
-def test_answer_that_got_lost_makes_no_second_post(ada_page: Page, blog: Blog) -> None:
+def test_lost_response_creates_no_second_post(ada_page: Page, blog: Blog) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
-    lose_answer(ada_page)
+    lose_response(ada_page)
     button(form, "Publish").click()
     expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
 
@@ -326,12 +320,10 @@ def test_answer_that_got_lost_makes_no_second_post(ada_page: Page, blog: Blog) -
     assert len(blog.post_ids()) == 1
 
 
-def test_text_changed_after_an_answer_got_lost_is_not_lost(
-    ada_page: Page, blog: Blog
-) -> None:
+def test_text_changed_after_lost_response_is_kept(ada_page: Page, blog: Blog) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
-    lose_answer(ada_page)
+    lose_response(ada_page)
     button(form, "Publish").click()
     expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
     fill(form, content=f"{TEXT} more")
@@ -347,12 +339,12 @@ def test_text_changed_after_an_answer_got_lost_is_not_lost(
     assert len(blog.post_ids()) == 2
 
 
-def test_post_deleted_after_an_answer_got_lost_is_published_again(
+def test_post_deleted_after_lost_response_is_republished(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
-    lose_answer(ada_page)
+    lose_response(ada_page)
     button(form, "Publish").click()
     expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
     [first_id] = blog.post_ids()
@@ -366,11 +358,11 @@ def test_post_deleted_after_an_answer_got_lost_is_published_again(
     assert len(blog.post_ids()) == 1
 
 
-# When somebody else was faster
+# Edit conflicts
 
 
 def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator, Json]:
-    """Save an edit of a post that was changed elsewhere meanwhile."""
+    """Save an edit of a post that was edited elsewhere in between."""
     post: Json = blog.write(ada, "One", "A title")
     form = start_edit(page, post)
     fill(form, content=TEXT)
@@ -384,9 +376,7 @@ def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator
     return form, post
 
 
-def test_edit_that_comes_too_late_can_be_saved_all_the_same(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
+def test_conflict_can_keep_own_version(ada_page: Page, blog: Blog, ada: Person) -> None:
     form, post = save_over_another_edit(ada_page, blog, ada)
     assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two"
 
@@ -397,7 +387,7 @@ def test_edit_that_comes_too_late_can_be_saved_all_the_same(
     assert stored(ada_page, "draft:") == []
 
 
-def test_edit_that_comes_too_late_can_go_on_with_the_other_text(
+def test_conflict_can_use_current_version(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form, post = save_over_another_edit(ada_page, blog, ada)
@@ -406,7 +396,7 @@ def test_edit_that_comes_too_late_can_go_on_with_the_other_text(
 
     expect(content_of(form)).to_have_value("Two")
     expect(content_of(form)).to_be_focused()
-    expect(offer_in(form)).to_contain_text(TEXT)
+    expect(draft_prompt(form)).to_contain_text(TEXT)
     fill(form, content="Two and a half")
     button(form, "Save changes").click()
     expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
@@ -414,7 +404,7 @@ def test_edit_that_comes_too_late_can_go_on_with_the_other_text(
     assert TEXT in stored(ada_page, "draft:")[0]
 
 
-def test_new_name_of_the_author_is_no_conflict(
+def test_renamed_author_causes_no_conflict(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     form = start_edit(ada_page, blog.write(ada, "One"))
@@ -427,7 +417,7 @@ def test_new_name_of_the_author_is_no_conflict(
     expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
 
 
-def test_edited_post_says_so(ada_page: Page, blog: Blog, ada: Person) -> None:
+def test_edited_post_shows_edit_mark(ada_page: Page, blog: Blog, ada: Person) -> None:
     post: Json = blog.write(ada, "One")
     form = start_edit(ada_page, post)
     edited = ada_page.locator("[data-byline-target=edited]")
@@ -462,7 +452,7 @@ def test_submit_cannot_be_pressed_twice(ada_page: Page, blog: Blog) -> None:
     assert len(blog.post_ids()) == 1
 
 
-def test_empty_post_is_refused_at_the_field(ada_page: Page) -> None:
+def test_empty_post_is_rejected_at_the_field(ada_page: Page) -> None:
     form = start_post(ada_page)
     sent = sent_by(ada_page, "POST")
 
@@ -474,7 +464,7 @@ def test_empty_post_is_refused_at_the_field(ada_page: Page) -> None:
     assert sent == []
 
 
-def test_error_of_the_server_appears_at_its_field(ada_page: Page, bob: Person) -> None:
+def test_server_error_is_shown_at_its_field(ada_page: Page, bob: Person) -> None:
     ada_page.goto("/account")
     expect(ada_page.get_by_label("Username", exact=True)).to_have_value("ada")
     fill(ada_page, email=bob.email)
@@ -496,7 +486,7 @@ def test_error_of_the_server_appears_at_its_field(ada_page: Page, bob: Person) -
         ("/register", "Register", "Email", {"email": "a@b"}, "email"),
     ],
 )
-def test_errors_are_said_at_the_field_with_focus(
+def test_validation_error_focuses_its_field(
     page: Page,
     ada: Person,
     path: str,
@@ -539,7 +529,7 @@ def test_title_counts_down_near_its_limit(
 # Leaving
 
 
-def test_closing_the_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
+def test_closing_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
 
@@ -551,7 +541,7 @@ def test_closing_the_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
     expect(content_of(form)).to_have_value(TEXT)
 
 
-def test_closing_the_dialog_without_text_does_not_ask(ada_page: Page) -> None:
+def test_closing_empty_dialog_does_not_ask(ada_page: Page) -> None:
     form = start_post(ada_page)
     expect(form.get_by_label("Title")).to_be_focused()
 
@@ -565,7 +555,7 @@ def leave(page: Page) -> None:
     page.evaluate("() => { location.href = '/login'; }")
 
 
-def test_leaving_the_page_with_unsaved_text_asks(ada_page: Page) -> None:
+def test_leaving_page_with_unsaved_text_asks(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
     ada_page.on("dialog", lambda question: question.dismiss())
@@ -577,7 +567,7 @@ def test_leaving_the_page_with_unsaved_text_asks(ada_page: Page) -> None:
     expect(content_of(form)).to_have_value(TEXT)
 
 
-def test_leaving_the_page_after_publishing_does_not_ask(ada_page: Page) -> None:
+def test_leaving_page_after_publishing_does_not_ask(ada_page: Page) -> None:
     form = start_post(ada_page)
     fill(form, content=TEXT)
     button(form, "Publish").click()
@@ -590,7 +580,7 @@ def test_leaving_the_page_after_publishing_does_not_ask(ada_page: Page) -> None:
     assert questions == []
 
 
-def test_unsaved_text_of_an_edit_is_what_differs(
+def test_only_changed_edit_counts_as_unsaved(
     ada_page: Page, blog: Blog, ada: Person
 ) -> None:
     post: Json = blog.write(ada, "Line one\r\nline two")

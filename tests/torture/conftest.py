@@ -1,8 +1,8 @@
-"""What the torture tests share: their length, their figures, sites to torture.
+"""Shared fixtures of the stress tests: duration, measurements, and sites.
 
-`TORTURE=full` (as `make torture` sets it) runs them as long and as hard as they are
-meant; without it they take a short form that fits into every run of the tests. Only the
-full form fails on times: on a busy machine they prove nothing.
+`TORTURE=full` (set by `make torture`) runs them at full length; otherwise a short form
+fits into every test run. Only the full form fails on timings, because on a busy machine
+they prove nothing.
 """
 
 import os
@@ -18,8 +18,8 @@ from tests.torture.site import (
     Postgres,
     Site,
     migrated_database,
-    own_postgres,
     running,
+    running_postgres,
 )
 
 FULL = os.environ.get("TORTURE") == "full"
@@ -32,26 +32,26 @@ NewSite = Callable[..., Site]
 
 @pytest.fixture(scope="session")
 def full() -> bool:
-    """Whether the long form is wanted."""
+    """Return whether the full form is requested."""
     return FULL
 
 
 class Figures:
-    """What was measured, for the table at the end of the run."""
+    """Measurements for the table at the end of the run."""
 
     def __init__(self, record_property: Callable[[str, object], None]) -> None:
         self._record_property = record_property
 
     def add(self, what: str, measured: str, limit: str, holds: bool) -> None:
-        """Note a figure; in the full form one that does not hold fails the test."""
-        # Properties come with the report of the test, also from another process.
+        """Record a figure; in the full form, a missed limit fails the test."""
+        # Properties are part of the test's report, also from another process.
         row = (what, measured, limit, "yes" if holds else "NO")
         self._record_property(FIGURE, row)
 
 
 @pytest.fixture
 def figures(record_property: Callable[[str, object], None]) -> Figures:
-    """Where a test notes what it has measured."""
+    """Return where a test records its measurements."""
     return Figures(record_property)
 
 
@@ -59,20 +59,20 @@ def figures(record_property: Callable[[str, object], None]) -> Figures:
 def pytest_pyfunc_call(
     pyfuncitem: pytest.Function,
 ) -> Generator[None, object, object]:
-    """Fail at the end of a test, so that all its figures are in the table."""
+    """Fail at the end of a test, so that the table has all its figures."""
     outcome = yield
-    broken = [row for row in figures_of(pyfuncitem.user_properties) if row[3] == "NO"]
+    broken = [row for row in read_figures(pyfuncitem.user_properties) if row[3] == "NO"]
     assert not broken or not FULL, table([HEADINGS, *broken])
     return outcome
 
 
-def figures_of(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, ...]]:
-    """The figures among the properties of a test."""
+def read_figures(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the figures among a test's properties."""
     return [tuple(value) for name, value in properties if name == FIGURE]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print what was measured, and keep it when it is the whole."""
+    """Print the measurements, and save them after a complete run."""
     reports = [
         report
         for kind in ("passed", "failed")
@@ -82,7 +82,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         row
         for report in sorted(reports, key=lambda report: report.nodeid)
         if report.when == "call"
-        for row in figures_of(report.user_properties)
+        for row in read_figures(report.user_properties)
     ]
     if not rows:
         return
@@ -96,7 +96,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows, the headings first, as an aligned table in Markdown."""
+    """Format rows, headings first, as an aligned Markdown table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| "
@@ -113,23 +113,23 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def database(schema: None) -> Iterator[str]:
-    """The URL of a database with the tables, for the tests of a module."""
+    """Create a database with tables for a module; return its URL."""
     with migrated_database() as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A server for a module alone, that writes to the disk what it commits."""
-    with own_postgres(tmp_path_factory.mktemp("database")) as postgres:
+    """Start a server for one module that writes commits to disk."""
+    with running_postgres(tmp_path_factory.mktemp("database")) as postgres:
         yield postgres
 
 
 @pytest.fixture
 def new_site(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Start sites on that database; they end after the test.
+    """Return a function that starts sites on that database; stop them after the test.
 
-    Takes what `Site` takes after the database, and `database_url` for another one.
+    It accepts the arguments of `Site` after the database, and another `database_url`.
     """
     with ExitStack() as sites:
 
@@ -142,6 +142,6 @@ def new_site(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def site(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The application in a process of its own, with pictures and mails as files."""
+    """Run the app in another process, with pictures and emails as files."""
     with running(Site(tmp_path_factory.mktemp("site"), database)) as site:
         yield site

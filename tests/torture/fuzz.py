@@ -1,6 +1,6 @@
-"""Makes requests that nobody should send: JSON, forms, multipart, addresses, raw HTTP.
+"""Generate malformed requests: JSON, forms, multipart, URLs, raw HTTP.
 
-A case follows from a seed and its number alone, whatever came before it.
+A case depends only on a seed and its number.
 """
 
 import json
@@ -30,7 +30,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Known:
-    """What there is on the site, for requests that are nearly right."""
+    """Existing data of the site, for nearly valid requests."""
 
     token: str
     user_id: int
@@ -41,7 +41,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Case:
-    """A request as a server would hand it on."""
+    """A request as a server passes it to the app."""
 
     kind: str
     method: str
@@ -51,7 +51,7 @@ class Case:
     is_cut_off: bool = False
 
     def __str__(self) -> str:
-        """Enough of it to know it again."""
+        """Return enough to recognize the request."""
         body = b"".join(self.chunks)
         length = f"{len(body):,} bytes{', cut off' if self.is_cut_off else ''}"
         parts = (self.kind, self.method, self.target, self.headers, length, body)
@@ -59,7 +59,7 @@ class Case:
 
 
 def short(value: object) -> str:
-    """The beginning of what something looks like."""
+    """Return a shortened repr."""
     text = repr(value)
     return text if len(text) <= 300 else f"{text[:300]}..."
 
@@ -125,7 +125,7 @@ TEXTS = [
     "ada@example.com,eve@example.com",
 ]
 
-# What stands in JSON where a value should, right or wrong.
+# Valid and invalid JSON values.
 SCALARS = [
     "null",
     "true",
@@ -173,7 +173,7 @@ SCALARS = [
 
 
 def near_miss(rng: Random, name: str) -> str:
-    """A text that the field of this name would take."""
+    """Return a text that this field would accept."""
     number = rng.getrandbits(48)
     if "email" in name:
         return f"{number}@example.com"
@@ -183,7 +183,7 @@ def near_miss(rng: Random, name: str) -> str:
 
 
 def text(rng: Random) -> str:
-    """A text of all kinds of characters."""
+    """Return a text with all kinds of characters."""
     if rng.random() < 0.8:
         return rng.choice(TEXTS)
     ranges = [(0, 31), (32, 126), (128, 255), (0x300, 0x36F), (0xD800, 0xDFFF)]
@@ -193,13 +193,13 @@ def text(rng: Random) -> str:
     )
 
 
-def noise(rng: Random, most: int = 200) -> bytes:
-    """Bytes without any sense."""
+def random_bytes(rng: Random, most: int = 200) -> bytes:
+    """Return random bytes."""
     return rng.randbytes(rng.randint(0, most))
 
 
-def mutated(rng: Random, body: bytes) -> bytes:
-    """The same with a few bytes changed, left out, doubled or moved."""
+def mutate(rng: Random, body: bytes) -> bytes:
+    """Change, drop, double or move a few bytes."""
     content = bytearray(body)
     for _ in range(rng.randint(1, 6)):
         if not content:
@@ -213,12 +213,12 @@ def mutated(rng: Random, body: bytes) -> bytes:
             case 2:
                 content[at:at] = content[at : at + rng.randint(1, 30)]
             case _:
-                content[at:at] = noise(rng, 9)
+                content[at:at] = random_bytes(rng, 9)
     return bytes(content)
 
 
-def in_chunks(rng: Random, body: bytes) -> list[bytes]:
-    """A body as it arrives: at once or in parts, some of them empty."""
+def split_into_chunks(rng: Random, body: bytes) -> list[bytes]:
+    """Split a body into chunks, some of them empty."""
     if not body or rng.random() < 0.7:
         return [body]
     cuts = sorted(rng.randrange(len(body)) for _ in range(rng.randint(1, 5)))
@@ -343,21 +343,21 @@ HEADER_NAMES = [
 
 
 def odd_headers(rng: Random, most: int = 4) -> RawHeaders:
-    """A few headers, right in form and in nothing else."""
+    """Return a few syntactically valid but meaningless headers."""
     return [
         (
             rng.choice(HEADER_NAMES),
-            # A server drops or refuses what has a line break or NUL in it.
+            # Servers drop or reject headers with a line break or NUL.
             rng.choice(ODD_VALUES)
             if rng.random() < 0.9
-            else noise(rng).translate(None, b"\0\r\n"),
+            else random_bytes(rng).translate(None, b"\0\r\n"),
         )
         for _ in range(rng.randint(0, most))
     ]
 
 
-def who(rng: Random, known: Known) -> RawHeaders:
-    """Mostly somebody who may do it, so that what follows is looked at."""
+def make_auth_headers(rng: Random, known: Known) -> RawHeaders:
+    """Return mostly valid credentials, so that later checks are reached."""
     if rng.random() < 0.8:
         return [(b"authorization", f"Bearer {known.token}".encode())]
     return []
@@ -397,7 +397,7 @@ CONTENT_TYPES = [
 
 
 def content_type(rng: Random, right: str) -> RawHeaders:
-    """Mostly the right one; another one, none or two otherwise."""
+    """Return mostly the right content type; otherwise another one, none, or two."""
     if rng.random() < 0.75:
         return [(b"content-type", right.encode())]
     return [
@@ -406,7 +406,7 @@ def content_type(rng: Random, right: str) -> RawHeaders:
 
 
 def content_length(rng: Random, body: bytes) -> RawHeaders:
-    """Mostly the right one; a lie otherwise."""
+    """Return mostly the right content length, otherwise a wrong one."""
     if rng.random() < 0.9:
         return [(b"content-length", str(len(body)).encode())]
     lies = [
@@ -422,7 +422,7 @@ def content_length(rng: Random, body: bytes) -> RawHeaders:
     return [(b"content-length", rng.choice(lies)) for _ in range(rng.randrange(3))]
 
 
-# Addresses
+# URLs
 
 SEGMENTS = [
     "",
@@ -525,23 +525,25 @@ METHODS = [
 
 
 def segment(rng: Random) -> str:
-    """What stands between two slashes."""
+    """Return a path segment."""
     if rng.random() < 0.85:
         return rng.choice(SEGMENTS)
-    return quote_from_bytes(noise(rng, 40), safe=rng.choice(["", "/", "/%", "%;,"]))
+    return quote_from_bytes(
+        random_bytes(rng, 40), safe=rng.choice(["", "/", "/%", "%;,"])
+    )
 
 
 def query(rng: Random, known: Known) -> str:
-    """What follows the question mark, and the mark; or nothing."""
+    """Return a query string with its question mark, or nothing."""
     if rng.random() < 0.3:
         return ""
     values = [
         lambda: rng.choice(SEGMENTS),
         lambda: quote_from_bytes(text(rng).encode("utf-8", "surrogatepass")),
-        lambda: quote_from_bytes(mutated(rng, known.cursor.encode())),
+        lambda: quote_from_bytes(mutate(rng, known.cursor.encode())),
         lambda: known.cursor,
         lambda: str(rng.randint(-5, 5)),
-        lambda: quote_from_bytes(noise(rng, 60)),
+        lambda: quote_from_bytes(random_bytes(rng, 60)),
     ]
     pairs = [
         f"{rng.choice(QUERY_NAMES)}={rng.choice(values)()}"
@@ -551,7 +553,7 @@ def query(rng: Random, known: Known) -> str:
 
 
 def target(rng: Random, known: Known) -> bytes:
-    """A path, mostly of a place that there is, and a query."""
+    """Return a path, mostly an existing one, and a query."""
     path = rng.choice(PLACES)
     while "{id}" in path:
         path = path.replace("{id}", segment(rng), 1)
@@ -560,12 +562,12 @@ def target(rng: Random, known: Known) -> bytes:
     return (path + query(rng, known)).encode("latin-1", "replace")
 
 
-def address_case(rng: Random, known: Known) -> Case:
-    """Something is asked for in an odd way; bodies are the others' business."""
+def url_case(rng: Random, known: Known) -> Case:
+    """Return a request with an odd URL; other cases test bodies."""
     method = rng.choice(METHODS)
-    headers = [*who(rng, known), *odd_headers(rng, 6)]
+    headers = [*make_auth_headers(rng, known), *odd_headers(rng, 6)]
     if method == "DELETE":
-        # Nobody who is known: the account is still needed.
+        # An anonymous client, because the account is still needed.
         headers = odd_headers(rng, 6)
     if rng.random() < 0.2:
         headers += content_length(rng, b"")
@@ -577,8 +579,8 @@ def address_case(rng: Random, known: Known) -> Case:
 Operation = tuple[str, str, Json]
 
 
-def taking(media_type: str) -> list[tuple[str, str, list[str]]]:
-    """Method, path and fields of every operation that takes a kind of body."""
+def operations_with_body(media_type: str) -> list[tuple[str, str, list[str]]]:
+    """Return the method, path and fields of operations with this body type."""
     found = []
     for method, template, operation in operations(DOCUMENT):
         content = operation.get("requestBody", {}).get("content", {})
@@ -588,44 +590,44 @@ def taking(media_type: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-TAKING_JSON = taking("application/json")
-TAKING_FORM = taking(FORM)
+TAKING_JSON = operations_with_body("application/json")
+TAKING_FORM = operations_with_body(FORM)
 
 
-def filled(rng: Random, template: str, known: Known) -> str:
-    """A path with ids that there are, mostly."""
+def fill_path(rng: Random, template: str, known: Known) -> str:
+    """Fill a path with mostly existing ids."""
     post_id = rng.choice(known.post_ids)
     if rng.random() < 0.1:
         return template.format(user_id=segment(rng), post_id=segment(rng))
     return template.format(user_id=known.user_id, post_id=post_id)
 
 
-def dumped(rng: Random, value: Any) -> str:
-    """The JSON of a value; a surrogate may stand there as it is."""
+def dump_json(rng: Random, value: Any) -> str:
+    """Encode a value as JSON; surrogates may remain unescaped."""
     return json.dumps(value, ensure_ascii=rng.random() < 0.5)
 
 
 def nested(rng: Random) -> str:
-    """Levels without end, some of them closed again."""
+    """Return deeply nested JSON, partly closed."""
     opening, closing = rng.choice([("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
     levels = rng.choice([30, 500, 990, 5_000, DEPTH])
     return opening * levels + "1" + closing * (levels if rng.random() < 0.6 else 0)
 
 
 def json_value(rng: Random, name: str) -> str:
-    """What stands behind a name."""
+    """Return a value for a name."""
     chance = rng.random()
     if chance < 0.35:
-        return dumped(rng, near_miss(rng, name))
+        return dump_json(rng, near_miss(rng, name))
     if chance < 0.65:
-        return dumped(rng, text(rng))
+        return dump_json(rng, text(rng))
     if chance < 0.98:
         return rng.choice(SCALARS)
     return nested(rng)
 
 
 def json_object(rng: Random, names: list[str]) -> str:
-    """An object with most of the names, some of them twice, and others."""
+    """Return an object with most names, some of them twice, and unknown ones."""
     chosen = [name for name in names if rng.random() < 0.9]
     if rng.random() < 0.15:
         chosen += rng.choices(names, k=rng.randint(1, 3))
@@ -634,12 +636,12 @@ def json_object(rng: Random, names: list[str]) -> str:
     rng.shuffle(chosen)
     if rng.random() < 0.01:
         chosen += [f"field{n}" for n in range(FIELDS)]
-    members = (f"{dumped(rng, name)}: {json_value(rng, name)}" for name in chosen)
+    members = (f"{dump_json(rng, name)}: {json_value(rng, name)}" for name in chosen)
     return "{" + ", ".join(members) + "}"
 
 
 def json_text(rng: Random, names: list[str]) -> str:
-    """A whole body."""
+    """Return a complete body."""
     chance = rng.random()
     if chance < 0.8:
         return json_object(rng, names)
@@ -651,7 +653,7 @@ def json_text(rng: Random, names: list[str]) -> str:
 
 
 def json_bytes(rng: Random, body: str) -> bytes:
-    """A body in some encoding, mostly the right one."""
+    """Encode a body, mostly with the right encoding."""
     chance = rng.random()
     if chance < 0.8:
         return body.encode("utf-8", "surrogatepass")
@@ -664,26 +666,26 @@ def json_bytes(rng: Random, body: str) -> bytes:
 
 
 def json_case(rng: Random, known: Known) -> Case:
-    """A body for an operation that takes JSON."""
+    """Return a body for an operation that accepts JSON."""
     method, template, names = rng.choice(TAKING_JSON)
     body = json_bytes(rng, json_text(rng, names))
     if rng.random() < 0.15:
-        body = mutated(rng, body)
+        body = mutate(rng, body)
     if rng.random() < 0.05:
         body = body[: rng.randrange(len(body) + 1)]
     headers = [
-        *who(rng, known),
+        *make_auth_headers(rng, known),
         *content_type(rng, "application/json"),
         *content_length(rng, body),
         *(odd_headers(rng) if rng.random() < 0.3 else []),
     ]
-    path = filled(rng, template, known)
+    path = fill_path(rng, template, known)
     return Case(
         "json",
         method,
         path.encode(),
         headers,
-        in_chunks(rng, body),
+        split_into_chunks(rng, body),
         is_cut_off=rng.random() < 0.03,
     )
 
@@ -692,7 +694,7 @@ def json_case(rng: Random, known: Known) -> Case:
 
 
 def form_body(rng: Random, names: list[str]) -> bytes:
-    """Fields as a form has them, and what only looks like that."""
+    """Return form fields and text that only looks like them."""
     chance = rng.random()
     if chance < 0.02:
         return urlencode([(f"field{n}", "1") for n in range(FIELDS)]).encode()
@@ -710,11 +712,11 @@ def form_body(rng: Random, names: list[str]) -> bytes:
         if rng.random() < 0.9:
             pairs.append((name, value.encode("utf-8", "surrogatepass")))
     body = urlencode(pairs).encode()
-    return mutated(rng, body) if rng.random() < 0.2 else body
+    return mutate(rng, body) if rng.random() < 0.2 else body
 
 
 def form_case(rng: Random, known: Known) -> Case:
-    """A login that goes wrong."""
+    """Return an invalid login."""
     method, template, names = rng.choice(TAKING_FORM)
     if rng.random() < 0.15:
         right, body = f"{MULTIPART}; boundary=x", multipart_body(rng, b"x", names)
@@ -725,13 +727,13 @@ def form_case(rng: Random, known: Known) -> Case:
         *content_length(rng, body),
         *(odd_headers(rng) if rng.random() < 0.3 else []),
     ]
-    path = filled(rng, template, known)
+    path = fill_path(rng, template, known)
     return Case(
         "form",
         method,
         path.encode(),
         headers,
-        in_chunks(rng, body),
+        split_into_chunks(rng, body),
         is_cut_off=rng.random() < 0.03,
     )
 
@@ -740,11 +742,11 @@ def form_case(rng: Random, known: Known) -> Case:
 
 
 def photo(rng: Random) -> bytes:
-    """A small picture, whole or spoilt; not many, as they take long."""
+    """Return a small picture, valid or damaged; only a few, because they are slow."""
     output = BytesIO()
     Image.new("RGB", (9, 9), "teal").save(output, rng.choice(["PNG", "GIF", "WEBP"]))
     content = output.getvalue()
-    return content if rng.random() < 0.1 else mutated(rng, content)
+    return content if rng.random() < 0.1 else mutate(rng, content)
 
 
 DISPOSITIONS = [
@@ -772,7 +774,7 @@ DISPOSITIONS = [
 
 
 def part(rng: Random, disposition: bytes, content: bytes) -> bytes:
-    """Headers and content between two boundaries."""
+    """Return a part's headers and content."""
     lines = [b"Content-Disposition: " + disposition]
     if rng.random() < 0.3:
         lines.append(b"Content-Type: " + rng.choice([b"image/png", b"", b"x" * 300]))
@@ -797,7 +799,7 @@ def part(rng: Random, disposition: bytes, content: bytes) -> bytes:
 
 
 def multipart_body(rng: Random, boundary: bytes, names: list[str]) -> bytes:
-    """Parts, mostly with a file, mostly with the right boundary around."""
+    """Return parts, mostly with a file and the right boundary."""
     if rng.random() < 0.01:
         parts = [part(rng, b'form-data; name="x"', b"1")] * PARTS
     else:
@@ -807,7 +809,7 @@ def multipart_body(rng: Random, boundary: bytes, names: list[str]) -> bytes:
                 rng.choice(DISPOSITIONS)
                 if rng.random() < 0.9
                 else f'form-data; name="{rng.choice(names)}"'.encode(),
-                photo(rng) if rng.random() < 0.3 else noise(rng),
+                photo(rng) if rng.random() < 0.3 else random_bytes(rng),
             )
             for _ in range(rng.choice([0, 1, 1, 1, 1, 2, 3, 12]))
         ]
@@ -816,8 +818,8 @@ def multipart_body(rng: Random, boundary: bytes, names: list[str]) -> bytes:
     if rng.random() < 0.85:
         body += b"--" + boundary + b"--" + line
     if rng.random() < 0.1:
-        body = rng.choice([b"preamble\r\n", b"\r\n", b"--", noise(rng)]) + body
-    return mutated(rng, body) if rng.random() < 0.25 else body
+        body = rng.choice([b"preamble\r\n", b"\r\n", b"--", random_bytes(rng)]) + body
+    return mutate(rng, body) if rng.random() < 0.25 else body
 
 
 BOUNDARIES = [
@@ -851,7 +853,7 @@ CHARSETS = [
 
 
 def multipart_case(rng: Random, known: Known) -> Case:
-    """An upload that goes wrong, mostly."""
+    """Return a mostly invalid upload."""
     boundary = rng.choice(BOUNDARIES)
     body = multipart_body(rng, boundary, ["file", "username", ""])
     named = boundary if rng.random() < 0.9 else rng.choice(BOUNDARIES)
@@ -860,31 +862,31 @@ def multipart_case(rng: Random, known: Known) -> Case:
     types = [(b"content-type", b"multipart/form-data; boundary=" + quoted + charset)]
     if rng.random() < 0.1:
         types = content_type(rng, MULTIPART)
-    headers = [*who(rng, known), *types, *content_length(rng, body)]
-    path = filled(rng, "/api/users/{user_id}/picture", known)
+    headers = [*make_auth_headers(rng, known), *types, *content_length(rng, body)]
+    path = fill_path(rng, "/api/users/{user_id}/picture", known)
     return Case(
         "multipart",
         "PATCH",
         path.encode(),
         headers,
-        in_chunks(rng, body),
+        split_into_chunks(rng, body),
         is_cut_off=rng.random() < 0.05,
     )
 
 
 Maker = Callable[[Random, Known], Case]
 
-# How many of a hundred are of which kind.
+# Percentage of each kind of case.
 MAKERS: dict[Maker, int] = {
     json_case: 50,
-    address_case: 25,
+    url_case: 25,
     multipart_case: 15,
     form_case: 10,
 }
 
 
 def make_case(seed: int, number: int, known: Known) -> Case:
-    """A case in process."""
+    """Return a request for the app in this process."""
     rng = Random(f"{seed} {number}")
     (make,) = rng.choices(list(MAKERS), weights=list(MAKERS.values()))
     return make(rng, known)
@@ -1048,11 +1050,11 @@ RAW_BODIES = [
 
 
 def raw_case(seed: int, number: int) -> bytes:
-    """What is sent over a connection of its own."""
+    """Return bytes to send over a new connection."""
     rng = Random(f"{seed} raw {number}")
     if rng.random() < 0.04:
-        return noise(rng, 5_000)
-    # Often one thing alone is wrong: the first fault ends most of what is sent.
+        return random_bytes(rng, 5_000)
+    # Often, a single detail is wrong: the first error ends most requests.
     start = rng.choice(START_LINES if rng.random() < 0.4 else GOOD_START_LINES)
     lines = rng.choices(HEADER_LINES, k=rng.choice([0, 0, 1, 1, 1, 2, 4]))
     if rng.random() < 0.9:
@@ -1068,8 +1070,8 @@ def raw_case(seed: int, number: int) -> bytes:
             body = b""
     sent = line_break.join([start, *lines, b"", body])
     if rng.random() < 0.1:
-        sent = mutated(rng, sent)
+        sent = mutate(rng, sent)
     if rng.random() < 0.05:
-        # The client goes away in the middle.
+        # The client disconnects in the middle.
         sent = sent[: rng.randrange(len(sent) + 1)]
     return sent * rng.choice([1, 1, 1, 1, 1, 2])

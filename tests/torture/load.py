@@ -1,8 +1,8 @@
-"""Load and measurement: HTTP/1.1 with little between, and a probe beside the load.
+"""Load generation: a minimal HTTP/1.1 client, and a probe that measures latency.
 
-The probe is a process of its own, so that the work of making the load does not count as
-a slow answer: `python -m tests.torture.load PORT RATE PATH...` asks, until its input
-ends, for one path after the other over one connection, and prints what it has seen.
+The probe is a separate process, so that generating the load does not count as latency.
+`python -m tests.torture.load PORT RATE PATH...` requests the paths in turn over one
+connection until its input ends, and prints what it has seen.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from urllib.parse import urlencode
 ROOT = Path(__file__).resolve().parents[2]
 READS = ("/", "/api/posts", "/health")
 PROBES_PER_SECOND = 40
-# What a client who waits for an answer would have given up by.
+# A client would have given up waiting by then.
 PATIENCE = 30.0
 
 
-class Lost(Exception):
-    """The connection ended before the answer did."""
+class ConnectionLost(Exception):
+    """The connection ended before the response was complete."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back, and how long after the request had begun."""
+class TimedResponse:
+    """A response and its time since the start of the request."""
 
     status: int
     headers: Mapping[str, str]
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """A request that can be made again and again."""
+    """A request that can be sent repeatedly."""
 
     method: str
     path: str
@@ -52,7 +52,7 @@ class Call:
     body: bytes = b""
 
     def encoded_head(self, host: str) -> bytes:
-        """What goes before the body."""
+        """Return the encoded request line and headers."""
         headers = {"Host": host, **self.headers}
         if self.body or self.method in {"POST", "PUT", "PATCH"}:
             headers["Content-Length"] = str(len(self.body))
@@ -61,14 +61,14 @@ class Call:
         return "\r\n".join([*lines, "", ""]).encode()
 
     def encoded(self, host: str) -> bytes:
-        """All that goes over the wire."""
+        """Return the encoded request."""
         return self.encoded_head(host) + self.body
 
 
 def with_json(
     method: str, path: str, content: object, headers: Mapping[str, str] | None = None
 ) -> Call:
-    """A request with JSON in its body."""
+    """Return a request with a JSON body."""
     kind = {"Content-Type": "application/json"}
     return Call(method, path, kind | dict(headers or {}), json.dumps(content).encode())
 
@@ -76,13 +76,13 @@ def with_json(
 def with_form(
     path: str, headers: Mapping[str, str] | None = None, **fields: str
 ) -> Call:
-    """A form, as one that logs in is sent."""
+    """Return a form request, such as a login."""
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     return Call("POST", path, kind | dict(headers or {}), urlencode(fields).encode())
 
 
 def with_picture(path: str, picture: bytes, headers: Mapping[str, str]) -> Call:
-    """An upload, as browsers send it."""
+    """Return an upload like a browser's."""
     boundary = "torture-boundary"
     start = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="file"; '
@@ -94,18 +94,18 @@ def with_picture(path: str, picture: bytes, headers: Mapping[str, str]) -> Call:
 
 
 class Connection:
-    """One connection that is kept, and made anew after it was lost."""
+    """A persistent connection that is reopened after an error."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.host = f"127.0.0.1:{port}"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, call: Call, *, patience: float = PATIENCE) -> Answer:
-        """Send a request and wait for the whole answer.
+    async def ask(self, call: Call, *, patience: float = PATIENCE) -> TimedResponse:
+        """Send a request and read the complete response.
 
         Raises:
-            Lost: The connection ended, or the answer took too long.
+            ConnectionLost: The connection ended, or the response took too long.
         """
         start = time.monotonic()
         try:
@@ -113,17 +113,19 @@ class Connection:
                 reader, writer = await self._open()
                 sending = asyncio.create_task(self._send(writer, call))
                 try:
-                    status, headers, body = await read_answer(reader, call.method)
+                    status, headers, body = await read_response(reader, call.method)
                 finally:
-                    # What was answered before it was all sent is not sent any more.
+                    # After an early response, the rest of the request is not sent.
                     unsent = not sending.done()
                     sending.cancel()
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self.close()
-            raise Lost(f"{call.method} {call.path}: {type(error).__name__}") from error
+            raise ConnectionLost(
+                f"{call.method} {call.path}: {type(error).__name__}"
+            ) from error
         if unsent or headers.get("connection") == "close":
             self.close()
-        return Answer(status, headers, body, time.monotonic() - start)
+        return TimedResponse(status, headers, body, time.monotonic() - start)
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._streams is None:
@@ -136,16 +138,16 @@ class Connection:
             await writer.drain()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].transport.abort()
             self._streams = None
 
 
-async def read_answer(
+async def read_response(
     reader: asyncio.StreamReader, method: str
 ) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the next answer on a connection (RFC 9112)."""
+    """Read the status, headers and body of a response (RFC 9112)."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     status = int(head[0].split()[1])
     pairs = (line.partition(":") for line in head[1:] if line)
@@ -167,47 +169,47 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     return b"".join(chunks)
 
 
-# Many at once
+# Many requests at once
 
 
 @dataclass
-class Tally:
-    """What a crowd was answered; 0 stands for an answer that never came."""
+class StatusCounts:
+    """Response counts by status; 0 means that there was no response."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
 
-    def note(self, answer: Answer | None) -> None:
-        """Count an answer, or that there was none."""
-        self.statuses[answer.status if answer else 0] += 1
-        if answer:
-            self.seconds.append(answer.seconds)
+    def note(self, response: TimedResponse | None) -> None:
+        """Count a response, or a missing one."""
+        self.statuses[response.status if response else 0] += 1
+        if response:
+            self.seconds.append(response.seconds)
 
 
 async def flood(
     port: int, connections: int, next_call: Callable[[], Call], *, seconds: float
-) -> Tally:
-    """Ask over so many connections, each as fast as it is answered, for so long."""
-    tally = Tally()
+) -> StatusCounts:
+    """Send requests over this many connections as fast as possible."""
+    tally = StatusCounts()
     deadline = time.monotonic() + seconds
 
-    async def ask_on() -> None:
+    async def send_on() -> None:
         connection = Connection(port)
         while time.monotonic() < deadline:
             try:
                 tally.note(await connection.ask(next_call(), patience=60))
-            except Lost:
+            except ConnectionLost:
                 tally.note(None)
                 await asyncio.sleep(0.01)
         connection.close()
 
-    await asyncio.gather(*(ask_on() for _ in range(connections)))
+    await asyncio.gather(*(send_on() for _ in range(connections)))
     return tally
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One request of a steady stream; status 0 when no answer came."""
+    """One request at a steady rate; status 0 means that there was no response."""
 
     call: Call
     begun: float
@@ -223,7 +225,7 @@ async def steady(
     per_second: float,
     until: Callable[[Sequence[Seen]], bool],
 ) -> list[Seen]:
-    """Ask at a steady rate, whether answers come or not, and wait for the last ones."""
+    """Send requests at a steady rate and wait for the last responses."""
     seen: list[Seen] = []
     free: list[Connection] = []
     asking: set[asyncio.Task[None]] = set()
@@ -232,9 +234,9 @@ async def steady(
         connection = free.pop() if free else Connection(port)
         begun = time.monotonic()
         try:
-            answer = await connection.ask(call)
-            status, headers = answer.status, answer.headers
-        except Lost:
+            response = await connection.ask(call)
+            status, headers = response.status, response.headers
+        except ConnectionLost:
             status, headers = 0, {}
         seen.append(Seen(call, begun, time.monotonic() - begun, status, headers))
         free.append(connection)
@@ -252,18 +254,18 @@ async def steady(
     return seen
 
 
-def at_random(calls: Sequence[Call], seed: int = 0) -> Callable[[], Call]:
-    """Give the calls in a random order that is always the same."""
+def in_random_order(calls: Sequence[Call], seed: int = 0) -> Callable[[], Call]:
+    """Yield the calls in a reproducible random order."""
     chance = random.Random(seed)
     return lambda: chance.choice(calls)
 
 
-# The probe
+# Probe
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer to the probe: when it was asked for, how long it took."""
+    """A probe request: when it started and how long it took."""
 
     path: str
     begun: float
@@ -272,22 +274,22 @@ class Sample:
 
 
 class Probe:
-    """What the probe has seen, by phase; there is none before it has ended."""
+    """The probe's samples by phase; empty until the probe has ended."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
         self.phases: list[tuple[float, str]] = []
 
     def begin(self, phase: str) -> None:
-        """Count what is asked from now on to another phase."""
+        """Start a new phase."""
         self.phases.append((time.monotonic(), phase))
 
     def during(self, phase: str) -> list[Sample]:
-        """What was seen in a phase."""
+        """Return the samples of a phase."""
         return [s for s in self.samples if self._phase_at(s.begun) == phase]
 
     def statuses(self) -> set[int]:
-        """How it was answered, from beginning to end."""
+        """Return all response statuses."""
         return {sample.status for sample in self.samples}
 
     def _phase_at(self, moment: float) -> str:
@@ -302,10 +304,10 @@ WARMING_SECONDS = 0.7
 def probing(
     port: int, paths: Sequence[str] = READS, *, quiet_seconds: float
 ) -> Iterator[Probe]:
-    """Ask for pages at a modest rate, first for a while before the context begins.
+    """Probe pages at a moderate rate, first without load.
 
-    What runs in the context is the load; what it does before its first `begin` belongs
-    to the phase `LOADED`.
+    The context runs the load; samples before its first `begin` belong to the phase
+    `LOADED`.
     """
     probe = Probe()
     rate = str(PROBES_PER_SECOND)
@@ -328,7 +330,7 @@ def probing(
 
 
 def p99(seconds: Sequence[float]) -> float:
-    """What 99 of 100 values do not exceed."""
+    """Return the 99th percentile."""
     return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
 
 
@@ -343,7 +345,7 @@ def slowdown(probe: Probe, phase: str = LOADED) -> tuple[str, float]:
 
 
 def wait_for(holds: Callable[[], bool], *, seconds: float = 30) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it never came about"
@@ -351,22 +353,22 @@ def wait_for(holds: Callable[[], bool], *, seconds: float = 30) -> None:
 
 
 def measure(port: int, per_second: float, paths: Sequence[str]) -> list[Sample]:
-    """What the process of the probe does."""
+    """Run the probe process."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     samples: list[Sample] = []
     due = time.monotonic()
     while not select.select([sys.stdin], [], [], max(due - time.monotonic(), 0))[0]:
         path = paths[len(samples) % len(paths)]
         begun = time.monotonic()
-        status = ask_once(connection, path)
+        status = request_once(connection, path)
         samples.append(Sample(path, begun, time.monotonic() - begun, status))
         due = max(due + 1 / per_second, time.monotonic())
     connection.close()
     return samples
 
 
-def ask_once(connection: http.client.HTTPConnection, path: str) -> int:
-    """The status of an answer; 0 when none came."""
+def request_once(connection: http.client.HTTPConnection, path: str) -> int:
+    """Return the response's status; 0 means that there was no response."""
     try:
         connection.request("GET", path)
         response = connection.getresponse()

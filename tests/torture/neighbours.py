@@ -1,4 +1,4 @@
-"""Services beside the application that work, or fail in one of many ways."""
+"""External services that work, or fail in various ways."""
 
 import asyncio
 import re
@@ -16,29 +16,29 @@ from tests.torture.site import child
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
-Behaviour = Callable[["Neighbour", Reader, Writer], Awaitable[None]]
+Behavior = Callable[["FaultyService", Reader, Writer], Awaitable[None]]
 
 BUCKET = "pictures"
 
 
-class Neighbour:
-    """A port of this machine at which something is served, well or badly.
+class FaultyService:
+    """A local port whose service works or fails.
 
-    It runs in a thread of its own. A change of its behaviour ends all connections.
+    It runs in another thread. Changing its behavior closes all connections.
     """
 
-    def __init__(self, behaviour: Behaviour, upstream: int | None = None) -> None:
+    def __init__(self, behavior: Behavior, upstream: int | None = None) -> None:
         self.port = free_port()
         self.upstream = upstream
-        self.behaviour = behaviour
+        self.behavior = behavior
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self._serving: dict[asyncio.Task[None], Writer] = {}
         self._thread = threading.Thread(target=self._loop.run_forever)
 
-    def __enter__(self) -> "Neighbour":
+    def __enter__(self) -> "FaultyService":
         self._thread.start()
-        self.be(self.behaviour)
+        self.set_behavior(self.behavior)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,9 +47,9 @@ class Neighbour:
         self._thread.join()
         self._loop.close()
 
-    def be(self, behaviour: Behaviour) -> None:
-        """Behave like this from now on."""
-        self._run(self._change(behaviour))
+    def set_behavior(self, behavior: Behavior) -> None:
+        """Change the behavior."""
+        self._run(self._change(behavior))
 
     def _run(self, work: Awaitable[None]) -> None:
         async def run() -> None:
@@ -57,10 +57,10 @@ class Neighbour:
 
         asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=10)
 
-    async def _change(self, behaviour: Behaviour) -> None:
+    async def _change(self, behavior: Behavior) -> None:
         await self._end()
-        self.behaviour = behaviour
-        if behaviour is not refuses:
+        self.behavior = behavior
+        if behavior is not refuses:
             self._server = await asyncio.start_server(
                 self._accept, "127.0.0.1", self.port
             )
@@ -69,8 +69,8 @@ class Neighbour:
         if self._server is not None:
             for listening in self._server.sockets:
                 self._loop.remove_reader(listening.fileno())
-            # Whoever was let in just now is told of in one of the next turns, and is
-            # lost, unclosed, when the server is closed before that.
+            # A new connection is reported in a later iteration of the event loop, and
+            # would stay open if the server were closed earlier.
             for _ in range(5):
                 await asyncio.sleep(0)
             self._server.close()
@@ -82,7 +82,7 @@ class Neighbour:
         await asyncio.gather(*serving, return_exceptions=True)
 
     def _accept(self, reader: Reader, writer: Writer) -> None:
-        # Noted here and not in the task, which may be ended before it has begun.
+        # Recorded here, because the task may be cancelled before it starts.
         task = self._loop.create_task(self._serve(reader, writer))
         self._serving[task] = writer
         task.add_done_callback(lambda task: self._serving.pop(task, None))
@@ -90,34 +90,38 @@ class Neighbour:
     async def _serve(self, reader: Reader, writer: Writer) -> None:
         try:
             with suppress(OSError, EOFError):
-                await self.behaviour(self, reader, writer)
+                await self.behavior(self, reader, writer)
         finally:
             writer.transport.abort()
 
 
-# How they behave
+# Behaviors
 
 
-async def refuses(_neighbour: Neighbour, _reader: Reader, _writer: Writer) -> None:
-    """Nobody listens."""
+async def refuses(_neighbour: FaultyService, _reader: Reader, _writer: Writer) -> None:
+    """Refuse connections."""
 
 
-async def hangs(_neighbour: Neighbour, reader: Reader, _writer: Writer) -> None:
-    """Take everything and never answer."""
+async def accepts_without_response(
+    _neighbour: FaultyService, reader: Reader, _writer: Writer
+) -> None:
+    """Read everything and never respond."""
     while await reader.read(65_536):
         pass
 
 
-async def drips(_neighbour: Neighbour, _reader: Reader, writer: Writer) -> None:
-    """Answer a byte a second, without an end."""
+async def responds_slowly(
+    _neighbour: FaultyService, _reader: Reader, writer: Writer
+) -> None:
+    """Send a byte per second, endlessly."""
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: ".ljust(3600, b"x"):
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(1)
 
 
-async def works(neighbour: Neighbour, reader: Reader, writer: Writer) -> None:
-    """Pass everything on to the real service."""
+async def forwards(neighbour: FaultyService, reader: Reader, writer: Writer) -> None:
+    """Forward everything to the real service."""
     there = await asyncio.open_connection("127.0.0.1", neighbour.upstream)
     try:
         await asyncio.gather(carry(reader, there[1]), carry(there[0], writer))
@@ -125,47 +129,49 @@ async def works(neighbour: Neighbour, reader: Reader, writer: Writer) -> None:
         there[1].transport.abort()
 
 
-async def obeys_in_silence(
-    neighbour: Neighbour, reader: Reader, writer: Writer
+async def forwards_without_response(
+    neighbour: FaultyService, reader: Reader, writer: Writer
 ) -> None:
-    """Have everything done by the real service, and never say so."""
+    """Forward everything to the real service, but drop its responses."""
     there = await asyncio.open_connection("127.0.0.1", neighbour.upstream)
     try:
-        # Its clients ask for a go-ahead before they send a picture.
+        # Clients wait for 100 Continue before they send a picture.
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await asyncio.gather(carry(reader, there[1]), hangs(neighbour, *there))
+        await asyncio.gather(
+            carry(reader, there[1]), accepts_without_response(neighbour, *there)
+        )
     finally:
         there[1].transport.abort()
 
 
 async def carry(reader: Reader, writer: Writer) -> None:
-    """Pass on what comes from one to the other."""
+    """Forward data from one connection to another."""
     while data := await reader.read(65_536):
         writer.write(data)
         await writer.drain()
     writer.close()
 
 
-def answers(status: str, code: str) -> Behaviour:
-    """Make a behaviour: an S3 that answers everything with an error."""
+def responds_with(status: str, code: str) -> Behavior:
+    """Return a behavior: S3 responds to every request with an error."""
     body = f"<Error><Code>{code}</Code><Message>No</Message></Error>"
-    answer = (
+    response = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
     )
 
-    async def behave(_neighbour: Neighbour, reader: Reader, writer: Writer) -> None:
+    async def behave(_neighbour: FaultyService, reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer.encode())
+        writer.write(response.encode())
         await writer.drain()
-        # Not to reset the connection before the answer has been read.
-        await hangs(_neighbour, reader, writer)
+        # Do not reset the connection before the response has been read.
+        await accepts_without_response(_neighbour, reader, writer)
 
     return behave
 
 
-def smtp(*, login: str, recipient: str) -> Behaviour:
-    """Make a behaviour: an SMTP server that replies this to a login and a recipient."""
+def smtp(*, login: str, recipient: str) -> Behavior:
+    """Return a behavior: SMTP replies like this to a login and a recipient."""
     replies = {
         "EHLO": "250-neighbour\r\n250 AUTH PLAIN",
         "AUTH": login,
@@ -174,7 +180,7 @@ def smtp(*, login: str, recipient: str) -> Behaviour:
         "QUIT": "221 Bye",
     }
 
-    async def behave(_neighbour: Neighbour, reader: Reader, writer: Writer) -> None:
+    async def behave(_neighbour: FaultyService, reader: Reader, writer: Writer) -> None:
         writer.write(b"220 neighbour\r\n")
         while line := (await reader.readline()).decode().strip():
             command = line[:4].upper()
@@ -189,22 +195,22 @@ def smtp(*, login: str, recipient: str) -> Behaviour:
 accepts_mail = smtp(login="235 Welcome", recipient="250 OK")
 rejects_mail = smtp(login="235 Welcome", recipient="550 No such user")
 rejects_logins = smtp(login="535 Wrong password", recipient="530 Log in")
-forbids = answers("403 Forbidden", "AccessDenied")
-fails = answers("500 Internal Server Error", "InternalError")
+forbids = responds_with("403 Forbidden", "AccessDenied")
+fails = responds_with("500 Internal Server Error", "InternalError")
 
 
-# A store for pictures
+# Picture storage
 
 
 class Bucket:
-    """What is in the store, seen past whatever is between it and the application."""
+    """The bucket's content, read directly from the storage."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}/{BUCKET}"
 
     def make(self) -> None:
-        """Wait for the store, and make the bucket."""
+        """Wait for the storage and create the bucket."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with suppress(httpx.TransportError):
@@ -214,14 +220,14 @@ class Bucket:
         raise TimeoutError("the store does not start")
 
     def files(self) -> set[str]:
-        """The names of the stored pictures."""
+        """Return the names of the stored pictures."""
         listing = httpx.get(f"{self.url}?list-type=2").raise_for_status().text
         return set(re.findall(r"<Key>profile_pics/([^<]+)</Key>", listing))
 
 
 @contextmanager
-def stored_by_moto(folder: Path) -> Iterator[Bucket]:
-    """A store in a process of its own."""
+def running_moto(folder: Path) -> Iterator[Bucket]:
+    """Run picture storage in another process."""
     bucket = Bucket(free_port())
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
     with (

@@ -1,6 +1,6 @@
-"""Pictures as no camera makes them, and what it costs to read one.
+"""Hostile and expensive pictures, and the cost of reading them.
 
-`python -m tests.torture.pictures FILE` measures that, in a process of its own.
+`python -m tests.torture.pictures FILE` measures the cost in a separate process.
 """
 
 import json
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 Make = Callable[[], bytes]
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
-# Where the passes of an interlaced PNG begin, and their steps (ISO 15948, section 8.2).
+# Start and step of each pass of an interlaced PNG (ISO 15948, section 8.2).
 ADAM7 = (
     ((0, 0), (8, 8)),
     ((4, 0), (8, 8)),
@@ -38,14 +38,14 @@ PAETH = 4
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """A picture as a file of this kind."""
+    """Encode a picture as a file of this format."""
     output = BytesIO()
     image.save(output, kind, **options)
     return output.getvalue()
 
 
 def noise(size: Size, mode: str = "RGB", *, grain: int = 1) -> Image.Image:
-    """A picture that compresses badly, the same each time."""
+    """Return a reproducible picture that compresses badly."""
     width, height = (side // grain for side in size)
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = random.Random(1).randbytes(channels * width * height)
@@ -57,7 +57,7 @@ def noise(size: Size, mode: str = "RGB", *, grain: int = 1) -> Image.Image:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG (ISO 15948, section 5.3)."""
+    """Return a PNG chunk (ISO 15948, section 5.3)."""
     checksum = zlib.crc32(kind + data)
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
@@ -66,25 +66,25 @@ def png(
     size: Size,
     *,
     depth: int,
-    colour_type: int,
+    color_type: int,
     row: bytes,
     filter_type: int = 0,
     interlaced: bool = False,
     extra: bytes = b"",
 ) -> bytes:
-    """A PNG all of whose rows begin with `row`, repeated as often as fits."""
+    """Return a PNG whose rows repeat `row`."""
     packed = zlib.compressobj(1)
     data = b""
     for columns, rows in passes(size) if interlaced else [size]:
-        length = math.ceil(columns * depth * CHANNELS[colour_type] / 8)
+        length = math.ceil(columns * depth * CHANNELS[color_type] / 8)
         line = bytes([filter_type]) + (row * (length // len(row) + 1))[:length]
         data += packed.compress(line * rows)
-    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, interlaced)
     return png_file(header, data + packed.flush(), extra)
 
 
 def png_file(header: bytes, data: bytes, extra: bytes = b"") -> bytes:
-    """A PNG of these parts."""
+    """Assemble a PNG."""
     return (
         PNG_START
         + chunk(b"IHDR", header)
@@ -95,19 +95,19 @@ def png_file(header: bytes, data: bytes, extra: bytes = b"") -> bytes:
 
 
 def tiny_png(*, size: Size = (9, 9), extra: bytes = b"") -> bytes:
-    """A PNG of 9 x 9 black pixels, whatever size it says it has."""
+    """Return a PNG with 9 x 9 black pixels that may declare another size."""
     header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
     return png_file(header, zlib.compress(bytes(90)), extra)
 
 
 def passes(size: Size) -> Iterator[Size]:
-    """The sizes of the pictures that an interlaced PNG of this size is made of."""
+    """Return the sizes of an interlaced PNG's passes."""
     for (x, y), (across, down) in ADAM7:
         yield math.ceil((size[0] - x) / across), math.ceil((size[1] - y) / down)
 
 
-def packed_texts(count: int, *, size: int = 2**20) -> bytes:
-    """Chunks of text that unpack to this size, and in Python to four times it."""
+def compressed_texts(count: int, *, size: int = 2**20) -> bytes:
+    """Return text chunks of this decompressed size; Python needs four times as much."""
     text = "\N{GRINNING FACE}".encode() + b"a" * (size - 4)
     packed = zlib.compress(text, 9)
     return b"".join(
@@ -119,13 +119,13 @@ def packed_texts(count: int, *, size: int = 2**20) -> bytes:
 
 
 def gif(
-    screen: Size, *, colours: bytes = bytes(6), before: bytes = b"", after: bytes = b""
+    screen: Size, *, colors: bytes = bytes(6), before: bytes = b"", after: bytes = b""
 ) -> bytes:
-    """A GIF of one pixel, of the first of two colours, on a screen of any size."""
+    """Return a GIF with one pixel, in the first of two colors, on any screen size."""
     return (
         b"GIF89a"
         + struct.pack("<HHBBB", *screen, 0x80, 0, 0)
-        + colours
+        + colors
         + before
         + gif_frame()
         + after
@@ -134,7 +134,7 @@ def gif(
 
 
 def gif_frame() -> bytes:
-    """A frame of one pixel."""
+    """Return a frame with one pixel."""
     return b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
 
 
@@ -142,7 +142,7 @@ def gif_frame() -> bytes:
 
 
 def segment(marker: int, data: bytes) -> bytes:
-    """A segment of a JPEG (ITU-T T.81, section B.1.1.4)."""
+    """Return a JPEG segment (ITU-T T.81, section B.1.1.4)."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 
@@ -161,7 +161,7 @@ def webp_chunk(kind: bytes, data: bytes) -> bytes:
     return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
 
 
-def webp_with(chunks: bytes) -> bytes:
+def webp_with_chunks(chunks: bytes) -> bytes:
     """Return a WebP of 9 x 9 pixels with more chunks."""
     image = encoded(Image.new("RGB", (9, 9)), "WEBP", lossless=True)
     return webp_chunk(b"RIFF", image[8:] + chunks)
@@ -173,11 +173,11 @@ def webp_canvas(side: int) -> bytes:
     return content[:24] + (side - 1).to_bytes(3, "little") * 2 + content[30:]
 
 
-# What is uploaded: pictures that are fine, and others
+# Valid and invalid uploads
 
 
 def animated(kind: str, count: int, size: Size = (30, 20)) -> bytes:
-    """Many frames, none like the one before."""
+    """Return a picture with many different frames."""
     frames = [
         Image.new("RGB", size, (index * 89 % 256, index % 256, 90))
         for index in range(count)
@@ -186,7 +186,7 @@ def animated(kind: str, count: int, size: Size = (30, 20)) -> bytes:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small pictures of each mode in each format that has it."""
+    """Return small pictures of each mode in each format that supports it."""
     size = (48, 36)
     rgb, rgba, grey = noise(size), noise(size, "RGBA"), noise(size, "L")
     modes = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -194,9 +194,9 @@ def seeds() -> dict[str, bytes]:
     return {
         **{f"{mode} PNG": encoded(rgba.convert(mode), "PNG") for mode in modes[:-1]},
         "I;16 PNG": encoded(Image.new("I;16", size, 90 * 257), "PNG"),
-        "16-bit PNG": png(size, depth=16, colour_type=6, row=row),
+        "16-bit PNG": png(size, depth=16, color_type=6, row=row),
         "interlaced PNG": png(
-            size, depth=8, colour_type=2, row=row, filter_type=PAETH, interlaced=True
+            size, depth=8, color_type=2, row=row, filter_type=PAETH, interlaced=True
         ),
         "transparent PNG": encoded(rgb.convert("P"), "PNG", transparency=bytes(9)),
         "animated PNG": animated("PNG", 3),
@@ -221,8 +221,8 @@ def seeds() -> dict[str, bytes]:
 FOREIGN = ("EPS", "PDF", "TIFF", "BMP", "ICO", "PPM", "TGA", "JPEG2000", "SGI", "PCX")
 
 
-def no_pictures() -> dict[str, bytes]:
-    """Files of other formats, which a name and a type can deny."""
+def other_files() -> dict[str, bytes]:
+    """Return files of other formats, which a name or content type can hide."""
     image = noise((32, 24))
     return {
         **{kind: encoded(image, kind) for kind in FOREIGN},
@@ -243,7 +243,7 @@ def no_pictures() -> dict[str, bytes]:
 
 
 def polyglots() -> dict[str, bytes]:
-    """Pictures that are something else as well."""
+    """Return pictures that are also valid files of another format."""
     image = noise((32, 24))
     plain = {kind: encoded(image, kind) for kind in ("GIF", "JPEG", "PNG", "WEBP")}
     return {
@@ -262,7 +262,7 @@ def polyglots() -> dict[str, bytes]:
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that ask for much."""
+    """Return small files that need many resources."""
     small = encoded(noise((32, 24)), "JPEG")
     megabyte = zlib.compress(bytes(2**20), 9)
     exif = b"MM\0*\0\0\0\x08\xff\xff" + b"".join(
@@ -277,7 +277,7 @@ def bombs() -> dict[str, bytes]:
         "PNG of 4,000 profiles": tiny_png(
             extra=chunk(b"iCCP", b"k\0\0" + megabyte) * 4000
         ),
-        "PNG of 100 texts": tiny_png(extra=packed_texts(100)),
+        "PNG of 100 texts": tiny_png(extra=compressed_texts(100)),
         "PNG with a note of 65,535 entries": tiny_png(extra=chunk(b"eXIf", exif)),
         "GIF of the largest size": gif((65_535, 65_535)),
         "GIF whose frame is the largest": gif((9, 9)).replace(
@@ -288,7 +288,7 @@ def bombs() -> dict[str, bytes]:
         "PNG of 500 frames": animated("PNG", 500),
         "WebP of 500 frames": animated("WEBP", 500),
         "WebP of a large canvas": webp_canvas(13_000),
-        "WebP of 600,000 chunks": webp_with(webp_chunk(b"noTe", b"") * 600_000),
+        "WebP of 600,000 chunks": webp_with_chunks(webp_chunk(b"noTe", b"") * 600_000),
         "GIF of 100,000 frames": gif((9, 9), after=gif_frame() * 100_000),
         "JPEG of the largest size": small.replace(
             struct.pack(">HH", 24, 32), b"\xff\xff\xff\xff"
@@ -313,24 +313,24 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-# How a picture is damaged
+# Damage
 
 
-def flipped(content: bytes, chance: random.Random) -> bytes:
-    """Some bytes are others."""
+def flip_bytes(content: bytes, chance: random.Random) -> bytes:
+    """Change some bytes."""
     damaged = bytearray(content)
     for _ in range(chance.randint(1, 8)):
         damaged[chance.randrange(len(damaged))] = chance.randrange(256)
     return bytes(damaged)
 
 
-def cut_off(content: bytes, chance: random.Random) -> bytes:
-    """The end is missing."""
+def truncate(content: bytes, chance: random.Random) -> bytes:
+    """Cut off the end."""
     return content[: chance.randrange(len(content))]
 
 
-def torn(content: bytes, chance: random.Random) -> bytes:
-    """A piece is missing, doubled, or somewhere else."""
+def move_piece(content: bytes, chance: random.Random) -> bytes:
+    """Delete, double, or move a piece."""
     start, end, place = sorted(chance.randrange(len(content)) for _ in range(3))
     piece = content[start:end]
     return chance.choice(
@@ -342,8 +342,8 @@ def torn(content: bytes, chance: random.Random) -> bytes:
     )
 
 
-def resized(content: bytes, chance: random.Random) -> bytes:
-    """Where the size may stand, there is another."""
+def change_size(content: bytes, chance: random.Random) -> bytes:
+    """Change bytes that may hold the size."""
     sides = [chance.choice((0, 1, 36, 48, 255, 5000, 65_535)) for _ in range(2)]
     order = "<" if content[:4] in (b"GIF8", b"RIFF") else ">"
     for form in "HI":
@@ -355,8 +355,8 @@ def resized(content: bytes, chance: random.Random) -> bytes:
     return content
 
 
-def extended(content: bytes, chance: random.Random) -> bytes:
-    """There is more in it, or after it."""
+def insert_data(content: bytes, chance: random.Random) -> bytes:
+    """Insert or append data."""
     place = chance.choice((len(content), chance.randrange(len(content))))
     more = chance.choice(
         (
@@ -373,11 +373,11 @@ def extended(content: bytes, chance: random.Random) -> bytes:
     return content[:place] + more + content[place:]
 
 
-DAMAGES = (flipped, flipped, cut_off, torn, resized, extended)
+DAMAGES = (flip_bytes, flip_bytes, truncate, move_piece, change_size, insert_data)
 
 
-def repaired(content: bytes) -> bytes:
-    """The same with right checksums, if it is a PNG: Pillow looks no further else."""
+def fix_checksums(content: bytes) -> bytes:
+    """Fix the checksums of a PNG, so that Pillow reads further."""
     if not content.startswith(PNG_START):
         return content
     chunks, position = [PNG_START], len(PNG_START)
@@ -391,34 +391,36 @@ def repaired(content: bytes) -> bytes:
     return b"".join(chunks)
 
 
-def damaged(chance: random.Random, whole: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """One of these pictures after an accident or two."""
+def damage_picture(
+    chance: random.Random, whole: Mapping[str, bytes]
+) -> tuple[str, bytes]:
+    """Return one of these pictures, damaged once or twice."""
     name = chance.choice([*whole])
     content = whole[name]
-    for damage in chance.sample(DAMAGES, chance.choice((1, 1, 2))):
-        name, content = f"{name}, {damage.__name__}", damage(content, chance) or b"\0"
-    return name, repaired(content) if chance.random() < 0.7 else content
+    for damaged in chance.sample(DAMAGES, chance.choice((1, 1, 2))):
+        name, content = f"{name}, {damaged.__name__}", damaged(content, chance) or b"\0"
+    return name, fix_checksums(content) if chance.random() < 0.7 else content
 
 
 def hostile(count: int, seed: int = 1) -> Iterator[tuple[str, bytes]]:
-    """This many pictures by name, the same for the same seed; half of them damaged."""
+    """Return this many reproducible pictures by name, half of them damaged."""
     chance = random.Random(seed)
     whole = seeds()
-    by_hand = [*(whole | no_pictures() | polyglots() | bombs()).items()]
+    by_hand = [*(whole | other_files() | polyglots() | bombs()).items()]
     chance.shuffle(by_hand)
     by_hand = by_hand[: count // 2]
     yield from by_hand
     for _ in range(count - len(by_hand)):
-        yield damaged(chance, whole)
+        yield damage_picture(chance, whole)
 
 
-# What is accepted and costs the most
+# The most expensive valid pictures
 
 LARGE = (5000, 4000)
 JPEG_LARGE = (8660, 5773)
-# As narrow as 50 megapixels can be: decoded at half the size and no less.
+# The narrowest 50-megapixel picture that is decoded at half the size.
 JPEG_NARROW = (65_000, 769)
-# The largest that is decoded at full size, as less than 600 pixels are left.
+# The largest that is decoded at full size, because half would be under 600 pixels.
 JPEG_FULL_SIZE = (65_500, 599)
 ROW = random.Random(3).randbytes(61)
 TRANSPARENT_COLOURS = chunk(b"PLTE", random.Random(4).randbytes(768)) + chunk(
@@ -427,13 +429,13 @@ TRANSPARENT_COLOURS = chunk(b"PLTE", random.Random(4).randbytes(768)) + chunk(
 
 
 def large_png(
-    depth: int, colour_type: int, *, size: Size = LARGE, extra: bytes = b""
+    depth: int, color_type: int, *, size: Size = LARGE, extra: bytes = b""
 ) -> bytes:
-    """A PNG of as many pixels as allowed, as slow to decode as it can be."""
+    """Return a PNG of the maximum size that is slow to decode."""
     return png(
         size,
         depth=depth,
-        colour_type=colour_type,
+        color_type=color_type,
         row=ROW,
         filter_type=PAETH,
         interlaced=True,
@@ -479,7 +481,7 @@ WORST: dict[str, Make] = {
         16, 0, extra=chunk(b"tRNS", bytes(2))
     ),
     "PNG, 20 MP, RGBA": lambda: large_png(8, 6),
-    "PNG, 20 MP, RGB, a transparent colour": lambda: large_png(
+    "PNG, 20 MP, RGB, a transparent color": lambda: large_png(
         8, 2, extra=chunk(b"tRNS", bytes(6))
     ),
     "PNG, 20 MP, palette with alpha": lambda: large_png(
@@ -492,7 +494,7 @@ WORST: dict[str, Make] = {
         8,
         6,
         size=(1, 20_000_000),
-        extra=packed_texts(2) + chunk(b"noTe", bytes(4_000_000)),
+        extra=compressed_texts(2) + chunk(b"noTe", bytes(4_000_000)),
     ),
     "GIF, 20 MP, interlaced": lambda: encoded(
         noise(LARGE, "P", grain=15), "GIF", interlace=1, transparency=3
@@ -514,11 +516,11 @@ WORST: dict[str, Make] = {
 }
 
 
-# What people upload
+# Typical uploads
 
 
 def photo(size: Size, kind: str, **options: Any) -> Make:
-    """Return what makes a picture with as much detail and noise as a photo has."""
+    """Return what makes a picture as detailed and noisy as a photo."""
 
     def make() -> bytes:
         image = Image.linear_gradient("L").resize(size)
@@ -541,17 +543,17 @@ PHOTOS: dict[str, Make] = {
 
 
 class Cost(NamedTuple):
-    """What it takes to make an avatar, in a process that does nothing else."""
+    """The cost of making an avatar in a separate process."""
 
     seconds: float
-    """Of CPU time, with the start of the process."""
+    """CPU seconds, including the start of the process."""
     megabytes: float
-    """The most memory that the process had."""
+    """Peak memory of the process."""
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has had so far."""
-    # Not getrusage: there a new process begins with what its parent had.
+    """Return the peak memory of this process."""
+    # Not getrusage, where a new process starts with its parent's peak.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 

@@ -1,4 +1,4 @@
-"""The application as it runs in production: processes, neighbours, what they write."""
+"""The app in production mode: processes, external services, and their output."""
 
 import asyncio
 import os
@@ -23,19 +23,19 @@ from tests.conftest import ADMIN_URL, auth_header, wait_until_healthy
 from tests.databases import execute, free_port, scratch_database
 from tests.test_container import server_settings
 
-# Every secret has it in it, and nothing else does: no output may have it either.
+# Part of every secret and of nothing else, so that it must not occur in any output.
 MARK = "marked-secret"
 PASSWORD = f"{MARK}-password"
 DATABASE_PASSWORD = f"{MARK}-database"
 SECRET_KEY = f"{MARK}-key-0123456789-0123456789-0123456789"
 S3_SECRET = f"{MARK}-s3"
 SMTP_PASSWORD = f"{MARK}-smtp"
-# How the header of every access token begins (RFC 7519), and every hash of a password.
+# Prefixes of access token headers (RFC 7519) and of password hashes.
 TELL_TALES = (MARK, "eyJhbGciOi", "$argon2")
 
-# What the server's settings allow for the end of a process, and some time to get there.
+# The server's shutdown timeout, with a margin.
 SHUTDOWN_SECONDS = 15
-# The cheapest there are: for tests that are not about how slow they are.
+# The cheapest parameters, for tests that do not need slow hashes.
 CHEAP_PASSWORDS = {
     "ARGON2_TIME_COST": "1",
     "ARGON2_MEMORY_COST": "8",
@@ -45,7 +45,7 @@ CHEAP_PASSWORDS = {
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an account."""
+    """A user."""
 
     id: int
     name: str
@@ -54,12 +54,12 @@ class Person:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of a request of theirs."""
+        """Return the user's request headers."""
         return auth_header(self.token)
 
 
 class Site:
-    """A process of the application; several may share a database."""
+    """An app process; several can share a database."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Site:
         real_passwords: bool = False,
         **environment: str,
     ) -> None:
-        """Choose a port and the settings; nothing runs before `start`.
+        """Choose a port and settings; `start` starts the process.
 
         Args:
-            folder: For its data and its output.
-            database_url: A database that has the tables: see `migrated_database`.
-            real_passwords: Hash them as slowly as in production.
-            environment: Settings that differ, by their names in the environment.
+            folder: For data and output.
+            database_url: A database with tables: see `migrated_database`.
+            real_passwords: Hash passwords as slowly as in production.
+            environment: Other environment variables.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
@@ -99,7 +99,7 @@ class Site:
     # The process
 
     def start(self, *, seconds: float = 30) -> None:
-        """Start the process, and wait until it serves."""
+        """Start the process and wait until it is healthy."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [
@@ -115,7 +115,7 @@ class Site:
         wait_until_healthy(self.url, self.process, seconds=seconds)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End the process, by force when it takes too long."""
+        """Stop the process; kill it if it takes too long."""
         if self.process is None:
             return
         process, self.process = self.process, None
@@ -128,31 +128,31 @@ class Site:
 
     @property
     def pid(self) -> int:
-        """The number of the running process."""
+        """Return the process id."""
         assert self.process is not None
         return self.process.pid
 
     def memory(self, what: str = "VmRSS") -> float:
-        """How much memory it has (`VmRSS`) or had at most (`VmHWM`), in MiB."""
+        """Return the current (`VmRSS`) or peak (`VmHWM`) memory in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(rf"^{what}:\s+(\d+) kB$", status, re.MULTILINE)
         assert found is not None
         return int(found[1]) / 1024
 
     def forget_peak(self) -> None:
-        """Let `VmHWM` begin anew."""
+        """Reset `VmHWM`."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def descriptors(self) -> int:
-        """How many files and sockets it has open."""
+        """Return the number of open files and sockets."""
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def written(self) -> str:
-        """All it has written to its output so far."""
+        """Return the output so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
     def leaks(self, *secrets: str) -> list[str]:
-        """The lines of its output that have a secret in them."""
+        """Return the output lines that contain a secret."""
         wanted = (*TELL_TALES, *secrets)
         return [
             line
@@ -160,10 +160,10 @@ class Site:
             if any(secret in line for secret in wanted)
         ]
 
-    # Those who use it
+    # Users
 
     def sign_up(self, name: str, password: str = PASSWORD) -> Person:
-        """Make an account and log in."""
+        """Create an account and log in."""
         email = f"{name}@example.com"
         account = {"username": name, "email": email, "password": password}
         made = self.client.post("/api/users", json=account)
@@ -171,17 +171,17 @@ class Site:
         return Person(made.json()["id"], name, email, self.log_in(email, password))
 
     def log_in(self, email: str, password: str = PASSWORD) -> str:
-        """A new access token."""
+        """Log in and return the access token."""
         form = {"username": email, "password": password}
-        answer = self.client.post("/api/users/token", data=form)
-        assert answer.status_code == 200, answer.text
-        token: str = answer.json()["access_token"]
+        response = self.client.post("/api/users/token", data=form)
+        assert response.status_code == 200, response.text
+        token: str = response.json()["access_token"]
         return token
 
     def held_connections(self) -> int:
-        """How many connections to the database requests keep without using them.
+        """Count database connections that requests hold but do not use.
 
-        Nothing that the probes and a request of one's own do takes as long.
+        Health checks and this method's own request never hold one that long.
         """
         held = self.sql(
             "SELECT count(*) AS number FROM pg_stat_activity "
@@ -193,14 +193,14 @@ class Site:
         return number
 
     def sql(self, statement: str) -> list[asyncpg.Record]:
-        """Run a statement in the site's database; not where an event loop runs."""
+        """Run SQL in the site's database; not while an event loop runs."""
         return asyncio.run(execute(self.database_url, statement))
 
 
 def fill(
     site: Site, author: Person, posts: int, length: int, letter: str = "x"
 ) -> None:
-    """Give the site posts, past the API, which is not what is tested."""
+    """Insert posts directly into the database."""
     site.sql(
         "INSERT INTO posts (title, content, user_id, date_posted) "
         f"SELECT 'Post ' || n, repeat('{letter}', {length}), {author.id}, "
@@ -210,7 +210,7 @@ def fill(
 
 
 def production(*layers: dict[str, str]) -> dict[str, str]:
-    """An environment in which nothing is left of the tests' own settings."""
+    """Return an environment without the tests' own settings."""
     known = {name.upper() for name in Settings.model_fields}
     environment = {k: v for k, v in os.environ.items() if k not in known}
     environment |= {
@@ -227,7 +227,7 @@ def production(*layers: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def running(site: Site) -> Iterator[Site]:
-    """A site that runs as long as the context lasts, and gives no secret away."""
+    """Run a site until the context ends; check that its output has no secrets."""
     try:
         site.start()
         yield site
@@ -241,13 +241,13 @@ def running(site: Site) -> Iterator[Site]:
 # Databases
 
 
-def with_password(url: URL) -> URL:
-    """The same database, with a password that it does not ask for, to be kept."""
+def add_password(url: URL) -> URL:
+    """Add an unneeded password to a URL, which must stay secret."""
     return url if url.password else url.set(password=DATABASE_PASSWORD)
 
 
 def migrate(url: str) -> None:
-    """Bring a database to the newest revision."""
+    """Migrate a database to the latest revision."""
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=BASE_DIR,
@@ -259,28 +259,28 @@ def migrate(url: str) -> None:
 
 @contextmanager
 def migrated_database(admin: URL = ADMIN_URL) -> Iterator[str]:
-    """A new database with the tables, on the server that the tests share; its URL."""
+    """Create a migrated database on the shared server and return its URL."""
     with scratch_database(admin) as plain:
-        url = with_password(make_url(plain)).render_as_string(hide_password=False)
+        url = add_password(make_url(plain)).render_as_string(hide_password=False)
         migrate(url)
         yield url
 
 
 class Postgres:
-    """A PostgreSQL that may be stopped, paused and killed: nobody else has it."""
+    """A separate PostgreSQL server that can be stopped, paused and killed."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """Name it; nothing runs before `start`. What it commits is on the disk."""
+        """Set the folder; `start` starts the server. Commits are written to disk."""
         self.server = EmbeddedPostgres(folder / "postgres", options=options)
         self.folder = self.server.data_dir
 
     def start(self) -> None:
-        """Start it."""
+        """Start the server."""
         self.server.start()
 
     @property
     def url(self) -> str:
-        """Its database, for the application and for the driver."""
+        """Return the database URL, for the app and the driver."""
         return URL.create(
             "postgresql",
             username=self.server.user,
@@ -291,11 +291,11 @@ class Postgres:
 
     @property
     def pid(self) -> int:
-        """The number of its first process."""
+        """Return the id of the main process."""
         return int((self.folder / "postmaster.pid").read_text().splitlines()[0])
 
     def processes(self) -> list[int]:
-        """All its processes, the first one first."""
+        """Return all processes, the main process first."""
         children = [
             child
             for task in Path(f"/proc/{self.pid}/task").iterdir()
@@ -304,27 +304,27 @@ class Postgres:
         return [self.pid, *map(int, children)]
 
     def signal(self, how: signal.Signals) -> None:
-        """Send a signal to all its processes."""
+        """Send a signal to all processes."""
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, how)
 
     def pause(self) -> None:
-        """Let it hang: it keeps its connections and does nothing any more."""
-        # The first one before the others are counted, so that it starts no more.
+        """Pause all processes; connections stay open."""
+        # The main process first, so that it starts no more children.
         os.kill(self.pid, signal.SIGSTOP)
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume all processes."""
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Shut it down, connections or not."""
+        """Shut down the server despite open connections."""
         self.server.release()
 
     def kill(self) -> None:
-        """End it at once, as a crash of the machine does."""
+        """Kill the server, like a machine crash."""
         self.pause()
         pids = self.processes()
         self.signal(signal.SIGKILL)
@@ -335,7 +335,7 @@ class Postgres:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process still does something; one that nobody has buried does not."""
+    """Return whether a process is running and not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -344,26 +344,26 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def own_postgres(folder: Path, *options: str) -> Iterator[Postgres]:
-    """A PostgreSQL of one's own with the tables in it, gone at the end."""
+def running_postgres(folder: Path, *options: str) -> Iterator[Postgres]:
+    """Run a PostgreSQL server with migrated tables until the context ends."""
     postgres = Postgres(folder, *options)
     try:
         postgres.start()
         migrate(postgres.url)
         yield postgres
     finally:
-        # Paused it would not hear that it is to stop.
+        # A paused server would not receive the shutdown signal.
         with suppress(OSError):
             postgres.resume()
         postgres.stop()
 
 
-# Neighbours
+# External services
 
 
 @contextmanager
 def child(command: list[str], output: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Another process, as long as the context lasts."""
+    """Run another process until the context ends."""
     process = subprocess.Popen(
         command,
         cwd=BASE_DIR,
@@ -380,7 +380,7 @@ def child(command: list[str], output: IO[bytes]) -> Iterator["subprocess.Popen[b
 
 
 def s3_settings(port: int, bucket: str = "pictures") -> dict[str, Any]:
-    """The settings of a site whose pictures are kept at a port of this machine."""
+    """Return settings for pictures in a bucket at a local port."""
     return {
         "S3_BUCKET_NAME": bucket,
         "S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -390,5 +390,5 @@ def s3_settings(port: int, bucket: str = "pictures") -> dict[str, Any]:
 
 
 def mail_settings(port: int) -> dict[str, Any]:
-    """The settings of a site whose mails go to a port of this machine."""
+    """Return settings for emails to a local port."""
     return {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(port)}

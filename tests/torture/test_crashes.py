@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a crash, and what is repeated happens once."""
+"""Crashes lose no acknowledged writes, and retries have no second effect."""
 
 import random
 import signal
@@ -27,42 +27,42 @@ WRITERS = 6
 ROUNDS = 50
 SHORT_ROUNDS = 2
 
-# How long they write before it crashes, in seconds, at the least and at the most.
+# The shortest and longest time to write before a crash, in seconds.
 WRITING = (0.2, 1.0)
-# When to give up, in seconds, on a site that does not come back.
+# Maximum time to recover, in seconds.
 PATIENCE = 30.0
 
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored in this process, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(scope="module")
 def site(
     postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """The application on that server."""
+    """Run the app with that server."""
     with running(Site(tmp_path_factory.mktemp("site"), postgres.url)) as site:
         yield site
 
 
 @dataclass
 class Written:
-    """What somebody knows of a post: what it may be after a crash."""
+    """What a client knows about a post after a crash."""
 
     content: str
     key: str
     body: dict[str, str]
     post_id: int | None = None
     titles: set[str] = field(default_factory=set)
-    """Those that it may have: more than one after an answer that never came."""
+    """Possible values: more than one after a missing response."""
     may_be_there: bool = True
     may_be_gone: bool = False
 
 
 class Writer:
-    """Somebody who publishes, changes and deletes posts, and remembers the answers."""
+    """A client that creates, updates and deletes posts, and remembers the responses."""
 
     def __init__(self, site: Site, person: Person) -> None:
         self.person = person
@@ -75,20 +75,20 @@ class Writer:
         )
 
     def ask(self, method: str, path: str, success: int, **options: Any) -> Any:
-        """The JSON of an answer that says it is done; None when nothing said so."""
+        """Return the JSON of a successful response, or None."""
         try:
-            answer = self._client.request(method, path, **options)
+            response = self._client.request(method, path, **options)
         except httpx.TransportError:
             return None
-        if answer.status_code != success:
-            # 409: what was asked before it crashed is still going on.
-            assert answer.status_code in {409, 503}, answer.text
+        if response.status_code != success:
+            # 409: the request from before the crash is still in progress.
+            assert response.status_code in {409, 503}, response.text
             return None
         self.acknowledged += 1
-        return answer.json() if answer.content else {}
+        return response.json() if response.content else {}
 
     def write(self, number: int) -> None:
-        """Do a bit of everything once."""
+        """Do one of each."""
         post = self.publish(number)
         self.retitle(post, number)
         if number % 3 == 0:
@@ -96,10 +96,10 @@ class Writer:
         if number % 5 == 0:
             self.rename(number)
         if number % 7 == 0:
-            self.depict()
+            self.change_picture()
 
     def publish(self, number: int) -> Written:
-        """Publish something new; without an answer again and again, as clients do."""
+        """Publish a post; without a response, retry like clients do."""
         content = f"{self.person.name}, number {number}, {uuid.uuid4()}"
         body = {"title": "First", "content": content}
         post = Written(content, key=str(uuid.uuid4()), body=body, titles={"First"})
@@ -112,7 +112,7 @@ class Writer:
         return post
 
     def publish_once(self, post: Written) -> bool:
-        """Ask for the publication; gives whether it is acknowledged."""
+        """Request to publish; return whether it is acknowledged."""
         made = self.ask(
             "POST",
             "/api/posts",
@@ -125,7 +125,7 @@ class Writer:
         return made is not None
 
     def retitle(self, post: Written, number: int) -> None:
-        """Give a post another title."""
+        """Change a post's title."""
         title = f"Title {number}"
         post.titles.add(title)
         path = f"/api/posts/{post.post_id}"
@@ -139,15 +139,15 @@ class Writer:
         post.may_be_there = deleted is None
 
     def rename(self, number: int) -> None:
-        """Change the account."""
+        """Rename the account."""
         name = f"{self.person.name}-{number}"
         self.names.add(name)
         path = f"/api/users/{self.person.id}"
         if self.ask("PATCH", path, 200, json={"username": name}) is not None:
             self.names = {name}
 
-    def depict(self) -> None:
-        """Change the picture."""
+    def change_picture(self) -> None:
+        """Upload a picture."""
         picture = BytesIO()
         Image.new("RGB", (8, 8)).save(picture, "PNG")
         changed = self.ask(
@@ -156,19 +156,19 @@ class Writer:
             200,
             files={"file": ("me.png", picture.getvalue())},
         )
-        # Nobody knows the name of a picture whose answer never came.
+        # Without a response, the picture's name is unknown.
         if changed is None:
             self.pictures.clear()
         else:
             self.pictures = {changed["image_file"]}
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the client."""
         self._client.close()
 
 
 def write_until(crash: Callable[[], None], writers: list[Writer]) -> None:
-    """Let everybody write, and go on for a moment after the crash."""
+    """Run the writers until shortly after the crash."""
     crashed = threading.Event()
     faults: list[BaseException] = []
 
@@ -194,8 +194,8 @@ def write_until(crash: Callable[[], None], writers: list[Writer]) -> None:
         raise faults[0]
 
 
-def losses(site: Site, writers: list[Writer]) -> list[str]:
-    """What is not as the answers say that it is."""
+def find_losses(site: Site, writers: list[Writer]) -> list[str]:
+    """Return differences between responses and stored data."""
     rows = site.sql("SELECT id, title, content, user_id FROM posts")
     found: dict[str, list[Any]] = {}
     for row in rows:
@@ -204,7 +204,7 @@ def losses(site: Site, writers: list[Writer]) -> list[str]:
         f"{post} is stored as {found.get(post.content, [])}"
         for writer in writers
         for post in writer.posts
-        if not is_as_told(post, found.get(post.content, []))
+        if not matches_responses(post, found.get(post.content, []))
     ]
     users = {row["id"]: row for row in site.sql("SELECT * FROM users")}
     for writer in writers:
@@ -219,8 +219,8 @@ def losses(site: Site, writers: list[Writer]) -> list[str]:
     return wrong
 
 
-def is_as_told(post: Written, rows: list[Any]) -> bool:
-    """Whether a post is stored as its author was told."""
+def matches_responses(post: Written, rows: list[Any]) -> bool:
+    """Return whether a stored post matches its responses."""
     if not rows:
         return post.may_be_gone
     return (
@@ -231,7 +231,7 @@ def is_as_told(post: Written, rows: list[Any]) -> bool:
     )
 
 
-def test_nothing_acknowledged_is_lost_when_the_database_crashes(
+def test_database_crash_loses_no_acknowledged_writes(
     site: Site, postgres: Postgres, figures: Figures, full: bool
 ) -> None:
     def crash_and_recover() -> None:
@@ -249,7 +249,7 @@ def test_nothing_acknowledged_is_lost_when_the_database_crashes(
     )
 
 
-def test_nothing_acknowledged_is_lost_when_the_application_crashes(
+def test_app_crash_loses_no_acknowledged_writes(
     site: Site, figures: Figures, full: bool
 ) -> None:
     def crash_and_recover() -> None:
@@ -273,17 +273,17 @@ def crash_again_and_again(
     what: str,
     rounds: int,
 ) -> None:
-    """Crash something while people write, and look for what is lost, each time."""
+    """Crash a process repeatedly under writes, and check for losses each time."""
     acknowledged = repeated = 0
     for _ in range(rounds):
         with ExitStack() as clients:
             writers = [
-                clients.enter_context(closing(Writer(site, someone_new(site))))
+                clients.enter_context(closing(Writer(site, sign_up_new_user(site))))
                 for _ in range(WRITERS)
             ]
             write_until(crash_and_recover, writers)
 
-        assert losses(site, writers) == []
+        assert find_losses(site, writers) == []
 
         acknowledged += sum(writer.acknowledged for writer in writers)
         repeated += sum(writer.repeated for writer in writers)
@@ -295,6 +295,6 @@ def crash_again_and_again(
     )
 
 
-def someone_new(site: Site) -> Person:
-    """Somebody whom nobody has met."""
+def sign_up_new_user(site: Site) -> Person:
+    """Sign up another user."""
     return site.sign_up(uuid.uuid4().hex[:12])

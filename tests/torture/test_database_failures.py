@@ -1,4 +1,4 @@
-"""What people are answered while the database is stopped, paused, killed and locked."""
+"""Responses while the database is stopped, paused, killed, or locked."""
 
 import asyncio
 import signal
@@ -15,8 +15,8 @@ from tests.torture.conftest import Figures
 from tests.torture.load import (
     Call,
     Seen,
-    at_random,
     flood,
+    in_random_order,
     steady,
     with_form,
     with_json,
@@ -33,22 +33,22 @@ from tests.torture.site import (
 PER_SECOND = 50
 ANSWER_SECONDS = 5.0
 BACK_SECONDS = 2.0
-# So long nothing must fail for all to be well again.
+# The app has recovered after this long without errors.
 WELL_SECONDS = 0.5
-# When to give up on it, if it never is.
+# Maximum time to recover.
 PATIENCE = 10.0
 
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored in this process, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(scope="module")
 def site(
     postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """The application on that server."""
+    """Run the app with that server."""
     folder = tmp_path_factory.mktemp("site")
     with running(Site(folder, postgres.url)) as site:
         yield site
@@ -56,12 +56,12 @@ def site(
 
 @pytest.fixture(scope="module")
 def ada(site: Site) -> Person:
-    """Somebody who reads and writes."""
+    """Sign up a user who reads and writes."""
     return site.sign_up("ada")
 
 
-def what_people_do(site: Site, person: Person) -> list[Call]:
-    """Reading mostly, and a bit of everything."""
+def typical_calls(site: Site, person: Person) -> list[Call]:
+    """Return requests, mostly reads."""
     post = {"title": "A title", "content": "Some content"}
     published = site.client.post("/api/posts", json=post, headers=person.headers)
     path = f"/api/posts/{published.json()['id']}"
@@ -80,7 +80,7 @@ def what_people_do(site: Site, person: Person) -> list[Call]:
 
 @dataclass
 class Incident:
-    """Something that befalls the database while people use the site."""
+    """A database failure while the site is in use."""
 
     happen: Callable[[], None]
     began: float = 0.0
@@ -88,14 +88,14 @@ class Incident:
     seen: list[Seen] = field(default_factory=list)
 
     def under(self, site: Site, calls: Sequence[Call]) -> "Incident":
-        """Let it happen under load, until all is well again."""
+        """Cause the failure under load and wait for recovery."""
         befalling = threading.Thread(target=self._befall)
 
         async def use() -> list[Seen]:
             befalling.start()
             return await steady(
                 site.port,
-                at_random(calls),
+                in_random_order(calls),
                 per_second=PER_SECOND,
                 until=self._is_over,
             )
@@ -120,28 +120,28 @@ class Incident:
         is_well = len(latest) > 10 and all(one.status < 500 for one in latest)
         return is_well or now > self.ended + PATIENCE
 
-    # What came of it
+    # Results
 
     @property
     def statuses(self) -> Counter[int]:
-        """How often which status came."""
+        """Count the responses by status."""
         return Counter(one.status for one in self.seen)
 
     @property
     def slowest(self) -> Seen:
-        """What took longest."""
+        """Return the longest response time."""
         return max(self.seen, key=lambda one: one.seconds)
 
     @property
     def back_after(self) -> float:
-        """When the last request began that failed, after the end of the incident."""
+        """Return when the last failed request started, after the failure ended."""
         failed = [one.begun for one in self.seen if one.status == 503]
         return max([0.0, *(begun - self.ended for begun in failed)])
 
     def check(self, figures: Figures, what: str) -> None:
-        """Hold it to the limits."""
+        """Check the limits."""
         counts = ", ".join(f"{n} x {s}" for s, n in sorted(self.statuses.items()))
-        figures.add(f"answers, {what}", counts, "no 500", True)
+        figures.add(f"responses, {what}", counts, "no 500", True)
         allowed = {200, 201, 503}
         wrong = Counter(
             f"{one.status} {one.call.method} {one.call.path}"
@@ -156,7 +156,7 @@ class Incident:
         )
         slowest = self.slowest
         figures.add(
-            f"slowest answer, {what}",
+            f"slowest response, {what}",
             f"{slowest.seconds:.1f} s ({slowest.call.method} {slowest.call.path})",
             f"{ANSWER_SECONDS:g} s",
             slowest.seconds <= ANSWER_SECONDS,
@@ -169,19 +169,19 @@ class Incident:
         )
 
 
-def test_restart_gives_no_error(
+def test_restart_causes_no_error(
     site: Site, postgres: Postgres, ada: Person, figures: Figures
 ) -> None:
     def restart() -> None:
         postgres.stop()
         postgres.start()
 
-    incident = Incident(restart).under(site, what_people_do(site, ada))
+    incident = Incident(restart).under(site, typical_calls(site, ada))
 
     incident.check(figures, "database restarted")
 
 
-def test_restarts_give_a_crowd_no_error(
+def test_repeated_restarts_under_load_cause_no_error(
     site: Site, postgres: Postgres, figures: Figures, full: bool
 ) -> None:
     seconds = 60 if full else 4
@@ -196,15 +196,15 @@ def test_restarts_give_a_crowd_no_error(
 
     restarting = threading.Thread(target=restart_often)
     restarting.start()
-    tally = asyncio.run(flood(site.port, 20, at_random(calls), seconds=seconds))
+    tally = asyncio.run(flood(site.port, 20, in_random_order(calls), seconds=seconds))
     restarting.join()
 
     counts = ", ".join(f"{n} x {s}" for s, n in sorted(tally.statuses.items()))
-    figures.add("answers, database restarted on and on", counts, "no 500", True)
+    figures.add("responses, database restarted on and on", counts, "no 500", True)
     assert set(tally.statuses) == {200, 503}
 
 
-def test_stopped_database_gives_503s(
+def test_stopped_database_causes_503s(
     site: Site, postgres: Postgres, ada: Person, figures: Figures, full: bool
 ) -> None:
     def stop() -> None:
@@ -212,13 +212,13 @@ def test_stopped_database_gives_503s(
         time.sleep(20 if full else 2)
         postgres.start()
 
-    incident = Incident(stop).under(site, what_people_do(site, ada))
+    incident = Incident(stop).under(site, typical_calls(site, ada))
 
     assert incident.statuses[503]
     incident.check(figures, "database stopped")
 
 
-def test_paused_database_gives_503s(
+def test_paused_database_causes_503s(
     site: Site, postgres: Postgres, ada: Person, figures: Figures, full: bool
 ) -> None:
     def pause() -> None:
@@ -226,14 +226,14 @@ def test_paused_database_gives_503s(
         time.sleep(60 if full else 6)
         postgres.resume()
 
-    incident = Incident(pause).under(site, what_people_do(site, ada))
+    incident = Incident(pause).under(site, typical_calls(site, ada))
 
     assert incident.statuses[503]
     incident.check(figures, "database paused")
 
 
 async def kill_backends(url: str, seconds: float) -> None:
-    """End the site's connections, again and again."""
+    """Terminate the site's connections repeatedly."""
     connection = await asyncpg.connect(url)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -246,7 +246,7 @@ async def kill_backends(url: str, seconds: float) -> None:
 
 
 async def lock_posts(url: str, seconds: float) -> None:
-    """Keep everybody from the posts, as a migration does."""
+    """Lock the posts table, like a migration."""
     connection = await asyncpg.connect(url)
     async with connection.transaction():
         await connection.execute("LOCK TABLE posts IN ACCESS EXCLUSIVE MODE")
@@ -254,34 +254,34 @@ async def lock_posts(url: str, seconds: float) -> None:
     await connection.close()
 
 
-def test_connections_that_are_killed_give_no_error(
+def test_terminated_connections_cause_no_error(
     site: Site, postgres: Postgres, ada: Person, figures: Figures, full: bool
 ) -> None:
     def kill() -> None:
         asyncio.run(kill_backends(postgres.url, 20 if full else 2))
 
-    incident = Incident(kill).under(site, what_people_do(site, ada))
+    incident = Incident(kill).under(site, typical_calls(site, ada))
 
     incident.check(figures, "connections killed every 100 ms")
 
 
-def test_locked_table_gives_503s(
+def test_locked_table_causes_503s(
     site: Site, postgres: Postgres, ada: Person, figures: Figures, full: bool
 ) -> None:
     def lock() -> None:
         asyncio.run(lock_posts(postgres.url, 12 if full else 4))
 
-    incident = Incident(lock).under(site, what_people_do(site, ada))
+    incident = Incident(lock).under(site, typical_calls(site, ada))
 
     assert incident.statuses[503]
     incident.check(figures, "table locked")
 
 
-# The last one: it leaves no site to the others.
-def test_process_ends_in_time_while_the_database_hangs(
+# Last, because it stops the shared site.
+def test_process_exits_in_time_while_database_hangs(
     site: Site, postgres: Postgres, ada: Person, figures: Figures
 ) -> None:
-    calls = what_people_do(site, ada)
+    calls = typical_calls(site, ada)
     process = site.process
     assert process is not None
     ended: list[float] = []
@@ -298,7 +298,7 @@ def test_process_ends_in_time_while_the_database_hangs(
         asyncio.run(
             steady(
                 site.port,
-                at_random(calls),
+                in_random_order(calls),
                 per_second=PER_SECOND,
                 until=until_done(end_while_paused),
             )
@@ -316,7 +316,7 @@ def test_process_ends_in_time_while_the_database_hangs(
 
 
 def until_done(work: Callable[[], None]) -> Callable[[Sequence[Seen]], bool]:
-    """Begin some work in a thread; gives what tells whether it is done."""
+    """Start work in a thread; return a function that says whether it is done."""
     thread = threading.Thread(target=work)
     thread.start()
     return lambda _seen: not thread.is_alive()

@@ -1,6 +1,6 @@
-"""Whatever is sent: an answer that is no error of the server's, and soon.
+"""Malformed requests get a timely response without a server error.
 
-`fuzz.py` makes what is sent. A case that failed comes again with its seed and number.
+`fuzz.py` generates them. A failed case can be repeated with its seed and number.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from starlette.types import Message
 
 from main import app
 from models import Post, User
-from tests.conftest import auth_header, create_post, login_user, own_id, sign_up
+from tests.conftest import auth_header, create_post, get_user_id, login_user, sign_up
 from tests.test_races import count
 from tests.torture.conftest import Figures
 from tests.torture.fuzz import Case, Known, make_case, raw_case, short
@@ -29,7 +29,7 @@ from tests.torture.site import Site
 
 SEED = 1
 LIMIT_SECONDS = 2.0
-# A request that is not complete gets no answer: nobody waits longer for one.
+# An incomplete request gets no response, so do not wait longer.
 SILENCE_SECONDS = 1.0
 AT_ONCE = 8
 
@@ -38,7 +38,7 @@ STATUS_LINE = re.compile(rb"^HTTP/1\.[01] (\d{3}) ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a case."""
+    """The result of a case."""
 
     number: int
     case: Case
@@ -48,13 +48,13 @@ class Result:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it shows a fault of the application."""
-        # Who went away gets no answer.
+        """Return whether the app has a bug."""
+        # A disconnected client gets no response.
         is_silent = self.status == 0 and self.case.is_cut_off
         return bool(self.error) or not (200 <= self.status < 500 or is_silent)
 
     def __str__(self) -> str:
-        """Enough to repeat it."""
+        """Return enough to repeat the case."""
         return (
             f"seed {SEED}, case {self.number}: {self.status} {self.error} "
             f"after {self.seconds:.1f} s for {self.case}"
@@ -63,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What was sent over a connection, and what came back."""
+    """The data sent and received over a connection."""
 
     number: int
     sent: bytes
@@ -73,11 +73,11 @@ class Exchange:
 
     @property
     def is_bad(self) -> bool:
-        """Whether it shows a fault of the server."""
+        """Return whether the server has a bug."""
         return any(status >= 500 for status in self.statuses) or not self.is_healthy
 
     def __str__(self) -> str:
-        """Enough to repeat it."""
+        """Return enough to repeat the case."""
         return (
             f"seed {SEED}, raw case {self.number}: {self.statuses}, healthy after it: "
             f"{self.is_healthy}; sent {short(self.sent)}"
@@ -85,7 +85,7 @@ class Exchange:
 
 
 async def send(number: int, case: Case) -> Result:
-    """Hand a request to the application as a server would."""
+    """Pass a request to the app like a server does."""
     path, _, query = case.target.partition(b"?")
     scope = {
         "type": "http",
@@ -109,7 +109,8 @@ async def send(number: int, case: Case) -> Result:
     async def receive() -> Message:
         for message in messages:
             return message
-        # A client stays until it is answered, unless it went away before.
+        # A client stays connected until the response, unless it has disconnected
+        # before.
         if not case.is_cut_off:
             await is_answered.wait()
         return {"type": "http.disconnect"}
@@ -124,13 +125,13 @@ async def send(number: int, case: Case) -> Result:
     error, started = "", time.perf_counter()
     try:
         await app(scope, receive, note)
-    except Exception as caught:  # noqa: BLE001  # whatever it is, it is what was looked for
+    except Exception as caught:  # noqa: BLE001  # any exception is a bug
         error = repr(caught)
     return Result(number, case, status, time.perf_counter() - started, error)
 
 
 def body_messages(case: Case) -> Iterator[Message]:
-    """What a server tells about the body of a request."""
+    """Return the server's messages for a request body."""
     for index, chunk in enumerate(case.chunks or [b""]):
         more = case.is_cut_off or index < len(case.chunks) - 1
         yield {"type": "http.request", "body": chunk, "more_body": more}
@@ -138,7 +139,7 @@ def body_messages(case: Case) -> Iterator[Message]:
 
 @pytest.fixture
 async def known(concurrent_client: AsyncClient) -> Known:
-    """Somebody with some posts, who asks for all that follows."""
+    """Create a user with posts, who sends the requests."""
     client = concurrent_client
     client.event_hooks = {}
     await sign_up(client, "ada")
@@ -149,18 +150,19 @@ async def known(concurrent_client: AsyncClient) -> Known:
     tag = (await client.get(f"/api/posts/{posts[0]['id']}")).headers["ETag"]
     return Known(
         token=token,
-        user_id=await own_id(client, headers),
+        user_id=await get_user_id(client, headers),
         post_ids=[post["id"] for post in posts],
         cursor=listed["next_cursor"],
         tag=tag,
     )
 
 
-# Starlette's parser leaves the files of a form that breaks off to be collected.
+# After an incomplete form, Starlette's parser leaves its files to the garbage
+# collector.
 @pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <function SpooledTemporaryFile"
 )
-async def test_application_answers_whatever_is_sent(
+async def test_app_handles_malformed_requests(
     concurrent_client: AsyncClient,
     known: Known,
     full: bool,
@@ -175,12 +177,12 @@ async def test_application_answers_whatever_is_sent(
     slowest = max(results, key=lambda result: result.seconds)
     figures.add(
         f"fuzz: {number:,} requests: errors of the server",
-        some(bad),
+        describe(bad),
         "0",
         not bad,
     )
     figures.add(
-        "fuzz: longest answer in process",
+        "fuzz: longest response in process",
         f"{slowest.seconds:.2f} s",
         f"{LIMIT_SECONDS} s",
         slowest.seconds < LIMIT_SECONDS,
@@ -190,13 +192,13 @@ async def test_application_answers_whatever_is_sent(
     await assert_site_is_well(concurrent_client, known, results)
 
 
-def some(bad: Sequence[Result | Exchange]) -> str:
-    """How many they are, and the numbers of the first."""
+def describe(bad: Sequence[Result | Exchange]) -> str:
+    """Return the number of failed cases and the first of them."""
     first = ", ".join(str(each.number) for each in bad[:5])
     return f"{len(bad)} (seed {SEED}, cases {first})" if bad else "0"
 
 
-async def test_upload_that_breaks_off_is_no_error(
+async def test_aborted_upload_is_no_error(
     known: Known, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = Case(
@@ -220,7 +222,7 @@ async def test_upload_that_breaks_off_is_no_error(
 async def assert_site_is_well(
     client: AsyncClient, known: Known, results: list[Result]
 ) -> None:
-    """What was answered is what is stored; the account is as good as before."""
+    """Check that stored data matches the responses and the account is unchanged."""
     done = Counter(
         (result.case.method, result.case.target.partition(b"?")[0], result.status)
         for result in results
@@ -232,7 +234,7 @@ async def assert_site_is_well(
     assert await count(Post) == 5 + done["POST", b"/api/posts", 201]
 
 
-def test_cases_are_the_same_every_time() -> None:
+def test_cases_are_reproducible() -> None:
     known = Known("token", 1, [1, 2], "cursor", "tag")
 
     first, second = [
@@ -247,26 +249,26 @@ def test_cases_are_the_same_every_time() -> None:
 
 
 def exchange(site: Site, number: int) -> Exchange:
-    """Send a case over a connection of its own, then ask how the server is."""
+    """Send a case over a new connection, then check the server's health."""
     sent = raw_case(SEED, number)
     started = time.perf_counter()
     received, seconds = b"", 0.0
     with socket.create_connection(("127.0.0.1", site.port), SILENCE_SECONDS) as wire:
-        # It may hang up while it is sent to.
+        # The server may disconnect while receiving.
         with suppress(OSError):
             wire.sendall(sent)
         with suppress(OSError):
             while part := wire.recv(65_536):
                 received += part
                 seconds = time.perf_counter() - started
-                # What follows the first answer comes at once.
+                # Anything after the first response arrives at once.
                 wire.settimeout(0.1)
     statuses = [int(status) for status in STATUS_LINE.findall(received)]
     return Exchange(number, sent, statuses, seconds, is_healthy(site))
 
 
 def is_healthy(site: Site) -> bool:
-    """Whether a new connection gets a good answer."""
+    """Return whether a new connection gets a healthy response."""
     request = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", site.port), timeout=10) as wire:
         wire.sendall(request)
@@ -274,17 +276,17 @@ def is_healthy(site: Site) -> bool:
 
 
 @pytest.mark.parametrize("path", ["/", "/static/js/main.js", "/api/posts"])
-def test_length_of_a_body_that_nobody_reads_is_no_error(site: Site, path: str) -> None:
+def test_length_of_unread_body_is_no_error(site: Site, path: str) -> None:
     lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Length: 2000000"]
 
     with socket.create_connection(("127.0.0.1", site.port), timeout=10) as wire:
         wire.sendall("\r\n".join([*lines, "", ""]).encode())
-        answer = wire.recv(65_536)
+        response = wire.recv(65_536)
 
-    assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 413 "))
+    assert response.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 413 "))
 
 
-def test_server_survives_whatever_comes_over_the_wire(
+def test_server_survives_malformed_requests(
     site: Site, full: bool, figures: Figures
 ) -> None:
     number = 2_000 if full else 40
@@ -296,12 +298,12 @@ def test_server_survives_whatever_comes_over_the_wire(
     slowest = max(exchanges, key=lambda each: each.seconds)
     figures.add(
         f"fuzz: {number:,} connections: errors of the server",
-        some(bad),
+        describe(bad),
         "0",
         not bad,
     )
     figures.add(
-        "fuzz: longest answer over the wire",
+        "fuzz: longest response over the wire",
         f"{slowest.seconds:.2f} s",
         f"{LIMIT_SECONDS} s",
         slowest.seconds < LIMIT_SECONDS,

@@ -1,6 +1,6 @@
-"""What floods, crowds and broken connections do to everybody else: as good as nothing.
+"""Load from floods, crowds and aborted requests hardly affects other clients.
 
-"Quiet" is what the same probe has seen in the same run before the load began.
+"Quiet" is what the same probe saw in the same run before the load.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ import pytest
 from tests.torture.conftest import FULL, Figures, NewSite
 from tests.torture.load import (
     LOADED,
-    Answer,
     Call,
     Connection,
-    Lost,
+    ConnectionLost,
     Probe,
-    Tally,
-    at_random,
+    StatusCounts,
+    TimedResponse,
     flood,
+    in_random_order,
     probing,
     slowdown,
     wait_for,
@@ -43,32 +43,32 @@ SLOWEST_READ = 0.5
 KEPT_MB = 30
 MEMORY_MB = 512
 UPLOAD_BYTES = 5 * 1024 * 1024
-# As many connections to the database as a process has.
+# The size of a process's connection pool.
 POOL = 20
-# With RST instead of FIN, as a connection that is reset ends: on, after 0 seconds.
+# SO_LINGER on with 0 seconds, to close with RST instead of FIN.
 RESET = struct.pack("ii", 1, 0)
 
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored in this process, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(scope="module")
 def slow_site(
     database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """A site whose passwords cost what they cost in production."""
+    """Run a site with production password hashing."""
     folder = tmp_path_factory.mktemp("site")
     with running(Site(folder, database, real_passwords=True)) as site:
         yield site
 
 
-# Reads beside a load
+# Reads under load
 
 
 def note_slowdown(figures: Figures, what: str, probe: Probe) -> None:
-    """Hold the reads to the limit."""
+    """Check the slowdown of reads against the limit."""
     words, ratio = slowdown(probe)
     name = f"p99 of reads during {what}, to quiet"
     figures.add(name, words, f"{SLOWER:.0f}", ratio <= SLOWER)
@@ -77,11 +77,11 @@ def note_slowdown(figures: Figures, what: str, probe: Probe) -> None:
 # Logins
 
 
-def wrong_logins(*addresses: str, **headers: str) -> list[Call]:
-    """Logins that fail."""
+def wrong_logins(*emails: str, **headers: str) -> list[Call]:
+    """Return failing logins."""
     return [
-        with_form("/api/users/token", headers, username=address, password="wrong horse")
-        for address in addresses
+        with_form("/api/users/token", headers, username=email, password="wrong horse")
+        for email in emails
     ]
 
 
@@ -92,12 +92,12 @@ def flood_with_logins(
     calls: list[Call],
     what: str,
     limit: float = SLOWER,
-) -> Tally:
-    """What a crowd is answered, with the reads beside it noted."""
+) -> StatusCounts:
+    """Flood the site with logins and record the effect on reads."""
     connections, seconds = (20, 30) if full else (8, 1)
     with probing(site.port, quiet_seconds=20 if full else 1) as probe:
         tally = asyncio.run(
-            flood(site.port, connections, at_random(calls), seconds=seconds)
+            flood(site.port, connections, in_random_order(calls), seconds=seconds)
         )
 
     assert probe.statuses() == {200}
@@ -105,11 +105,11 @@ def flood_with_logins(
     name = f"p99 of reads during {what}, to quiet"
     figures.add(name, words, f"{limit:.0f}", ratio <= limit)
     rate = f"{tally.statuses.total() / seconds:.0f} a second"
-    figures.add(f"answers to {what}", rate, "-", True)
+    figures.add(f"responses to {what}", rate, "-", True)
     return tally
 
 
-def test_flood_of_logins_leaves_the_readers_alone(
+def test_login_flood_does_not_slow_down_reads(
     slow_site: Site, figures: Figures, full: bool
 ) -> None:
     person = slow_site.sign_up("ada")
@@ -121,14 +121,14 @@ def test_flood_of_logins_leaves_the_readers_alone(
 
 
 @pytest.mark.skipif(not FULL, reason="starts a site for what is in the other test too")
-def test_limited_flood_of_logins_leaves_the_readers_alone(
+def test_limited_login_flood_does_not_slow_down_reads(
     new_site: NewSite, figures: Figures, full: bool
 ) -> None:
     site = new_site(
         real_passwords=True, RATE_LIMIT_ENABLED="true", TRUSTED_PROXY_HOPS="1"
     )
-    # From one place that is not the readers': so many requests are over the limit for
-    # all kinds of them, too.
+    # From another IP than the readers', because so many requests exceed the other
+    # limits, too.
     calls = wrong_logins(
         *(f"nobody-{number}@example.com" for number in range(1000)),
         **{"X-Forwarded-For": "192.0.2.1"},
@@ -143,29 +143,33 @@ def test_limited_flood_of_logins_leaves_the_readers_alone(
 
 
 class Comparison:
-    """Two requests that must not be told apart, and what came back for each."""
+    """Two requests whose responses must be indistinguishable."""
 
     def __init__(self) -> None:
-        self.answers: tuple[list[Answer], list[Answer]] = ([], [])
-        self.followers: tuple[list[Answer], list[Answer]] = ([], [])
+        self.responses: tuple[list[TimedResponse], list[TimedResponse]] = ([], [])
+        self.followers: tuple[list[TimedResponse], list[TimedResponse]] = ([], [])
 
     def distinct(self) -> set[tuple[int, bytes]]:
-        """What was answered, whichever it was."""
-        return {(answer.status, answer.body) for answer in chain(*self.answers)}
+        """Return the distinct responses."""
+        return {(response.status, response.body) for response in chain(*self.responses)}
 
     def note(self, figures: Figures, name: str) -> None:
-        """Hold the times of the answers to the limit."""
-        self._note(figures, f"known or unknown address, {name}", self.answers)
+        """Check the difference in response times against the limit."""
+        self._note(figures, f"known or unknown email, {name}", self.responses)
 
     def note_followers(self, figures: Figures, name: str) -> None:
-        """Hold the times of the requests that came next to it, too."""
-        self._note(figures, f"known or unknown address, {name}", self.followers)
+        """Check the times of the next requests, too."""
+        self._note(figures, f"known or unknown email, {name}", self.followers)
 
     def _note(
-        self, figures: Figures, what: str, answers: tuple[list[Answer], list[Answer]]
+        self,
+        figures: Figures,
+        what: str,
+        responses: tuple[list[TimedResponse], list[TimedResponse]],
     ) -> None:
         known, unknown = (
-            statistics.median(answer.seconds for answer in group) for group in answers
+            statistics.median(response.seconds for response in group)
+            for group in responses
         )
         measured = f"{known * 1000:.2f} and {unknown * 1000:.2f} ms"
         holds = abs(known - unknown) <= max(0.05 * max(known, unknown), 0.002)
@@ -173,18 +177,18 @@ class Comparison:
 
 
 def compare(site: Site, known: Call, unknown: Call, *, pairs: int) -> Comparison:
-    """Make two requests in turn, now the one first and now the other."""
+    """Send two requests in alternating order."""
     comparison = Comparison()
     chance = random.Random(0)
 
     async def ask() -> None:
         connection = Connection(site.port)
         for which in (n for _ in range(pairs) for n in chance.sample([0, 1], 2)):
-            answer = await connection.ask((known, unknown)[which])
-            comparison.answers[which].append(answer)
+            response = await connection.ask((known, unknown)[which])
+            comparison.responses[which].append(response)
             follower = await connection.ask(Call("GET", "/health"))
             comparison.followers[which].append(follower)
-            # What is done after the answer is not to slow the next one down.
+            # Work after a response must not slow down the next request.
             await asyncio.sleep(0.03)
         connection.close()
 
@@ -192,7 +196,7 @@ def compare(site: Site, known: Call, unknown: Call, *, pairs: int) -> Comparison
     return comparison
 
 
-def test_time_of_a_login_tells_no_address(
+def test_login_timing_reveals_no_account(
     slow_site: Site, figures: Figures, full: bool
 ) -> None:
     known = slow_site.sign_up("bob").email
@@ -207,7 +211,7 @@ def test_time_of_a_login_tells_no_address(
     times.note(figures, "login")
 
 
-def test_time_of_forgot_password_tells_no_address(
+def test_forgot_password_timing_reveals_no_account(
     site: Site, figures: Figures, full: bool
 ) -> None:
     known = site.sign_up("cleo").email
@@ -215,8 +219,8 @@ def test_time_of_forgot_password_tells_no_address(
     times = compare(
         site,
         *(
-            with_json("POST", "/api/users/forgot-password", {"email": address})
-            for address in (known, "cleoo@example.com")
+            with_json("POST", "/api/users/forgot-password", {"email": email})
+            for email in (known, "cleoo@example.com")
         ),
         pairs=500 if full else 20,
     )
@@ -241,7 +245,7 @@ def worst_pictures(full: bool) -> list[bytes]:
     return [picture for picture in pictures if len(picture) <= UPLOAD_BYTES]
 
 
-def test_flood_of_pictures_leaves_readers_and_memory_alone(
+def test_upload_flood_does_not_affect_reads_or_memory(
     site: Site, figures: Figures, full: bool
 ) -> None:
     uploads = 20 if full else 5
@@ -256,7 +260,9 @@ def test_flood_of_pictures_leaves_readers_and_memory_alone(
 
     with probing(site.port, quiet_seconds=20 if full else 0.5) as probe:
         tally = asyncio.run(
-            flood(site.port, uploads, at_random(calls), seconds=40 if full else 0.5)
+            flood(
+                site.port, uploads, in_random_order(calls), seconds=40 if full else 0.5
+            )
         )
     memory = site.memory() - idle
 
@@ -285,22 +291,22 @@ def test_flood_of_pictures_leaves_readers_and_memory_alone(
 
 
 class SlowReaders:
-    """Clients that ask for much and take it in by the drop."""
+    """Clients that request large responses and read them slowly."""
 
     def __init__(self, site: Site, calls: Sequence[Call]) -> None:
         self.sockets = [self.connect(site, call) for call in calls]
 
     def connect(self, site: Site, call: Call) -> socket.socket:
         client = socket.socket()
-        # As small as the kernel lets it be; before the connection, or it has no effect.
+        # The minimum size; must be set before connecting.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         client.connect(("127.0.0.1", site.port))
         client.sendall(call.encoded(f"127.0.0.1:{site.port}"))
         client.setblocking(False)
         return client
 
-    def sip(self) -> int:
-        """Read a few bytes on each; gives how many still get some."""
+    def read_a_little(self) -> int:
+        """Read a few bytes per connection; return how many connections still send."""
         served = 0
         for client in self.sockets:
             with suppress(BlockingIOError):
@@ -308,18 +314,18 @@ class SlowReaders:
         return served
 
     def blocking(self) -> list[socket.socket]:
-        """All of them, now waiting for what they read."""
+        """Yield all connections in blocking mode."""
         for client in self.sockets:
             client.settimeout(60)
         return self.sockets
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for client in self.sockets:
             client.close()
 
 
-def test_slow_readers_hold_no_connection_to_the_database(
+def test_slow_readers_hold_no_database_connection(
     site: Site, figures: Figures, full: bool
 ) -> None:
     number = 500 if full else 50
@@ -332,7 +338,7 @@ def test_slow_readers_hold_no_connection_to_the_database(
     readers = SlowReaders(
         site, [Call("GET", f"/api/users/{author.id}/posts?limit=100")] * number
     )
-    wait_for(lambda: readers.sip() == number, seconds=60)
+    wait_for(lambda: readers.read_a_little() == number, seconds=60)
     time.sleep(2)
     held = site.held_connections()
     memory = site.memory("VmHWM") - before
@@ -349,7 +355,7 @@ def test_slow_readers_hold_no_connection_to_the_database(
     assert memory <= MEMORY_MB
 
 
-def test_slow_readers_of_different_lists_find_room_or_are_told(
+def test_slow_list_readers_are_served_or_rejected(
     site: Site, figures: Figures, full: bool
 ) -> None:
     author = site.sign_up("dan")
@@ -407,7 +413,7 @@ async def send_one_slowly(port: int, call: Call) -> int:
         writer.transport.abort()
 
 
-def test_slow_bodies_leave_other_clients_alone(
+def test_slow_bodies_do_not_affect_other_clients(
     new_site: NewSite, figures: Figures, full: bool
 ) -> None:
     number, seconds = (960, 40) if full else (150, 2)
@@ -429,11 +435,11 @@ def test_slow_bodies_leave_other_clients_alone(
     figures.add(f"responses to {number} slow bodies", counts, "-", True)
 
 
-# Requests that are cut off
+# Aborted requests
 
 
-def cut_off_calls(site: Site, person: Person) -> list[Call]:
-    """A request of every kind."""
+def calls_to_abort(site: Site, person: Person) -> list[Call]:
+    """Return one request of each kind."""
     picture = encoded(noise((200, 200)), "PNG")
     post = {"title": "Cut", "content": "off " * 2000}
     return [
@@ -455,8 +461,8 @@ def cut_off_calls(site: Site, person: Person) -> list[Call]:
     ]
 
 
-async def cut_off(port: int, call: Call, chance: random.Random) -> None:
-    """Begin a request and hang up, politely or not, at a moment nobody expects."""
+async def abort(port: int, call: Call, chance: random.Random) -> None:
+    """Start a request and disconnect, cleanly or not, at a random time."""
     whole = call.encoded(f"127.0.0.1:{port}")
     head = len(whole) - len(call.body)
     sent = chance.choice(
@@ -476,29 +482,29 @@ async def cut_off(port: int, call: Call, chance: random.Random) -> None:
     writer.transport.abort()
 
 
-async def cut_off_many(site: Site, calls: list[Call], number: int, seed: int) -> None:
-    """Cut off so many requests, up to 30 at a time."""
+async def abort_many(site: Site, calls: list[Call], number: int, seed: int) -> None:
+    """Abort this many requests, up to 30 at a time."""
     chance = random.Random(seed)
     places = asyncio.Semaphore(30)
 
     async def one() -> None:
         async with places:
-            await cut_off(site.port, chance.choice(calls), chance)
+            await abort(site.port, chance.choice(calls), chance)
 
     await asyncio.gather(*(one() for _ in range(number)))
 
 
 def use_pool(site: Site) -> Counter[int]:
-    """Ask at once for as many different lists as there are connections to the database.
+    """Request as many different lists as the pool has connections, at the same time.
 
-    Gives how often which status came.
+    Returns how often each status occurred.
     """
 
     async def ask(call: Call) -> int:
         connection = Connection(site.port)
         try:
             return (await connection.ask(call)).status
-        except Lost:
+        except ConnectionLost:
             return 0
         finally:
             connection.close()
@@ -510,21 +516,21 @@ def use_pool(site: Site) -> Counter[int]:
     return Counter(asyncio.run(ask_all()))
 
 
-def test_requests_that_are_cut_off_leave_nothing_behind(
+def test_aborted_requests_leak_no_resources(
     site: Site, figures: Figures, full: bool
 ) -> None:
     person = site.sign_up("eve")
     fill(site, person, posts=100, length=2000)
-    calls = cut_off_calls(site, person)
+    calls = calls_to_abort(site, person)
     number = 10_000 if full else 300
-    asyncio.run(cut_off_many(site, calls, 1000 if full else 100, seed=1))
+    asyncio.run(abort_many(site, calls, 1000 if full else 100, seed=1))
     use_pool(site)
     time.sleep(2 if full else 0.5)
     descriptors, memory = site.descriptors(), site.memory()
     written = len(site.written())
 
     start = time.monotonic()
-    asyncio.run(cut_off_many(site, calls, number, seed=2))
+    asyncio.run(abort_many(site, calls, number, seed=2))
     seconds = time.monotonic() - start
     wait_for(lambda: site.descriptors() <= descriptors + 2, seconds=20)
     held = site.held_connections()
@@ -546,15 +552,15 @@ def test_requests_that_are_cut_off_leave_nothing_behind(
     )
     assert held == 0
     assert answered == {200: POOL}
-    # Nobody waits for those answers, but a fault of the site's is logged all the same.
+    # Those responses are never read, but server errors would be logged.
     output = site.written()[written:]
     assert re.findall(r"Traceback|Error [0-9a-f]{32}.*|.* 500 .*", output) == []
 
 
-# Much to delete
+# Large deletions
 
 
-def test_account_with_very_many_posts_is_deleted_beside_the_readers(
+def test_deleting_a_large_account_does_not_block_reads(
     site: Site, figures: Figures, full: bool
 ) -> None:
     person, other = site.sign_up("finn"), site.sign_up("gail")

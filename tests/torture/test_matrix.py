@@ -1,7 +1,7 @@
-"""Who may do what: every operation of the document, asked by everybody there could be.
+"""Authorization matrix: every operation with every kind of caller.
 
-A refused request changes nothing at all; a granted one what it is meant to, and nothing
-else. An operation without a row in the matrix fails.
+A rejected request changes nothing; a successful one changes exactly what it should. An
+operation without a row in the matrix fails.
 """
 
 import base64
@@ -31,8 +31,8 @@ from tests.conftest import (
     auth_header,
     create_post,
     create_test_user,
+    get_user_id,
     login_user,
-    own_id,
     settings,
     sign_up,
 )
@@ -45,22 +45,22 @@ from tests.torture.site import Site
 NEW_PASSWORD = "battery staple"
 HOUR = 3600
 
-# Of one pixel; there is no smaller picture.
+# The smallest possible picture, with one pixel.
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 Headers = dict[str, str]
 Claims = dict[str, Any]
-# Headers as HTTPX takes them, so that a name can come twice.
+# A list of HTTPX headers, because a name may occur twice.
 Bearer = list[tuple[str, str]]
 Forge = Callable[[Claims], str]
 
 
-# The world
+# Users and data
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who signed up, and what is theirs."""
+    """A user and what they own."""
 
     name: str
     id: int
@@ -70,7 +70,7 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """Two people with all that one can have, and tokens that were good once."""
+    """Two users who own one of everything, and tokens that were once valid."""
 
     ada: Person
     bob: Person
@@ -81,58 +81,58 @@ class World:
         return self.ada if name == "ada" else self.bob
 
     def name_of(self, user_id: int) -> str:
-        """Who it is; neither of the two is somebody new."""
-        return {self.ada.id: "ada", self.bob.id: "bob"}.get(user_id, "somebody new")
+        """Return the user's name, or "a new user"."""
+        return {self.ada.id: "ada", self.bob.id: "bob"}.get(user_id, "a new user")
 
 
-async def settle(client: AsyncClient, name: str) -> Person:
-    """Give somebody an account with a picture, a post and an idempotency key."""
+async def create_person(client: AsyncClient, name: str) -> Person:
+    """Create a user with a picture, a post and an idempotency key."""
     headers = await sign_up(client, name)
-    user_id = await own_id(client, headers)
+    user_id = await get_user_id(client, headers)
     await upload(client, headers, user_id)
     post = await create_post(client, headers | {"Idempotency-Key": "a key of old"})
     return Person(name, user_id, post["id"], token_of(headers))
 
 
 def token_of(headers: Headers) -> str:
-    """The access token in a header."""
+    """Return the access token in a header."""
     return headers["Authorization"].removeprefix("Bearer ")
 
 
 async def forget_password(
-    client: AsyncClient, mails: list[dict[str, str]], name: str
+    client: AsyncClient, sent_emails: list[dict[str, str]], name: str
 ) -> str:
-    """Have a reset token made; gives it."""
-    address = {"email": f"{name}@example.com"}
-    await client.post("/api/users/forgot-password", json=address)
-    return mails[-1]["token"]
+    """Request a password reset and return the token."""
+    body = {"email": f"{name}@example.com"}
+    await client.post("/api/users/forgot-password", json=body)
+    return sent_emails[-1]["token"]
 
 
 async def end_sessions(
-    client: AsyncClient, mails: list[dict[str, str]]
+    client: AsyncClient, sent_emails: list[dict[str, str]]
 ) -> dict[str, str]:
-    """Make ada's tokens end in all ways; gives them by what has ended them."""
+    """Revoke ada's tokens in every way; return them by what has revoked them."""
     ended = {"issued before a password change": await login_user(client)}
     change = {"current_password": PASSWORD, "new_password": PASSWORD}
-    answer = await client.patch(
+    response = await client.patch(
         "/api/users/me/password",
         json=change,
         headers=auth_header(ended["issued before a password change"]),
     )
-    ended["issued before a reset"] = answer.json()["access_token"]
+    ended["issued before a reset"] = response.json()["access_token"]
     reset = {
-        "token": await forget_password(client, mails, "ada"),
+        "token": await forget_password(client, sent_emails, "ada"),
         "new_password": PASSWORD,
     }
     await client.post("/api/users/reset-password", json=reset)
     gone = await sign_up(client, "cleo")
-    await client.delete(f"/api/users/{await own_id(client, gone)}", headers=gone)
+    await client.delete(f"/api/users/{await get_user_id(client, gone)}", headers=gone)
     return ended | {"of a deleted user": token_of(gone)}
 
 
 @pytest.fixture
-def mails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-    """The keywords of every mail that was to be sent."""
+def sent_emails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Collect the keyword arguments of every email."""
     sent: list[dict[str, str]] = []
 
     async def note(**mail: str) -> None:
@@ -143,16 +143,16 @@ def mails(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-async def world(client: AsyncClient, mails: list[dict[str, str]]) -> World:
-    """Ada, who owns what the requests are about, and bob, who does not."""
-    ada, bob = await settle(client, "ada"), await settle(client, "bob")
-    ended = await end_sessions(client, mails)
+async def world(client: AsyncClient, sent_emails: list[dict[str, str]]) -> World:
+    """Create ada, who owns what the requests are about, and bob, who does not."""
+    ada, bob = await create_person(client, "ada"), await create_person(client, "bob")
+    ended = await end_sessions(client, sent_emails)
     fresh = Person(ada.name, ada.id, ada.post_id, await login_user(client))
-    await forget_password(client, mails, "bob")
-    return World(fresh, bob, ended, await forget_password(client, mails, "ada"))
+    await forget_password(client, sent_emails, "bob")
+    return World(fresh, bob, ended, await forget_password(client, sent_emails, "ada"))
 
 
-# The matrix
+# Matrix
 
 
 NOT_AUTHENTICATED = (401, "Not authenticated", "Bearer")
@@ -161,13 +161,13 @@ INVALID_TOKEN = (401, "Invalid or expired token", "Bearer")
 
 @dataclass(frozen=True)
 class Row:
-    """An operation: how to ask for it, and what comes of it.
+    """An operation: how to call it, and what it changes.
 
     Args:
-        status: What the one gets whom it is for.
-        changes: What is another afterwards, as `snapshot` calls it; `$` is who asks.
-        forbidden: The `detail` of the 403 for others; None, when everybody acts on what
-            is their own, or on nothing in particular.
+        status: The status for authorized callers.
+        changes: What differs afterwards, named as in `snapshot`; `$` is the caller.
+        forbidden: The `detail` of the 403 for other users; None if callers act on
+            their own data or on nothing in particular.
     """
 
     status: int = 200
@@ -179,7 +179,7 @@ class Row:
 PICTURE = "Not authorized to {} this user's picture"
 POST = "Not authorized to {} this post"
 TEXT = {"title": "Another title", "content": "Another text"}
-# A note about the picture that is to go stays for a while.
+# The scheduled deletion of the picture is kept for a while.
 PICTURES = ("pictures", "discarded_pictures")
 OWN_TABLES = ("posts of $", "password_reset_tokens of $", "idempotency_keys of $")
 ENDS_TOKENS = ("users of $", "password_reset_tokens of $")
@@ -187,7 +187,7 @@ ENDS_TOKENS = ("users of $", "password_reset_tokens of $")
 MATRIX: dict[str, Row] = {
     "POST /api/users": Row(
         201,
-        ("users of somebody new",),
+        ("users of a new user",),
         make=lambda _: {
             "json": {
                 "username": "dora",
@@ -278,7 +278,7 @@ async def ask(
     owner: Person | None = None,
     **options: Any,
 ) -> Response:
-    """Ask for an operation on what somebody owns; on ada's without further notice."""
+    """Call an operation on what a user owns, by default ada."""
     method, template = name.split(" ")
     owner = owner or world.ada
     path = template.format(user_id=owner.id, post_id=owner.post_id)
@@ -287,19 +287,19 @@ async def ask(
     return await client.request(method, path, headers=headers, **options)
 
 
-def bearing(token: str) -> Bearer:
-    """What one sends with a token."""
+def bearer_headers(token: str) -> Bearer:
+    """Return the headers for a token."""
     return list(auth_header(token).items())
 
 
-# What there is
+# Stored data
 
 
 Snapshot = dict[str, Any]
 
 
 async def snapshot(world: World, connection: AsyncConnection, bucket: Any) -> Snapshot:
-    """Every row and every stored object, by table and by whose it is."""
+    """Return every row and stored object, by table and owner."""
     content: Snapshot = defaultdict(list)
     for table in Base.metadata.sorted_tables:
         owner = "id" if table is User.__table__ else "user_id"
@@ -313,7 +313,7 @@ async def snapshot(world: World, connection: AsyncConnection, bucket: Any) -> Sn
 
 
 def changes(before: Snapshot, after: Snapshot) -> set[str]:
-    """Names of what is another, new or gone."""
+    """Return the names of everything changed, added or deleted."""
     return {
         name
         for name in before.keys() | after.keys()
@@ -322,8 +322,8 @@ def changes(before: Snapshot, after: Snapshot) -> set[str]:
 
 
 @asynccontextmanager
-async def undone(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Whatever is written inside has never been afterwards."""
+async def rolled_back(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Roll back everything that is written in the context."""
     savepoint = await connection.begin_nested()
     try:
         yield
@@ -331,74 +331,74 @@ async def undone(connection: AsyncConnection) -> AsyncIterator[None]:
         await savepoint.rollback()
 
 
-# Who asks
+# Callers
 
 
 def sign(claims: Claims, *, algorithm: str = "HS256", key: Any = None) -> str:
-    """A token as PyJWT makes it, but with claims that it would refuse to sign."""
+    """Sign a token like PyJWT, but with claims that it would refuse to sign."""
     payload = json.dumps(claims).encode()
     return jwt.api_jws.encode(payload, key or settings.signing_key, algorithm=algorithm)
 
 
 def base64url(content: bytes) -> str:
-    """Bytes as they stand in a token, without padding (RFC 7515, section 2)."""
+    """Encode bytes for a token, without padding (RFC 7515, section 2)."""
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def encoded(part: Any) -> str:
-    """A part of a token."""
+    """Encode a part of a token."""
     return base64url(json.dumps(part).encode())
 
 
 def with_header(claims: Claims, **header: Any) -> str:
-    """A token that is signed as it should be, over a header that is another one."""
+    """Return a correctly signed token with another header."""
     message = f"{encoded({'typ': 'JWT', 'alg': 'HS256'} | header)}.{encoded(claims)}"
     key = settings.signing_key.encode()
     return f"{message}.{base64url(hmac.digest(key, message.encode(), 'sha256'))}"
 
 
 def unsigned(claims: Claims, algorithm: str) -> str:
-    """A token that says that it needs no signature."""
+    """Return a token whose header declares no signature."""
     return f"{encoded({'typ': 'JWT', 'alg': algorithm})}.{encoded(claims)}."
 
 
 def with_payload(claims: Claims, **changed: Any) -> str:
-    """A good token whose payload was changed afterwards."""
+    """Return a valid token with its payload changed afterwards."""
     header, _, signature = sign(claims).split(".")
     return f"{header}.{encoded(claims | changed)}.{signature}"
 
 
 def with_signature(claims: Claims, change: Callable[[str], str]) -> str:
-    """A good token whose signature was changed afterwards."""
+    """Return a valid token with its signature changed afterwards."""
     header, payload, signature = sign(claims).split(".")
     return f"{header}.{payload}.{change(signature)}"
 
 
 def with_claims(claims: Claims, **changed: Any) -> str:
-    """A token that this application signed, with other claims."""
+    """Return a correctly signed token with other claims."""
     return sign(claims | changed)
 
 
 def without_claim(claims: Claims, name: str) -> str:
-    """A token that this application signed, with a claim less."""
+    """Return a correctly signed token without a claim."""
     return sign({key: value for key, value in claims.items() if key != name})
 
 
 @cache
 def private_key(kind: str) -> Any:
-    """What a stranger signs with."""
+    """Return a private key that the app does not know."""
     if kind == "ES":
         return ec.generate_private_key(ec.SECP256R1())
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def sign_with_key_pair(claims: Claims, algorithm: str) -> str:
-    """A token that a stranger signed."""
+    """Return a token signed with an unknown private key."""
     return sign(claims, algorithm=algorithm, key=private_key(algorithm[:2]))
 
 
 def moment(seconds: int) -> int:
-    """A time from now, as tokens have it."""
+    """Return a timestamp relative to now, for a claim."""
     return int((utcnow() + timedelta(seconds=seconds)).timestamp())
 
 
@@ -527,43 +527,46 @@ FLAWS: dict[str, Forge] = {
 
 
 def claims_of(token: str) -> Claims:
-    """What a token says."""
+    """Return a token's claims."""
     claims: Claims = jwt.decode(token, options={"verify_signature": False})
     return claims
 
 
-def flawed(world: World) -> Iterator[tuple[str, Bearer]]:
-    """What is answered as a token that is no good, by what is wrong with it."""
+def callers_with_invalid_tokens(world: World) -> Iterator[tuple[str, Bearer]]:
+    """Return callers whose tokens are rejected as invalid, by flaw."""
     claims = claims_of(world.ada.token)
     for name, forge in FLAWS.items():
-        yield name, bearing(forge(claims))
+        yield name, bearer_headers(forge(claims))
     for name, token in world.ended.items():
-        yield name, bearing(token)
-    yield "behind a forged one", [*bearing("x"), *bearing(world.ada.token)]
+        yield name, bearer_headers(token)
+    yield (
+        "behind a forged one",
+        [*bearer_headers("x"), *bearer_headers(world.ada.token)],
+    )
     yield "with letters that no header has", [("Authorization", "Bearer \x85.é.\xff")]
 
 
-def unauthenticated(world: World) -> Iterator[tuple[str, Bearer]]:
-    """What is answered as if there were no token at all."""
+def callers_without_tokens(world: World) -> Iterator[tuple[str, Bearer]]:
+    """Return callers who are treated as anonymous."""
     good = world.ada.token
     yield "nothing", []
     for value in ("Basic YWRhOmFkYQ==", f"Token {good}", good, "", f"Bearer,{good}"):
         yield value[:10] or "an empty header", [("Authorization", value)]
     for header in ("X-Authorization", "Proxy-Authorization", "Cookie"):
         yield header, [(header, f"Bearer {good}")]
-    yield "behind another way", [("Authorization", "Basic YTpi"), *bearing(good)]
+    yield "behind another way", [("Authorization", "Basic YTpi"), *bearer_headers(good)]
 
 
-def everybody(world: World) -> Iterator[tuple[str, Bearer]]:
-    """All of them."""
-    yield "ada", bearing(world.ada.token)
-    yield "bob", bearing(world.bob.token)
-    yield from unauthenticated(world)
-    yield from flawed(world)
+def all_callers(world: World) -> Iterator[tuple[str, Bearer]]:
+    """Return all callers."""
+    yield "ada", bearer_headers(world.ada.token)
+    yield "bob", bearer_headers(world.bob.token)
+    yield from callers_without_tokens(world)
+    yield from callers_with_invalid_tokens(world)
 
 
 def as_latin(bearer: Bearer) -> Any:
-    """Headers in the one encoding that can carry any byte."""
+    """Encode headers as Latin-1, which can represent any byte."""
     return [(name.encode(), value.encode("latin-1")) for name, value in bearer]
 
 
@@ -571,17 +574,17 @@ Ask = Callable[[Bearer], Awaitable[Response]]
 Refusal = tuple[int, str | None, str | None]
 
 
-def refusal_of(response: Response) -> Refusal:
-    """Status, text and challenge of an error."""
+def summarize_error(response: Response) -> Refusal:
+    """Return an error's status, text and challenge."""
     detail = response.json().get("detail") if response.content else None
     return response.status_code, detail, response.headers.get("WWW-Authenticate")
 
 
-async def others(
+async def find_unexpected(
     ask: Ask, people: Iterable[tuple[str, Bearer]], expected: Refusal
 ) -> dict[str, Refusal]:
-    """Who got another answer than the one that all of them should get."""
-    refusals = {who: refusal_of(await ask(bearer)) for who, bearer in people}
+    """Return the callers whose response differs from the expected one."""
+    refusals = {who: summarize_error(await ask(bearer)) for who, bearer in people}
     return {who: refusal for who, refusal in refusals.items() if refusal != expected}
 
 
@@ -589,14 +592,14 @@ def test_every_operation_has_a_row() -> None:
     assert MATRIX.keys() == OPERATIONS.keys()
 
 
-def test_who_may_is_declared() -> None:
-    # A row that speaks of owners is of no use where nobody is asked who they are.
+def test_protected_operations_are_declared() -> None:
+    # Rows with owners require operations that authenticate callers.
     assert {name for name, row in MATRIX.items() if row.forbidden} <= set(FOR_USERS)
     assert len(FOR_USERS) >= 10
 
 
 @pytest.mark.parametrize("name", FOR_USERS)
-async def test_who_has_no_good_token_is_refused_and_changes_nothing(
+async def test_caller_without_valid_token_is_rejected(
     client: AsyncClient,
     world: World,
     connection: AsyncConnection,
@@ -606,15 +609,19 @@ async def test_who_has_no_good_token_is_refused_and_changes_nothing(
     before = await snapshot(world, connection, bucket)
     ask_ada = partial(ask, client, world, name)
 
-    strangers = await others(ask_ada, unauthenticated(world), NOT_AUTHENTICATED)
-    forgers = await others(ask_ada, flawed(world), INVALID_TOKEN)
+    anonymous = await find_unexpected(
+        ask_ada, callers_without_tokens(world), NOT_AUTHENTICATED
+    )
+    forged = await find_unexpected(
+        ask_ada, callers_with_invalid_tokens(world), INVALID_TOKEN
+    )
 
-    assert (strangers, forgers) == ({}, {})
+    assert (anonymous, forged) == ({}, {})
     assert changes(before, await snapshot(world, connection, bucket)) == set()
 
 
 @pytest.mark.parametrize("name", FOR_OWNERS)
-async def test_who_is_no_owner_is_refused_and_changes_nothing(
+async def test_other_user_is_forbidden(
     client: AsyncClient,
     world: World,
     connection: AsyncConnection,
@@ -623,15 +630,15 @@ async def test_who_is_no_owner_is_refused_and_changes_nothing(
 ) -> None:
     before = await snapshot(world, connection, bucket)
 
-    response = await ask(client, world, name, bearing(world.bob.token))
+    response = await ask(client, world, name, bearer_headers(world.bob.token))
 
-    assert refusal_of(response) == (403, MATRIX[name].forbidden, None)
+    assert summarize_error(response) == (403, MATRIX[name].forbidden, None)
     assert changes(before, await snapshot(world, connection, bucket)) == set()
 
 
 @pytest.mark.parametrize("who", ["ada", "bob"])
 @pytest.mark.parametrize("name", FOR_USERS)
-async def test_owner_changes_what_the_operation_is_for_and_nothing_else(
+async def test_owner_makes_exactly_the_intended_changes(
     client: AsyncClient,
     world: World,
     connection: AsyncConnection,
@@ -642,7 +649,7 @@ async def test_owner_changes_what_the_operation_is_for_and_nothing_else(
     person = world.person(who)
     before = await snapshot(world, connection, bucket)
 
-    response = await ask(client, world, name, bearing(person.token), person)
+    response = await ask(client, world, name, bearer_headers(person.token), person)
 
     assert response.status_code == MATRIX[name].status
     changed = changes(before, await snapshot(world, connection, bucket))
@@ -650,7 +657,7 @@ async def test_owner_changes_what_the_operation_is_for_and_nothing_else(
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-async def test_public_operation_is_the_same_for_everybody(
+async def test_public_operation_is_the_same_for_all_callers(
     client: AsyncClient,
     world: World,
     connection: AsyncConnection,
@@ -659,21 +666,23 @@ async def test_public_operation_is_the_same_for_everybody(
     full: bool,
 ) -> None:
     before = await snapshot(world, connection, bucket)
-    answers = {}
-    for who, bearer in list(everybody(world))[:: 1 if full else 4]:
-        async with undone(connection):
+    responses = {}
+    for who, bearer in list(all_callers(world))[:: 1 if full else 4]:
+        async with rolled_back(connection):
             response = await ask(client, world, name, bearer)
             changed = changes(before, await snapshot(world, connection, bucket))
-        answers[who] = (*essence(response), changed)
+        responses[who] = (*normalize_response(response), changed)
 
-    expected = answers["ada"]
+    expected = responses["ada"]
     assert expected[0] == MATRIX[name].status
     assert expected[-1] == set(MATRIX[name].changes)
-    assert {who: answer for who, answer in answers.items() if answer != expected} == {}
+    assert {
+        who: answer for who, answer in responses.items() if answer != expected
+    } == {}
 
 
-def essence(response: Response) -> tuple[int, dict[str, str], str]:
-    """What does not differ from one try to the next: no numbers and no tokens."""
+def normalize_response(response: Response) -> tuple[int, dict[str, str], str]:
+    """Return the parts of a response that do not vary, without numbers and tokens."""
     headers = {
         name: without_numbers(value)
         for name, value in response.headers.items()
@@ -683,77 +692,77 @@ def essence(response: Response) -> tuple[int, dict[str, str], str]:
     return response.status_code, headers, without_numbers(text)
 
 
-# The order of checks
+# Order of checks
 
 BODIES = [name for name in FOR_OWNERS if "requestBody" in OPERATIONS[name]]
 NOWHERE = [0, -1, MAX_ID, MAX_ID + 1, 10**30]
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_body_is_judged_after_who_asks(
+async def test_caller_is_checked_before_body(
     client: AsyncClient, world: World, name: str
 ) -> None:
-    # JSON, but not what any of them takes.
+    # Valid JSON that no operation accepts.
     send = partial(ask, client, world, name, json=["no", "such", "body"])
 
-    nobody, forger, bob, ada = [
+    anonymous, forger, bob, ada = [
         await send(bearer)
         for bearer in (
             [],
-            bearing("x"),
-            bearing(world.bob.token),
-            bearing(world.ada.token),
+            bearer_headers("x"),
+            bearer_headers(world.bob.token),
+            bearer_headers(world.ada.token),
         )
     ]
 
-    assert refusal_of(nobody) == NOT_AUTHENTICATED
-    assert refusal_of(forger) == INVALID_TOKEN
-    assert refusal_of(bob) == (403, MATRIX[name].forbidden, None)
+    assert summarize_error(anonymous) == NOT_AUTHENTICATED
+    assert summarize_error(forger) == INVALID_TOKEN
+    assert summarize_error(bob) == (403, MATRIX[name].forbidden, None)
     assert ada.status_code == 422
 
 
 @pytest.mark.parametrize("name", [name for name in FOR_OWNERS if "post_id" in name])
-async def test_post_that_is_not_there_is_not_found_by_who_is_known_only(
+async def test_missing_post_is_404_only_if_logged_in(
     client: AsyncClient, world: World, name: str
 ) -> None:
     posts = [Person("nobody", 0, post_id, "") for post_id in NOWHERE]
-    known = bearing(world.bob.token)
+    known = bearer_headers(world.bob.token)
 
-    found = [refusal_of(await ask(client, world, name, known, at)) for at in posts]
-    unknown = [refusal_of(await ask(client, world, name, [], at)) for at in posts]
+    found = [summarize_error(await ask(client, world, name, known, at)) for at in posts]
+    unknown = [summarize_error(await ask(client, world, name, [], at)) for at in posts]
 
     assert found == [(404, "Post not found", None)] * len(NOWHERE)
     assert unknown == [NOT_AUTHENTICATED] * len(NOWHERE)
 
 
 @pytest.mark.parametrize("name", [name for name in FOR_OWNERS if "user_id" in name])
-async def test_user_who_is_not_there_is_forbidden_as_one_who_is(
+async def test_missing_user_gets_403_like_existing_one(
     client: AsyncClient, world: World, name: str
 ) -> None:
     users = [Person("nobody", user_id, 0, "") for user_id in NOWHERE]
-    bob = bearing(world.bob.token)
+    bob = bearer_headers(world.bob.token)
 
-    found = [refusal_of(await ask(client, world, name, bob, at)) for at in users]
+    found = [summarize_error(await ask(client, world, name, bob, at)) for at in users]
 
     assert found == [(403, MATRIX[name].forbidden, None)] * len(NOWHERE)
 
 
-async def test_who_deleted_the_account_is_refused_on_what_was_theirs(
+async def test_deleted_user_is_rejected_everywhere(
     client: AsyncClient, world: World
 ) -> None:
     bob = world.bob
-    token = bearing(bob.token)
+    token = bearer_headers(bob.token)
     await client.delete(f"/api/users/{bob.id}", headers=auth_header(bob.token))
 
-    answers = {
-        name: refusal_of(await ask(client, world, name, token, bob))
+    responses = {
+        name: summarize_error(await ask(client, world, name, token, bob))
         for name in FOR_USERS
     }
 
-    assert answers == dict.fromkeys(FOR_USERS, INVALID_TOKEN)
+    assert responses == dict.fromkeys(FOR_USERS, INVALID_TOKEN)
 
 
-async def test_new_account_does_not_inherit_the_tokens_of_a_deleted_one(
+async def test_new_account_does_not_inherit_old_tokens(
     client: AsyncClient, world: World
 ) -> None:
     token = auth_header(world.bob.token)
@@ -762,18 +771,18 @@ async def test_new_account_does_not_inherit_the_tokens_of_a_deleted_one(
 
     response = await client.get("/api/users/me", headers=token)
 
-    assert refusal_of(response) == INVALID_TOKEN
+    assert summarize_error(response) == INVALID_TOKEN
 
 
 # Two processes
 
 
 def me(site: Site, token: str) -> int:
-    """The status of the answer to whoever has a token."""
+    """Return the status of `GET /api/users/me` for a token."""
     return site.client.get("/api/users/me", headers=auth_header(token)).status_code
 
 
-def test_sessions_that_end_in_one_process_end_at_once_in_all(new_site: NewSite) -> None:
+def test_revoked_token_is_rejected_by_all_processes(new_site: NewSite) -> None:
     pair = new_site(), new_site()
     ada = pair[0].sign_up("ada")
     change = {"current_password": SITE_PASSWORD, "new_password": SITE_PASSWORD}
@@ -781,10 +790,10 @@ def test_sessions_that_end_in_one_process_end_at_once_in_all(new_site: NewSite) 
 
     for one, other in [pair, pair[::-1]] * 5:
         before = me(other, token)
-        answer = one.client.patch(
+        response = one.client.patch(
             "/api/users/me/password", json=change, headers=auth_header(token)
         )
-        ended, token = token, answer.json()["access_token"]
+        ended, token = token, response.json()["access_token"]
         seen.append((before, me(other, ended), me(one, ended), me(other, token)))
     pair[0].client.delete(f"/api/users/{ada.id}", headers=auth_header(token))
 

@@ -1,4 +1,4 @@
-"""What becomes of people while the store of pictures or the mail server fails."""
+"""Failures of the picture storage and the SMTP server."""
 
 import asyncio
 import signal
@@ -14,10 +14,10 @@ from PIL import Image
 from tests.torture.conftest import FULL, Figures, NewSite
 from tests.torture.load import (
     LOADED,
-    Answer,
     Call,
     Connection,
     Probe,
+    TimedResponse,
     p99,
     probing,
     with_form,
@@ -25,19 +25,19 @@ from tests.torture.load import (
     with_picture,
 )
 from tests.torture.neighbours import (
-    Behaviour,
+    Behavior,
     Bucket,
-    Neighbour,
+    FaultyService,
     accepts_mail,
-    drips,
+    accepts_without_response,
     fails,
     forbids,
-    hangs,
-    obeys_in_silence,
+    forwards,
+    forwards_without_response,
     refuses,
     rejects_mail,
-    stored_by_moto,
-    works,
+    responds_slowly,
+    running_moto,
 )
 from tests.torture.site import (
     PASSWORD,
@@ -53,104 +53,111 @@ from tests.torture.site import (
 ANSWER_SECONDS = 12.0
 UPLOADS = 50 if FULL else 20
 MAILS = 30
-# Pictures that are to go wait for a minute, and are looked for every 15 seconds.
+# Scheduled deletions are due after a minute, and checked every 15 seconds.
 HEALING_SECONDS = 90.0
 FAILED = b'{"detail":"Failed to upload image. Please try again."}'
 BUSY = b'{"detail":"The server is busy. Please try again in a moment."}'
-# What lasts as long as the patience of the application is for the long form, but once.
-STORE_FAULTS: list[tuple[str, Behaviour]] = [
+# Tests that wait for the app's timeouts only run in full form, except one.
+STORE_FAULTS: list[tuple[str, Behavior]] = [
     ("refuses", refuses),
-    ("answers 403", forbids),
-    ("answers 500", fails),
-    ("hangs", hangs),
-    *([("drips", drips), ("obeys in silence", obeys_in_silence)] if FULL else []),
+    ("responds with 403", forbids),
+    ("responds with 500", fails),
+    ("hangs", accepts_without_response),
+    *(
+        [
+            ("slow", responds_slowly),
+            ("sends no response", forwards_without_response),
+        ]
+        if FULL
+        else []
+    ),
 ]
-MAIL_FAULTS: list[tuple[str, Behaviour]] = [
+MAIL_FAULTS: list[tuple[str, Behavior]] = [
     ("refuses", refuses),
     ("rejects", rejects_mail),
-    ("hangs", hangs),
-    ("drips", drips),
+    ("hangs", accepts_without_response),
+    ("slow", responds_slowly),
 ]
 
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored in this process, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    """The real store of pictures."""
-    with stored_by_moto(tmp_path_factory.mktemp("store")) as pictures:
+    """Run the real picture storage."""
+    with running_moto(tmp_path_factory.mktemp("store")) as pictures:
         yield pictures
 
 
 @pytest.fixture(scope="module")
-def store(pictures: Bucket) -> Iterator[Neighbour]:
-    """What the application takes for the store."""
-    with Neighbour(works, pictures.port) as store:
+def store(pictures: Bucket) -> Iterator[FaultyService]:
+    """Run the storage that the app sees."""
+    with FaultyService(forwards, pictures.port) as store:
         yield store
 
 
 @pytest.fixture(scope="module")
-def mail_server() -> Iterator[Neighbour]:
-    """Where the application sends its mail."""
-    with Neighbour(accepts_mail) as mail_server:
-        yield mail_server
+def smtp_server() -> Iterator[FaultyService]:
+    """Run the SMTP server that the app uses."""
+    with FaultyService(accepts_mail) as smtp_server:
+        yield smtp_server
 
 
 @pytest.fixture(scope="module")
 def site(
     database: str,
-    store: Neighbour,
-    mail_server: Neighbour,
+    store: FaultyService,
+    smtp_server: FaultyService,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """The application between its neighbours."""
+    """Run the app with these services."""
     site = Site(
         tmp_path_factory.mktemp("site"),
         database,
         **s3_settings(store.port),
-        **mail_settings(mail_server.port),
+        **mail_settings(smtp_server.port),
         MAIL_USERNAME="torture",
         MAIL_PASSWORD=SMTP_PASSWORD,
     )
     with running(site):
         yield site
-        # It would try for some time yet to send what it could not.
+        # The app would keep retrying failed emails for some time.
         site.stop(signal.SIGKILL)
 
 
 def small_picture() -> bytes:
-    """A picture that is quickly read."""
+    """Return a picture that is decoded quickly."""
     output = BytesIO()
     Image.new("RGB", (20, 20), "teal").save(output, "PNG")
     return output.getvalue()
 
 
 def upload(person: Person) -> Call:
-    """A new picture for somebody."""
+    """Return an upload request for a user."""
     path = f"/api/users/{person.id}/picture"
     return with_picture(path, small_picture(), person.headers)
 
 
-def ask_at_once(site: Site, calls: list[Call]) -> list[Answer]:
-    """The answers to requests that are made at the same time."""
+def send_concurrently(site: Site, calls: list[Call]) -> list[TimedResponse]:
+    """Send requests at the same time and return the responses."""
 
-    async def ask(call: Call) -> Answer:
+    async def ask(call: Call) -> TimedResponse:
         connection = Connection(site.port)
-        answer = await connection.ask(call, patience=60)
+        response = await connection.ask(call, patience=60)
         connection.close()
-        return answer
+        return response
 
-    async def ask_all() -> list[Answer]:
+    async def ask_all() -> list[TimedResponse]:
         return await asyncio.gather(*map(ask, calls))
 
     return asyncio.run(ask_all())
 
 
 def everyday_calls(person: Person) -> list[Call]:
-    """What has nothing to do with pictures and mails."""
+    """Return requests without pictures or emails."""
     post = {"title": "A title", "content": "Some content"}
     return [
         with_form("/api/users/token", username=person.email, password=PASSWORD),
@@ -160,34 +167,36 @@ def everyday_calls(person: Person) -> list[Call]:
     ]
 
 
-# The store
+# Picture storage
 
 
 @dataclass
 class Outcome:
-    """What people were answered while the store failed."""
+    """Responses while the storage failed."""
 
     fault: str
-    uploads: list[Answer]
+    uploads: list[TimedResponse]
     picture_before: str
     picture_after: str
-    picture_deletion: Answer
-    account_deletion: Answer
-    everyday: list[Answer]
+    picture_deletion: TimedResponse
+    account_deletion: TimedResponse
+    everyday: list[TimedResponse]
     probe: Probe
 
 
 @pytest.fixture(
     scope="module", params=STORE_FAULTS, ids=[name for name, _ in STORE_FAULTS]
 )
-def outcome(request: pytest.FixtureRequest, site: Site, store: Neighbour) -> Outcome:
-    """Everything at once that may be asked of a store, while it fails."""
-    fault, behaviour = request.param
+def outcome(
+    request: pytest.FixtureRequest, site: Site, store: FaultyService
+) -> Outcome:
+    """Send every kind of storage request while the storage fails."""
+    fault, behavior = request.param
     names = [f"{fault.replace(' ', '-')}-{number}" for number in range(3)]
     ada, bob, cleo = map(site.sign_up, names)
     for person in (ada, bob, cleo):
-        [answer] = ask_at_once(site, [upload(person)])
-        assert answer.status == 200, answer.body
+        [response] = send_concurrently(site, [upload(person)])
+        assert response.status == 200, response.body
     before = picture_of(site, ada)
     calls = [
         Call("DELETE", f"/api/users/{bob.id}/picture", bob.headers),
@@ -195,39 +204,39 @@ def outcome(request: pytest.FixtureRequest, site: Site, store: Neighbour) -> Out
         *everyday_calls(ada),
         *[upload(ada)] * UPLOADS,
     ]
-    store.be(behaviour)
+    store.set_behavior(behavior)
     try:
         with probing(site.port, quiet_seconds=0.3) as probe:
-            answers = ask_at_once(site, calls)
+            responses = send_concurrently(site, calls)
     finally:
-        store.be(works)
+        store.set_behavior(forwards)
     everyday = 2 + len(everyday_calls(ada))
     return Outcome(
         fault,
-        uploads=answers[everyday:],
+        uploads=responses[everyday:],
         picture_before=before,
         picture_after=picture_of(site, ada),
-        picture_deletion=answers[0],
-        account_deletion=answers[1],
-        everyday=answers[2:everyday],
+        picture_deletion=responses[0],
+        account_deletion=responses[1],
+        everyday=responses[2:everyday],
         probe=probe,
     )
 
 
 def picture_of(site: Site, person: Person) -> str:
-    """The name of somebody's picture."""
-    answer = site.client.get("/api/users/me", headers=person.headers)
-    picture: str = answer.json()["image_file"]
+    """Return the name of a user's picture."""
+    response = site.client.get("/api/users/me", headers=person.headers)
+    picture: str = response.json()["image_file"]
     return picture
 
 
-def test_upload_says_that_it_failed_and_changes_nothing(
+def test_failed_upload_is_an_error_and_changes_nothing(
     outcome: Outcome, figures: Figures
 ) -> None:
-    told = {(answer.status, answer.body) for answer in outcome.uploads}
-    slowest = max(answer.seconds for answer in outcome.uploads)
+    told = {(response.status, response.body) for response in outcome.uploads}
+    slowest = max(response.seconds for response in outcome.uploads)
 
-    # Of fifty at once not all are let in.
+    # Not all of fifty concurrent requests are accepted.
     assert (503, FAILED) in told
     assert told <= {(503, FAILED), (503, BUSY)}
     assert outcome.picture_after == outcome.picture_before
@@ -239,11 +248,13 @@ def test_upload_says_that_it_failed_and_changes_nothing(
     )
 
 
-def test_deletions_succeed_all_the_same(outcome: Outcome, figures: Figures) -> None:
+def test_deletions_succeed_despite_failing_storage(
+    outcome: Outcome, figures: Figures
+) -> None:
     deletions = (outcome.picture_deletion, outcome.account_deletion)
-    slowest = max(answer.seconds for answer in deletions)
+    slowest = max(response.seconds for response in deletions)
 
-    assert [answer.status for answer in deletions] == [200, 204]
+    assert [response.status for response in deletions] == [200, 204]
     figures.add(
         f"deletion of picture and account, the store {outcome.fault}",
         f"done after {slowest:.1f} s",
@@ -252,19 +263,23 @@ def test_deletions_succeed_all_the_same(outcome: Outcome, figures: Figures) -> N
     )
 
 
-def test_nobody_else_notices_the_store(outcome: Outcome, figures: Figures) -> None:
-    assert [answer.status for answer in outcome.everyday] == [200, 201, 200, 200]
+def test_failing_storage_does_not_affect_other_requests(
+    outcome: Outcome, figures: Figures
+) -> None:
+    assert [response.status for response in outcome.everyday] == [200, 201, 200, 200]
     assert outcome.probe.statuses() == {200}
     note_reads(figures, outcome.probe, f"{UPLOADS} uploads, the store {outcome.fault}")
 
 
 def note_reads(figures: Figures, probe: Probe, what: str) -> None:
-    """Note how quickly everybody else was answered."""
+    """Record the response times of other requests."""
     slow = p99([sample.seconds for sample in probe.during(LOADED)] or [0.0])
     figures.add(f"p99 of reads, {what}", f"{slow * 1000:.0f} ms", "1 s", slow <= 1)
 
 
-def test_no_picture_is_forgotten(site: Site, pictures: Bucket) -> None:
+def test_orphaned_pictures_are_scheduled_for_deletion(
+    site: Site, pictures: Bucket
+) -> None:
     noted = {
         row["filename"] for row in site.sql("SELECT filename FROM discarded_pictures")
     }
@@ -274,7 +289,7 @@ def test_no_picture_is_forgotten(site: Site, pictures: Bucket) -> None:
 
 
 @pytest.mark.skipif(not FULL, reason="takes more than a minute")
-def test_no_picture_is_left_over_after_the_store_has_come_back(
+def test_orphaned_pictures_are_deleted_after_recovery(
     site: Site, pictures: Bucket, figures: Figures
 ) -> None:
     start = time.monotonic()
@@ -293,40 +308,40 @@ def test_no_picture_is_left_over_after_the_store_has_come_back(
 
 
 def shown(site: Site) -> set[Any]:
-    """The pictures that people have."""
+    """Return the pictures of all users."""
     rows = site.sql("SELECT image_file FROM users WHERE image_file IS NOT NULL")
     return {row["image_file"] for row in rows}
 
 
-# The mail
+# Email
 
 
 @pytest.mark.parametrize(
-    ("fault", "behaviour"), MAIL_FAULTS, ids=[name for name, _ in MAIL_FAULTS]
+    ("fault", "behavior"), MAIL_FAULTS, ids=[name for name, _ in MAIL_FAULTS]
 )
-def test_nobody_notices_the_mail_server(
+def test_failing_smtp_server_does_not_affect_requests(
     site: Site,
-    mail_server: Neighbour,
+    smtp_server: FaultyService,
     figures: Figures,
     fault: str,
-    behaviour: Behaviour,
+    behavior: Behavior,
 ) -> None:
     ada = site.sign_up(f"mail-{fault}")
     forgotten = with_json("POST", "/api/users/forgot-password", {"email": ada.email})
 
-    mail_server.be(behaviour)
+    smtp_server.set_behavior(behavior)
     with probing(site.port, quiet_seconds=0.3) as probe:
-        answers = ask_at_once(site, [forgotten] * MAILS)
+        responses = send_concurrently(site, [forgotten] * MAILS)
         time.sleep(12 if FULL else 0.5)
-        everyday = ask_at_once(site, everyday_calls(ada))
+        everyday = send_concurrently(site, everyday_calls(ada))
         held = site.held_connections()
-    mail_server.be(accepts_mail)
+    smtp_server.set_behavior(accepts_mail)
 
-    assert {answer.status for answer in answers} == {202}
-    assert [answer.status for answer in everyday] == [200, 201, 200, 200]
+    assert {response.status for response in responses} == {202}
+    assert [response.status for response in everyday] == [200, 201, 200, 200]
     assert probe.statuses() == {200}
     assert held == 0
-    slowest = max(answer.seconds for answer in answers)
+    slowest = max(response.seconds for response in responses)
     figures.add(
         f"{MAILS} forgotten passwords at once, the mail server {fault}",
         f"202 after {slowest:.1f} s",
@@ -336,26 +351,26 @@ def test_nobody_notices_the_mail_server(
     note_reads(figures, probe, f"the mail server {fault}")
 
 
-def test_process_ends_in_time_while_the_mail_server_hangs(
-    new_site: NewSite, mail_server: Neighbour, figures: Figures, full: bool
+def test_process_exits_in_time_while_smtp_server_hangs(
+    new_site: NewSite, smtp_server: FaultyService, figures: Figures, full: bool
 ) -> None:
     site = new_site(
-        **mail_settings(mail_server.port),
+        **mail_settings(smtp_server.port),
         UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN="10" if full else "1",
     )
     process = site.process
     assert process is not None
     ada = site.sign_up("mail-at-the-end")
     forgotten = with_json("POST", "/api/users/forgot-password", {"email": ada.email})
-    mail_server.be(hangs)
-    ask_at_once(site, [forgotten] * MAILS)
+    smtp_server.set_behavior(accepts_without_response)
+    send_concurrently(site, [forgotten] * MAILS)
     time.sleep(1)
 
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
     seconds = time.monotonic() - start
-    mail_server.be(accepts_mail)
+    smtp_server.set_behavior(accepts_mail)
 
     assert process.returncode in {0, -signal.SIGTERM}
     figures.add(

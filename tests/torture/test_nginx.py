@@ -1,6 +1,6 @@
 """Slow clients behind nginx, with the configuration that the README recommends.
 
-"Quiet" is what the same probe has seen in the same run before the attack began.
+"Quiet" is what the same probe saw in the same run before the attack.
 """
 
 import os
@@ -45,7 +45,7 @@ SLOW_BODY = (
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """No picture is stored in this process, and making a bucket takes a while."""
+    """Override the mocked bucket: no picture is stored here, and setup is slow."""
 
 
 def substituted(replacements: dict[str, str]) -> str:
@@ -179,14 +179,14 @@ class TestConfiguration:
         assert done.returncode == 0, done.stderr
         assert "[warn]" not in done.stderr
 
-    def test_app_learns_the_client_ip(self, proxied: Proxied) -> None:
+    def test_app_receives_client_ip(self, proxied: Proxied) -> None:
         transport = httpx.HTTPTransport(local_address="127.0.0.9")
         with httpx.Client(transport=transport) as client:
             client.get(f"{proxied.url}/login", headers={"X-Forwarded-For": "192.0.2.1"})
 
         assert re.search(r"127\.0\.0\.9:\d+ - .GET /login", proxied.site.written())
 
-    def test_log_has_no_query(self, proxied: Proxied) -> None:
+    def test_log_omits_query_strings(self, proxied: Proxied) -> None:
         httpx.get(f"{proxied.url}/reset-password?token=marked-secret-1")
         httpx.get(f"{proxied.url}/reset-password%3Ftoken=marked-secret-2")
 
@@ -201,7 +201,7 @@ class TestConfiguration:
             (MAX_BODY_BYTES + 1, 413, "Request body too large"),
         ],
     )
-    def test_body_has_the_limit_of_the_app(
+    def test_body_limit_matches_app(
         self, proxied: Proxied, size: int, status: int, detail: str
     ) -> None:
         url = f"{proxied.url}/api/users/1/picture"
@@ -211,7 +211,7 @@ class TestConfiguration:
         assert response.status_code == status
         assert response.json() == {"detail": detail}
 
-    def test_headers_without_an_end_are_refused(self, proxied: Proxied) -> None:
+    def test_endless_headers_are_rejected(self, proxied: Proxied) -> None:
         with proxied.connect() as client:
             client.settimeout(10)
             # It closes the connection while the client sends.
@@ -224,7 +224,7 @@ class TestConfiguration:
 
 
 def note(figures: Figures, what: str, probe: Probe) -> None:
-    """Hold what other clients saw to the limit."""
+    """Check what other clients saw against the limit."""
     words, ratio = slowdown(probe)
     name = f"p99 of reads during {what} through nginx, to quiet"
     figures.add(name, words, f"{SLOWER:.0f}", ratio <= SLOWER)
@@ -248,15 +248,15 @@ class SlowSenders:
         client.setblocking(False)
         return client
 
-    def drip(self, *, seconds: float) -> None:
+    def send_byte_per_second(self, *, seconds: float) -> None:
         """Send a byte a second on each connection."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             due = time.monotonic() + 1
-            self.clients = [self.drip_on(client) for client in self.clients]
+            self.clients = [self.send_byte(client) for client in self.clients]
             time.sleep(max(due - time.monotonic(), 0))
 
-    def drip_on(self, client: socket.socket) -> socket.socket:
+    def send_byte(self, client: socket.socket) -> socket.socket:
         """Send a byte; return the connection, or a new one if nginx has closed it."""
         try:
             received = client.recv(4096)
@@ -278,22 +278,22 @@ class SlowSenders:
 
 
 class TestSlowSenders:
-    def test_slow_headers_leave_others_alone(
+    def test_slow_headers_do_not_affect_other_clients(
         self, proxied: Proxied, figures: Figures, full: bool
     ) -> None:
         number, seconds = (500, 30) if full else (100, 3)
 
         with probing(proxied.port, quiet_seconds=20 if full else 1) as probe:
             senders = SlowSenders(proxied, SLOW_HEADERS, number, "127.0.1.1")
-            senders.drip(seconds=seconds)
+            senders.send_byte_per_second(seconds=seconds)
             senders.close()
 
         assert probe.statuses() == {200}
-        # All of them once, after 15 seconds.
+        # Each of them once, after 15 seconds.
         assert senders.cut_off == (number if full else 0)
         note(figures, f"{number} slow headers", probe)
 
-    def test_slow_bodies_leave_others_alone(
+    def test_slow_bodies_do_not_affect_other_clients(
         self, proxied: Proxied, figures: Figures, full: bool
     ) -> None:
         number, seconds = (960, 30) if full else (200, 3)
@@ -301,7 +301,7 @@ class TestSlowSenders:
 
         with probing(proxied.port, quiet_seconds=20 if full else 1) as probe:
             senders = SlowSenders(proxied, SLOW_BODY, number, "127.0.1.1")
-            senders.drip(seconds=seconds)
+            senders.send_byte_per_second(seconds=seconds)
             open_files = proxied.site.descriptors()
             senders.close()
 
@@ -317,7 +317,7 @@ ARRIVING = "arriving"
 
 
 class TestSlowReaders:
-    def test_slow_readers_leave_others_alone(
+    def test_slow_readers_do_not_affect_other_clients(
         self, proxied: Proxied, figures: Figures, full: bool
     ) -> None:
         number, length = (500, 20_000) if full else (50, 2_000)
@@ -336,12 +336,12 @@ class TestSlowReaders:
                 stack.enter_context(read(proxied, path, f"127.0.1.{n % 10}"))
                 for n in range(number)
             ]
-            wait_for(lambda: all(map(sip, readers)))
+            wait_for(lambda: all(map(read_a_little, readers)))
             wait_for(lambda: site.descriptors() <= descriptors + MAX_IDLE)
             probe.begin(LOADED)
             for _ in range(40 if full else 3):
                 time.sleep(0.5)
-                served = sum(map(sip, readers))
+                served = sum(map(read_a_little, readers))
             grown = site.memory("VmHWM") - memory
 
         assert probe.statuses() == {200}
@@ -352,13 +352,13 @@ class TestSlowReaders:
         figures.add(f"the same while the {number} come", words, "-", True)
         figures.add(f"memory of the app for {what}", f"{grown:+.0f} MiB", "-", True)
 
-    def test_app_does_not_wait_for_a_slow_reader(self, proxied: Proxied) -> None:
+    def test_app_does_not_wait_for_slow_reader(self, proxied: Proxied) -> None:
         # 30 MB: more than the kernel keeps between the app, nginx and the client.
         path = long_list(proxied.site, length=100_000, letter="\u6f22")
 
         with read(proxied, path, "127.0.1.1") as client:
-            wait_for(lambda: sip(client))
-            # The app sends a megabyte in some milliseconds.
+            wait_for(lambda: read_a_little(client))
+            # The app sends a megabyte within milliseconds.
             time.sleep(2)
             with paused(proxied.site):
                 size = rest_of(client)
@@ -401,7 +401,7 @@ def read(proxied: Proxied, path: str, ip: str) -> socket.socket:
     return client
 
 
-def sip(client: socket.socket) -> bool:
+def read_a_little(client: socket.socket) -> bool:
     """Read a few bytes, and return whether there were any."""
     with suppress(BlockingIOError):
         return bool(client.recv(4))

@@ -1,6 +1,6 @@
-"""Pictures that are none, that are damaged, and that cost the most of those accepted.
+"""Uploads of invalid, damaged, and expensive pictures.
 
-`pictures.py` makes them. One that failed comes again with the same count.
+`pictures.py` generates them. A failed one can be repeated with the same count.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from httpx import AsyncClient
 
 from config import BASE_DIR, settings
-from tests.conftest import own_id
+from tests.conftest import get_user_id
 from tests.torture.conftest import FULL, Figures
 from tests.torture.pictures import PHOTOS, WORST, Cost, hostile
 
@@ -23,7 +23,7 @@ MAX_SECONDS = 4.0
 MAX_SECONDS_OF_A_PHOTO = 0.3
 MAX_MEGABYTES = 512
 
-# One for each way to come close to the limit; all of them take minutes.
+# One per way to approach the limits; all of them take minutes.
 SHORT = (
     "JPEG, 39 MP, progressive, CMYK, at full size",
     "PNG, 20 MP, 16-bit RGBA",
@@ -31,11 +31,11 @@ SHORT = (
 )
 
 
-async def answers(
+async def upload_pictures(
     client: AsyncClient, headers: dict[str, str], pictures: Iterable[tuple[str, bytes]]
 ) -> list[tuple[int, str]]:
-    """The status that each picture gets, as a photo of its owner's, and its name."""
-    path = f"/api/users/{await own_id(client, headers)}/picture"
+    """Upload the pictures, named like photos; yield statuses and names."""
+    path = f"/api/users/{await get_user_id(client, headers)}/picture"
     found = []
     for name, content in pictures:
         file = ("me.jpg", content, "image/jpeg")
@@ -45,7 +45,7 @@ async def answers(
 
 
 def measured(folder: Path, content: bytes) -> Cost:
-    """What this picture costs in a process that has done nothing else."""
+    """Measure the cost of a picture in a new process."""
     file = folder / "picture"
     file.write_bytes(content)
     command = [sys.executable, "-m", "tests.torture.pictures", str(file)]
@@ -53,12 +53,12 @@ def measured(folder: Path, content: bytes) -> Cost:
     return Cost(**json.loads(output.stdout))
 
 
-async def test_hostile_picture_is_made_an_avatar_or_refused(
+async def test_hostile_picture_is_converted_or_rejected(
     client: AsyncClient, ada: dict[str, str], full: bool, figures: Figures
 ) -> None:
     pictures = hostile(1000 if full else 60)
 
-    found = await answers(client, ada, pictures)
+    found = await upload_pictures(client, ada, pictures)
 
     unexpected = [(status, name) for status, name in found if status not in ANSWERS]
     counts = Counter(status for status, _name in found)
@@ -74,7 +74,7 @@ async def test_hostile_picture_is_made_an_avatar_or_refused(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of one process")
 @pytest.mark.parametrize("name", [name for name in WORST if FULL or name in SHORT])
-def test_worst_picture_that_is_accepted_costs_little(
+def test_most_expensive_valid_picture_stays_cheap(
     name: str, figures: Figures, tmp_path: Path
 ) -> None:
     content = WORST[name]()
@@ -99,9 +99,7 @@ def test_worst_picture_that_is_accepted_costs_little(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of one process")
 @pytest.mark.parametrize("name", PHOTOS)
-def test_ordinary_photo_costs_little(
-    name: str, figures: Figures, tmp_path: Path
-) -> None:
+def test_ordinary_photo_is_cheap(name: str, figures: Figures, tmp_path: Path) -> None:
     cost = measured(tmp_path, PHOTOS[name]())
 
     figures.add(
