@@ -1,4 +1,5 @@
-# Everything runs in .venv, which is made on first use and follows the requirements.
+# Everything runs in .venv, which is created on first use and updated when the
+# requirements change.
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -13,40 +14,40 @@ run: migrate ## Serve http://127.0.0.1:8000 with reload
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT) \
 		--no-server-header --timeout-graceful-shutdown 5
 
-migrate: .venv/installed ## Bring the database to the newest revision
+migrate: .venv/installed ## Apply all database migrations
 	$(BIN)/python -m alembic upgrade head
 
-demo: migrate ## Fill the database with people and posts to look at
+demo: migrate ## Fill the database with demo users and posts
 	$(BIN)/python -m tools.seed $(DEMO)
 
-test: .venv/installed ## Run every test that needs no browser
+test: .venv/installed ## Run all tests except those in a browser
 	$(PYTEST)
 
-coverage: .venv/installed ## The same, and refuse code that no test runs
+coverage: .venv/installed ## Run the same tests and check code coverage
 	$(PYTEST) --cov --cov-report=term
 
-test-e2e: .venv/installed ## Run the tests that need a browser (Chromium)
+test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e
 
-torture: .venv/installed ## Attack it, load it, break its neighbours, for an hour
+torture: .venv/installed ## Run load, fuzz and fault-injection tests (one hour)
 	TORTURE=full $(BIN)/python -m pytest tests/torture tests/e2e/test_hostile_strings.py
 
-lighthouse: .venv/installed node_modules/.package-lock.json ## Measure the pages (Chromium, Node)
+lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
 	$(BIN)/python -m tools.lighthouse
 
-screenshots: .venv/installed ## Take the README's pictures again (Chromium)
+screenshots: .venv/installed ## Regenerate the screenshots (Chromium)
 	$(BIN)/python -m tools.screenshots
 
-openapi: .venv/installed ## Write openapi.json, the description of the API, anew
+openapi: .venv/installed ## Regenerate openapi.json
 	$(BIN)/python -m tools.export_openapi
 
-fuzz-api: .venv/installed ## Try the API ten thousand times over (Schemathesis)
+fuzz-api: .venv/installed ## Fuzz the API with 10,000 requests (Schemathesis)
 	$(BIN)/python -m tests.fuzz_api $(FUZZ)
 
 node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund
 
-check: format lint types coverage ## All that decides whether a change is fit to land
+check: format lint types coverage ## Check format, lint, types, tests and coverage
 
 format: .venv/installed
 	$(BIN)/python -m ruff format --check .
@@ -58,7 +59,7 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/python -m mypy
 
-lock: .venv/installed ## Pin the newest versions of what pyproject.toml names
+lock: .venv/installed ## Pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
 		--output-file requirements.txt pyproject.toml
@@ -66,10 +67,10 @@ lock: .venv/installed ## Pin the newest versions of what pyproject.toml names
 	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
 		--constraints requirements.txt --group dev >> requirements-dev.txt
 
-# The stamp comes last, so that an interrupted installation is done again.
+# touch comes last, so that an interrupted installation starts over.
 .venv/installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
-		echo "Python 3.11 or later is required; name it with make PYTHON=python3.12" >&2; exit 1; }
+		echo "Python 3.11 or later is required; select it with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 		echo "Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -78,5 +79,5 @@ lock: .venv/installed ## Pin the newest versions of what pyproject.toml names
 		echo "The packages could not be installed; check the network connection and run make again" >&2; exit 1; }
 	touch $@
 
-clean: ## Remove what was built; the data under var/ stays
+clean: ## Remove build files; keep the data in var/
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Passwords, access tokens, reset tokens, and who is asking."""
+"""Passwords, access tokens, reset tokens, and the current user."""
 
 import hashlib
 import secrets
@@ -19,11 +19,11 @@ from exceptions import APIError
 from executors import BoundedExecutor
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
-# A NumericDate may have a fraction (RFC 7519, section 2).
+# A NumericDate can have a fraction (RFC 7519, section 2).
 NUMERIC_DATES = (int, float)
 CLOCK_LEEWAY = timedelta(seconds=10)
-# Ours have some 200 characters. Far longer ones could nest their header so deeply that
-# reading it exhausts the stack.
+# Our tokens have about 200 characters. A much longer one could contain JSON nested so
+# deeply that parsing it exhausts the stack.
 MAX_TOKEN_LENGTH = 1024
 
 password_hash = PasswordHash(
@@ -37,16 +37,16 @@ password_hash = PasswordHash(
 )
 DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
 
-# Hashing is slow on purpose. What waits here is answered within the time that people
-# and programs are ready to wait; more would only wait longer. As nice as can be: at 10
-# a flood of logins made the slowest pages 2 to 4 times slower, at 19 less than twice.
-_hashing = BoundedExecutor("hashing", threads=2, waiting=62, niceness=19)
+# Hashing is slow on purpose. The queue is as long as clients are willing to wait.
+# niceness=19: at 10, a flood of logins made the slowest pages 2 to 4 times slower, at
+# 19 less than 2 times.
+_hashing = BoundedExecutor("hashing", max_workers=2, max_queue=62, niceness=19)
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
     scheme_name="Password",
     description="Log in: the `username` is the email address of the account.",
-    # Its own error says nothing about what is wrong with a token that is there.
+    # get_current_user raises the error, because an invalid token needs another detail.
     auto_error=False,
 )
 
@@ -54,15 +54,15 @@ oauth2_scheme = OAuth2PasswordBearer(
 def hash_password(password: str) -> str:
     """Return the Argon2 hash of a password, with its salt and parameters.
 
-    It takes long on purpose: in requests, use `hash_password_async`.
+    Slow on purpose; in requests, use `hash_password_async`.
     """
     return password_hash.hash(password)
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Whether the password is the one that was hashed. Slow: see `check_password`.
+    """Return whether a password matches a hash; False for hashes of an unknown scheme.
 
-    No password is that of a hash of another kind, such as one that closes an account.
+    Slow on purpose; in requests, use `check_password`.
     """
     try:
         return password_hash.verify(plain_password, hashed_password)
@@ -71,30 +71,28 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
 
 async def hash_password_async(password: str) -> str:
-    """`hash_password`, off the event loop.
+    """Run `hash_password` in a thread.
 
     Raises:
-        QueueFull: Very many passwords are waiting to be hashed.
+        QueueFull: Too many passwords are waiting to be hashed or verified.
     """
     return await _hashing.run(hash_password, password)
 
 
 async def check_password(password: str, user: models.User | None) -> bool:
-    """Whether it is this user's password, off the event loop.
-
-    Nobody's password is verified too: otherwise the time of the answer tells a stranger
-    which addresses have an account.
+    """Return whether this is the user's password, verified in a thread.
 
     Raises:
-        QueueFull: Very many passwords are waiting to be hashed.
+        QueueFull: Too many passwords are waiting to be hashed or verified.
     """
+    # Verify a dummy hash for unknown users, so that timing does not reveal accounts.
     stored = user.password_hash if user else DUMMY_HASH
     matches = await _hashing.run(verify_password, password, stored)
     return matches and user is not None
 
 
 def needs_rehash(stored: str) -> bool:
-    """Whether a hash was made with other parameters than the settings have now."""
+    """Return whether a hash was made with other parameters than the current ones."""
     return password_hash.current_hasher.check_needs_rehash(stored)
 
 
@@ -104,9 +102,9 @@ def create_access_token(
     """Sign a JSON Web Token (RFC 7519) with the claims in `data`.
 
     Args:
-        data: `sub`, the user's id as a string, and `ver`, the version of the tokens
-            that the user's row has; 0, as every user begins, when it is left out.
-        expires_delta: How long it lasts; `ACCESS_TOKEN_EXPIRE_MINUTES` by default.
+        data: `sub`, the user's id as a string, and `ver`, the user's `token_version`
+            (default 0, the version of a new user).
+        expires_delta: Lifetime; defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
     """
     lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
     issued_at = models.utcnow()
@@ -115,12 +113,12 @@ def create_access_token(
 
 
 def access_token_for(user: models.User) -> str:
-    """An access token that lasts until it expires or the user's password changes."""
+    """Return an access token, which is valid until the user's password changes."""
     return create_access_token({"sub": str(user.id), "ver": user.token_version})
 
 
 def verify_access_token(token: str) -> str | None:
-    """The `sub` of a well-formed, unexpired token that this application signed."""
+    """Return the `sub` of a signed, unexpired token; it may have been revoked."""
     claims = _read_claims(token)
     return claims["sub"] if claims else None
 
@@ -136,10 +134,10 @@ def _read_claims(token: str) -> dict[str, Any] | None:
             leeway=CLOCK_LEEWAY,
             options={"require": REQUIRED_CLAIMS},
         )
-    # ValueError: PyJWT lets through what the JSON and the UTF-8 decoder raise.
+    # ValueError: PyJWT doesn't catch the errors of the JSON and UTF-8 decoders.
     except (jwt.PyJWTError, ValueError):
         return None
-    # PyJWT takes for a date whatever Python makes a number of.
+    # PyJWT accepts dates of any type that int() accepts, such as strings.
     is_typed = (
         type(claims["ver"]) is int
         and type(claims["iat"]) in NUMERIC_DATES
@@ -149,22 +147,22 @@ def _read_claims(token: str) -> dict[str, Any] | None:
 
 
 def generate_reset_token() -> str:
-    """A token for the mail: 256 random bits, safe in a URL."""
+    """Return 256 random bits as a URL-safe string."""
     return secrets.token_urlsafe(32)
 
 
 def hash_reset_token(token: str) -> str:
-    """What the database keeps of a reset token: its SHA-256, 64 hex digits."""
+    """Return the SHA-256 of a reset token in hex, which is all the database stores."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def unauthorized(detail: str) -> APIError:
-    """A 401 that says how to log in (RFC 6750, section 3)."""
+    """Return a 401 error with a Bearer challenge (RFC 6750, section 3)."""
     return APIError(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 NOT_AUTHENTICATED = unauthorized("Not authenticated")
-# The one answer to every flaw that a token can have.
+# The same error for every flaw, so that responses reveal nothing about tokens.
 INVALID_TOKEN = unauthorized("Invalid or expired token")
 
 
@@ -173,11 +171,11 @@ async def get_current_user(
     response: Response,
     db: DbSession,
 ) -> models.User:
-    """The user whose token came with the request; no cache may keep the answer.
+    """Return the user who sent the request, and forbid caches to store the response.
 
     Raises:
-        HTTPException: 401, when there is no token or anything is wrong with it: forged,
-            expired, its user deleted, or the password changed since it was issued.
+        HTTPException: 401 if the token is missing, forged, expired or revoked, or if
+            its user has been deleted.
     """
     if token is None:
         raise NOT_AUTHENTICATED.exception()

@@ -1,6 +1,6 @@
-"""Tells step by step whether the profile pictures' bucket can be used.
+"""Verify S3 credentials and permissions: `python check_s3.py`.
 
-Run it as `python check_s3.py`; it exits with 0 when everything works, else with 1.
+Exits with status 0 if every step works, otherwise with 1.
 """
 
 import sys
@@ -21,27 +21,27 @@ from image_utils import (
 )
 
 CONTENT = b"written by check_s3.py, may be deleted"
-PUBLIC_READ_SECONDS = 10
+PUBLIC_READ_TIMEOUT = 10
 
 
 class CheckFailed(Exception):
-    """A step did not work; the text says what to look at."""
+    """A step failed; the message says what to check."""
 
 
 def check_credentials() -> str:
-    """Look whether there are credentials, and whether the bucket knows them."""
+    """Check that there are credentials, and that they can access the bucket."""
     try:
         s3_client().head_bucket(Bucket=settings.s3_bucket_name)
     except (BotoCoreError, ClientError) as error:
         raise CheckFailed(
-            f"{error}. Look at S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY (or the role of "
-            "the task), S3_REGION and S3_BUCKET_NAME."
+            f"{error}. Check S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY (or the task "
+            "role), S3_REGION and S3_BUCKET_NAME."
         ) from error
-    return f"bucket {settings.s3_bucket_name} answers"
+    return f"bucket {settings.s3_bucket_name} is accessible"
 
 
 def check_put(filename: str) -> str:
-    """Store an object as an upload does."""
+    """Store a test object with the same call as an upload."""
     try:
         upload_profile_image(CONTENT, filename)
     except StorageError as error:
@@ -50,23 +50,23 @@ def check_put(filename: str) -> str:
 
 
 def check_public_read(filename: str) -> str:
-    """Fetch the object as a browser does, without credentials."""
+    """Read the test object without credentials, as a browser does."""
     url = f"{settings.media_url}/{FOLDER}/{filename}"
     try:
-        with urllib.request.urlopen(url, timeout=PUBLIC_READ_SECONDS) as response:  # noqa: S310 - the address comes from the settings, which allow http(s) alone
+        with urllib.request.urlopen(url, timeout=PUBLIC_READ_TIMEOUT) as response:  # noqa: S310 - settings allow only http(s) URLs
             content = response.read()
     except (URLError, OSError) as error:
         raise CheckFailed(
-            f"{url}: {error}. The bucket policy must allow s3:GetObject to everybody "
-            f"on {FOLDER}/*."
+            f"{url}: {error}. The bucket policy must allow public s3:GetObject on "
+            f"{FOLDER}/*."
         ) from error
     if content != CONTENT:
-        raise CheckFailed(f"{url} gives something else than was stored.")
-    return f"{url} can be read by everybody"
+        raise CheckFailed(f"{url} returns other content than was stored.")
+    return f"{url} is publicly readable"
 
 
 def check_delete(filename: str) -> str:
-    """Delete the object again."""
+    """Delete the test object."""
     try:
         delete_profile_image(filename)
     except StorageError as error:
@@ -75,7 +75,7 @@ def check_delete(filename: str) -> str:
 
 
 def run(name: str, step: Callable[[], str]) -> bool:
-    """Run one step, print how it went, and tell whether it worked."""
+    """Run a step, print its result, and return whether it succeeded."""
     try:
         print(f"ok      {name}: {step()}")
     except CheckFailed as error:
@@ -85,16 +85,16 @@ def run(name: str, step: Callable[[], str]) -> bool:
 
 
 def main() -> int:
-    """Run all steps; the exit status."""
+    """Run all steps and return the exit status."""
     if settings.s3_bucket_name is None:
-        print("S3_BUCKET_NAME is not set: pictures are kept in", settings.media_dir)
+        print("S3_BUCKET_NAME is not set: pictures are stored in", settings.media_dir)
         return 1
     filename = f"check-{uuid.uuid4().hex}.txt"
     if not run("credentials", check_credentials):
         return 1
     if not run("put", lambda: check_put(filename)):
         return 1
-    # Whatever can be read or not, what was put goes again.
+    # Always delete the test object, even if it can't be read.
     readable = run("public read", lambda: check_public_read(filename))
     deleted = run("delete", lambda: check_delete(filename))
     return 0 if readable and deleted else 1

@@ -1,4 +1,4 @@
-"""Settings of the application, read from the environment and from `.env`."""
+"""Settings, read from the environment and from `.env`."""
 
 import os
 import secrets
@@ -31,7 +31,7 @@ from sqlalchemy.exc import ArgumentError
 BASE_DIR = Path(__file__).resolve().parent
 ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 
-# A key as long as the digest, as RFC 7518 (section 3.2) asks of HMAC signatures.
+# Minimum size of an HMAC key: that of the digest (RFC 7518, section 3.2).
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
@@ -52,11 +52,11 @@ RENAMED_SETTINGS = {
     "POST_RATE": "RATE_LIMIT_POSTS_PER_USER",
     "PICTURE_DECODERS": None,
 }
-"""Names that settings had before 1.0, and the names they have now."""
+"""Names of settings before 1.0, and their names now (None: removed)."""
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
-    """Raise if the value isn't a PostgreSQL URL; the driver is asyncpg in any case."""
+    """Raise if the value isn't a PostgreSQL URL; any driver in it is ignored."""
     # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
     try:
         url = make_url(value.get_secret_value())
@@ -71,14 +71,14 @@ def check_web_url(value: str) -> str:
     """Return an HTTP(S) URL without a trailing slash; raise if it is anything else."""
     url = TypeAdapter(HttpUrl).validate_python(value)
     if url.query or url.fragment or url.username or url.password:
-        raise ValueError("must be a URL without a query, fragment or user name")
+        raise ValueError("must be a URL without a query, fragment or username")
     return str(url).rstrip("/")
 
 
 def check_origin(value: str) -> str:
     """Return an origin (RFC 6454), which is a URL without a path, or `*`."""
     if value != "*" and urlsplit(value := check_web_url(value)).path:
-        raise ValueError("must be origins such as https://app.example.com, or *")
+        raise ValueError("must be an origin such as https://app.example.com, or *")
     return value
 
 
@@ -103,9 +103,9 @@ def check_sender(value: str) -> str:
 
 
 def check_rate(value: str) -> str:
-    """Raise if `limits` can't parse the rate, or if it allows nothing at all."""
+    """Raise if `limits` can't parse the rate, or if it is zero."""
     if parse(value).amount < 1:
-        raise ValueError("must allow something, such as 10/5 minutes")
+        raise ValueError('must be at least 1, e.g. "10/5 minutes"')
     return value
 
 
@@ -130,11 +130,11 @@ CommaSeparated = BeforeValidator(split_list)
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or wrong; the text says which, and how to make it right."""
+    """A setting is missing or invalid; the message says how to fix it."""
 
 
 class Settings(BaseSettings):
-    """What an operator may set. With nothing set, all runs on this machine."""
+    """Application settings. The defaults run everything locally."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
@@ -145,100 +145,101 @@ class Settings(BaseSettings):
     )
 
     database_url: Annotated[SecretStr, AfterValidator(check_database_url)] | None = None
-    """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it means
-    production. Unset: an embedded PostgreSQL under `var/postgres`."""
+    """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it turns
+    on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
     secret_key: SecretStr | None = None
-    """Signs access tokens, at least 32 bytes. Unset: created in `var/secret_key`."""
+    """Key that signs access tokens, at least 32 bytes. Required in production. Unset:
+    a random key in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    """Signature of the access tokens; no other is accepted."""
+    """Algorithm that signs access tokens; tokens with another one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
-    """How long a login lasts, in minutes."""
+    """Lifetime of access tokens, in minutes."""
 
     argon2_time_cost: int = Field(default=3, ge=1, le=100)
-    """Passes over the memory for one password hash."""
+    """Passes over the memory per password hash."""
     argon2_memory_cost: int = Field(default=65_536, ge=8, le=4_194_304)
-    """Memory for one password hash, in KiB."""
+    """Memory per password hash, in KiB."""
     argon2_parallelism: int = Field(default=4, ge=1, le=64)
-    """Threads for one password hash."""
+    """Threads per password hash."""
 
     s3_bucket_name: str | None = None
-    """Bucket of the profile pictures. Unset: files under `var/media`."""
+    """Bucket for profile pictures. Unset: files under `var/media`."""
     s3_region: str = "us-east-1"
     """Region of the bucket."""
     s3_access_key_id: SecretStr | None = None
-    """Unset: the credentials of the environment, on ECS those of the task role."""
+    """Access key ID. Unset: AWS's default credentials, such as the ECS task role."""
     s3_secret_access_key: SecretStr | None = None
-    """Goes with `S3_ACCESS_KEY_ID`."""
+    """Secret access key; must be set together with `S3_ACCESS_KEY_ID`."""
     s3_endpoint_url: WebUrl | None = None
-    """An S3-compatible service (MinIO, LocalStack) instead of AWS."""
+    """URL of an S3-compatible service (MinIO, LocalStack). Unset: AWS."""
     s3_public_url: WebUrl | None = None
-    """Where browsers get the pictures from when that is not the bucket: a CDN."""
+    """Base URL of the pictures, such as that of a CDN. Unset: the bucket's URL."""
 
     mail_server: str | None = None
-    """Host of the SMTP server. Unset: each mail becomes a file in `var/outbox`."""
+    """Host of the SMTP server. Unset: emails are written to `var/outbox`."""
     mail_port: int = Field(default=587, ge=1, le=65_535)
-    """Port of the SMTP server; with `MAIL_USE_TLS` on 465 TLS begins at once."""
+    """Port of the SMTP server; 465 with `MAIL_USE_TLS` uses implicit TLS."""
     mail_username: str | None = None
-    """Name for the SMTP login. Unset: no login."""
+    """SMTP username. Unset: no authentication."""
     mail_password: SecretStr | None = None
-    """Password for the SMTP login."""
+    """SMTP password."""
     mail_from: Annotated[str, AfterValidator(check_sender)] = "noreply@localhost"
-    """Sender of every mail."""
+    """Sender of all emails."""
     mail_use_tls: bool = False
-    """True demands encryption; false takes STARTTLS where the server offers it."""
+    """True requires TLS; false uses STARTTLS if the server offers it."""
 
     frontend_url: WebUrl | None = None
-    """URL of the site as its readers know it, for links in emails. Required in
+    """Public URL of the site, for links in emails, feeds and sitemaps. Required in
     production. Unset: the host and port of the development server."""
 
     posts_per_page: int = Field(default=10, ge=1, le=100)
-    """Posts on a page, and on a page of the API that names no `limit`."""
+    """Posts per page, and the default `limit` of the API."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
-    """Largest picture accepted, in bytes."""
+    """Maximum size of a profile picture, in bytes (5 MiB)."""
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
-    """How long the link for a new password works, in minutes."""
+    """Lifetime of password reset links, in minutes."""
 
     trusted_proxy_hops: int | None = Field(default=None, ge=0, le=10)
-    """Number of trusted proxies in front. Unset: 1 in production, otherwise 0."""
+    """Number of your proxies in front of the app. Unset: 1 in production, else 0."""
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, CommaSeparated] = ()
-    """Origins whose scripts may use the API, comma-separated; `*` for all."""
+    """Origins whose scripts may use the API, comma-separated; `*` allows all."""
     allowed_hosts: Annotated[tuple[Host, ...], NoDecode, CommaSeparated] = ()
-    """Hosts that the site is served at, comma-separated; `*.example.com` for all
-    subdomains, `*` for any host. Unset: that of `FRONTEND_URL` and local ones."""
+    """Hosts that serve the site, comma-separated; `*.example.com` matches subdomains,
+    `*` any host. Unset: that of `FRONTEND_URL`, `localhost`, `127.0.0.1`, `[::1]`."""
 
     rate_limit_enabled: bool = True
     """False turns off all rate limits."""
     redis_url: Annotated[SecretStr, AfterValidator(check_redis_url)] | None = None
-    """Redis, as `redis://:password@host:6379/0`, where several processes count
-    together. Unset or unavailable: each process counts in its own memory."""
+    """Redis for counters that processes share, `redis://:password@host:6379/0`. Unset
+    or unavailable: each process counts in its own memory."""
 
     rate_limit_default: Rate = "30000/5 minutes"
-    """Requests of any kind from one client IP."""
+    """Requests per client IP."""
     rate_limit_concurrent_requests: int = Field(default=100, ge=1)
-    """Requests of one client IP in progress at the same time, in each process."""
+    """Concurrent requests per client IP, in each process."""
     rate_limit_login_per_account_and_ip: Rate = "10/5 minutes"
-    """Failed logins to one account from one client IP."""
+    """Failed logins per account and client IP."""
     rate_limit_login_per_account: Rate = "100/hour"
-    """Failed logins to one account, from all client IPs that never logged in to it
-    together, and from each of the others."""
+    """Failed logins per account, from all client IPs together. The same limit applies
+    separately to each client IP that the user logged in from in the last 30 days."""
     rate_limit_login_per_ip: Rate = "100/5 minutes"
-    """Failed logins from one client IP."""
+    """Failed logins per client IP."""
     rate_limit_sign_up_per_ip: Rate = "100/hour"
-    """New accounts from one client IP."""
+    """New accounts per client IP."""
     rate_limit_password_per_user: Rate = "10/10 minutes"  # noqa: S105 -- not a password
-    """Wrong current passwords of one user who changes it."""
+    """Wrong current passwords per user, when changing the password."""
     rate_limit_reset_per_ip: Rate = "100/hour"
-    """Requests for a password reset from one client IP."""
+    """Password reset requests per client IP."""
     rate_limit_emails_per_account: Rate = "5/day"
-    """Password reset emails to one account, and notifications to one email address."""
+    """Password reset emails per account, and notifications per email address."""
     rate_limit_uploads_per_user: Rate = "30/30 minutes"
-    """Pictures uploaded by one user."""
+    """Profile picture uploads per user."""
     rate_limit_posts_per_user: Rate = "30/5 minutes"
-    """New posts of one user."""
+    """New posts per user."""
 
     var_dir: Path = BASE_DIR / "var"
-    """Directory of the local data: database, pictures, outbox, secret key."""
+    """Directory for local data: database, pictures, outbox, secret key."""
 
     _server_url: str = "http://127.0.0.1:8000"
 
@@ -254,7 +255,7 @@ class Settings(BaseSettings):
             raise ValueError(f"SECRET_KEY: {text}")
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
-                "S3_ACCESS_KEY_ID: goes with S3_SECRET_ACCESS_KEY; set both or neither"
+                "S3_ACCESS_KEY_ID: must be set together with S3_SECRET_ACCESS_KEY"
             )
         # Argon2 needs 8 KiB per lane (RFC 9106, section 3.1).
         if self.argon2_memory_cost < 8 * self.argon2_parallelism:
@@ -270,11 +271,11 @@ class Settings(BaseSettings):
 
     @property
     def database_dsn(self) -> str | None:
-        """The database for the driver, or None when it is the embedded one."""
+        """The URL to pass to asyncpg, or None for the embedded database."""
         if self.database_url is None:
             return None
         url = make_url(self.database_url.get_secret_value())
-        # SQLAlchemy calls it `ssl`; libpq and managed databases call it `sslmode`.
+        # SQLAlchemy URLs use `ssl`, but asyncpg expects libpq's `sslmode`.
         if mode := url.query.get("ssl"):
             url = url.difference_update_query(["ssl"])
             url = url.update_query_dict({"sslmode": mode})
@@ -283,17 +284,17 @@ class Settings(BaseSettings):
 
     @property
     def site_url(self) -> str:
-        """Start of every absolute URL, without a slash at the end."""
+        """Base of all absolute URLs, without a trailing slash."""
         return self.frontend_url or self._server_url
 
     def set_server_address(self, host: str, port: int) -> None:
-        """Use the address of the development server until `FRONTEND_URL` is set."""
+        """Set the site URL for a development server, where `FRONTEND_URL` is unset."""
         host = f"[{host}]" if ":" in host else host
         self._server_url = f"http://{host}:{port}"
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
-        """The hosts that the site is served at; `*` stands for any."""
+        """Hosts that serve the site; `*` matches any."""
         if self.allowed_hosts or self.frontend_url is None:
             return self.allowed_hosts or ("*",)
         return (HttpUrl(self.frontend_url).host or "", *LOCAL_HOSTS)
@@ -302,25 +303,25 @@ class Settings(BaseSettings):
         """Raise `ConfigurationError` in production if `FRONTEND_URL` is missing."""
         if self.is_production and self.frontend_url is None:
             raise ConfigurationError(
-                "Configuration error: FRONTEND_URL: is missing; set it to the address "
-                "of the site as its readers know it, such as https://blog.example.com"
+                "Configuration error: FRONTEND_URL: is missing; set it to the public "
+                "URL of the site, such as https://blog.example.com"
             )
 
     @property
     def proxy_hops(self) -> int:
-        """Number of trusted proxies in front."""
+        """Number of trusted proxies in front of the app."""
         if self.trusted_proxy_hops is None:
             return int(self.is_production)
         return self.trusted_proxy_hops
 
     @property
     def media_dir(self) -> Path:
-        """Where pictures go when there is no bucket."""
+        """Directory for pictures if no S3 bucket is set."""
         return self.var_dir / "media"
 
     @property
     def media_url(self) -> str:
-        """What comes before `/profile_pics/<file>` in the address of a picture."""
+        """The part of a picture's URL or path before `/profile_pics/<file>`."""
         if self.s3_bucket_name is None:
             return "/media"
         if self.s3_public_url is not None:
@@ -331,26 +332,26 @@ class Settings(BaseSettings):
 
     @property
     def outbox_dir(self) -> Path:
-        """Where mails go when there is no SMTP server."""
+        """Directory for emails if no SMTP server is set."""
         return self.var_dir / "outbox"
 
     @cached_property
     def signing_key(self) -> str:
-        """The key that signs access tokens; a local one is created if none is set."""
+        """The key that signs access tokens; created on first use if unset."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
         return load_or_create_secret_key(self.var_dir / "secret_key")
 
 
 def load_or_create_secret_key(path: Path) -> str:
-    """The random key kept at `path` with mode 0600, made when there is none."""
+    """Return the key in a file; create the file with a random key and mode 0600."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
-        # A link fails where a rename would replace: of two processes that start at
-        # once both read the key of the first.
+        # Unlike a rename, a link fails if the file exists: if two processes start at
+        # the same time, both read the key of the first.
         with suppress(FileExistsError):
             os.link(draft, path)
         Path(draft).unlink()
@@ -358,7 +359,7 @@ def load_or_create_secret_key(path: Path) -> str:
 
 
 def format_errors(error: ValidationError) -> str:
-    """Return one line that names the invalid settings, without their values."""
+    """Describe invalid settings in one line, without their values."""
     messages = []
     for item in error.errors(include_input=False, include_url=False):
         text = item["msg"].removeprefix("Value error, ")
@@ -369,7 +370,7 @@ def format_errors(error: ValidationError) -> str:
 
 
 def load_settings() -> Settings:
-    """Read the settings; exit with one line if any of them is invalid."""
+    """Load the settings; exit with a one-line message if any is invalid."""
     try:
         return Settings()
     except ValidationError as error:
@@ -377,7 +378,7 @@ def load_settings() -> Settings:
 
 
 def renamed_settings() -> list[str]:
-    """Return a warning for each setting in use that has a new name or is gone."""
+    """Return a warning for each setting in use that was renamed or removed."""
     used = {name.upper() for name, value in os.environ.items() if value}
     used |= {name.upper() for name, value in dotenv_values(ENV_FILE).items() if value}
     return [

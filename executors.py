@@ -1,4 +1,4 @@
-"""Threads for work that blocks or burns processor time: so much of it and no more."""
+"""Bounded thread pools for blocking and CPU-bound work."""
 
 import asyncio
 import os
@@ -12,44 +12,42 @@ Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
-    """As much work is waiting already as may wait."""
+    """The queue of an executor is full."""
 
 
 class BoundedExecutor:
-    """Threads of one kind of work, which takes neither the event loop nor others'."""
+    """A thread pool with a bounded queue, which rejects work instead of delaying it."""
 
     def __init__(
-        self, name: str, *, threads: int, waiting: int, niceness: int = 0
+        self, name: str, *, max_workers: int, max_queue: int, niceness: int = 0
     ) -> None:
-        """Name the threads; none is started before it is needed.
+        """Create the pool; threads start when they are first needed.
 
         Args:
-            name: What the threads are called.
-            threads: How much is done at once.
-            waiting: How much may wait beside that.
-            niceness: How far they stand back for the rest of the process, 0 to 19, on
-                systems where a thread can (Linux).
+            name: Prefix of the thread names.
+            max_workers: Maximum number of threads.
+            max_queue: Maximum number of calls that wait for a thread.
+            niceness: Value added to the niceness of the threads, 0 to 19 (Linux only).
         """
         self._name = name
         self._niceness = niceness
-        self._executor = ThreadPoolExecutor(threads, name, self._stand_back)
-        self._places = threading.BoundedSemaphore(threads + waiting)
+        self._executor = ThreadPoolExecutor(max_workers, name, self._set_niceness)
+        self._slots = threading.BoundedSemaphore(max_workers + max_queue)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a function in one of the threads.
+        """Call a function in one of the threads and return its result.
 
         Raises:
-            QueueFull: Too much is waiting; the function is not called.
+            QueueFull: The queue is full; the function isn't called.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise QueueFull(self._name)
-        job = self._executor.submit(function, *arguments)
-        # When the job is done and not when its caller is, who may have gone: its thread
-        # goes on all the same.
-        job.add_done_callback(lambda _job: self._places.release())
-        return await asyncio.wrap_future(job)
+        future = self._executor.submit(function, *arguments)
+        # Not when this coroutine ends: it can be canceled, but the thread continues.
+        future.add_done_callback(lambda _future: self._slots.release())
+        return await asyncio.wrap_future(future)
 
-    def _stand_back(self) -> None:
-        # Elsewhere it would be the whole process that stands back.
+    def _set_niceness(self) -> None:
+        # On other systems this would affect the whole process.
         if self._niceness and sys.platform == "linux":
             os.nice(self._niceness)

@@ -1,7 +1,7 @@
-"""Turn the picture on standard input into an avatar on standard output.
+"""Convert a picture on standard input into an avatar on standard output.
 
-`image_utils` runs this file in a process of its own for each upload, so that no file
-takes more time or memory than the limits below, or any memory of the server.
+`image_utils` runs this file in a separate process for each upload, so that no picture
+can take more time or memory than the limits below, or any memory of the server.
 """
 
 import os
@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 MAX_JPEG_PIXELS = 50_000_000
 MAX_PIXELS = 20_000_000
 AVATAR_SIZE = (300, 300)
-QUALITY = 85
+JPEG_QUALITY = 85
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
     limit_process()
     try:
         avatar = make_avatar(sys.stdin.buffer.read())
-    # Damaged files make Pillow raise whatever their parsing runs into (OSError,
-    # SyntaxError, struct.error, IndexError, zlib.error, ...), large ones MemoryError.
+    # Damaged files make Pillow raise all kinds of errors (OSError, SyntaxError,
+    # struct.error, IndexError, zlib.error, ...), and large ones MemoryError.
     except Exception as exc:  # noqa: BLE001
         sys.stderr.write(f"{type(exc).__name__}: {exc}")
         sys.exit(os.EX_DATAERR)
@@ -38,12 +38,12 @@ def main() -> None:
 
 
 def limit_process() -> None:
-    """Limit the CPU time and the memory of this process, and let others go first."""
+    """Limit the CPU time and memory of this process, and lower its priority."""
     os.nice(NICENESS)
     limits = {
         resource.RLIMIT_CPU: MAX_CPU_SECONDS,
         resource.RLIMIT_AS: MAX_MEMORY_BYTES,
-        # The signal that ends a process over its CPU time would write a core dump.
+        # SIGXCPU, which ends a process over its CPU limit, would write a core dump.
         resource.RLIMIT_CORE: 0,
     }
     for limit, value in limits.items():
@@ -56,13 +56,13 @@ def make_avatar(content: bytes) -> bytes:
     """Return the center of a picture as a JPEG: upright, on white, without metadata."""
     square, orientation = read_square(content)
     avatar = to_resizable_mode(square).resize(AVATAR_SIZE, Image.Resampling.LANCZOS)
-    # A new image: Pillow would save the comment of the old one again.
+    # A new image, because Pillow would also save the comment of the old one.
     canvas = Image.new("RGB", AVATAR_SIZE, "white")
     canvas.paste(avatar, mask=avatar if avatar.has_transparency_data else None)
     canvas.getexif()[ExifTags.Base.Orientation] = orientation
     output = BytesIO()
     upright = ImageOps.exif_transpose(canvas)
-    upright.save(output, "JPEG", quality=QUALITY, optimize=True)
+    upright.save(output, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return output.getvalue()
 
 
@@ -70,20 +70,20 @@ def read_square(content: bytes) -> tuple[Image.Image, int]:
     """Return the center of a picture and its EXIF orientation.
 
     Raises:
-        ValueError: It has too many pixels. Pillow raises anything else.
+        ValueError: It has too many pixels. Pillow raises many other errors.
     """
     with Image.open(BytesIO(content), formats=FORMATS) as image:
         pixels = image.width * image.height
         is_jpeg = image.format in {"JPEG", "MPO"}
         if pixels > (MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS):
             raise ValueError(f"{image.width} x {image.height} pixels are too many")
-        # Twice the size is sharper, but needs too much memory for the largest JPEGs if
-        # they are as narrow as that.
+        # Decoding at twice the size is sharper, but takes too much memory for very
+        # large and narrow JPEGs.
         factor = 2 if pixels <= MAX_PIXELS else 1
         image.draft(None, (factor * AVATAR_SIZE[0], factor * AVATAR_SIZE[1]))
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Not ImageOps.fit, which copies all of a transparent picture.
+        # ImageOps.fit would copy the whole picture if it is transparent.
         square = image.crop((left, top, left + side, top + side))
         return square, get_orientation(image)
 

@@ -1,4 +1,4 @@
-"""Profile pictures: process an upload, store it, delete it."""
+"""Process, store and delete profile pictures."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from config import BASE_DIR, Settings, settings
 
 DECODER = (sys.executable, "-W", "ignore", str(BASE_DIR / "image_decoder.py"))
-# How long a picture may take on a busy machine. Its CPU time has a limit of its own.
+# Includes waiting for a busy machine; image_decoder.py limits the CPU time.
 DECODE_TIMEOUT = 15.0
-# How the decoder ends if a picture is invalid, takes too much CPU time, or makes one of
-# Pillow's libraries crash.
+# Exit statuses of the decoder for a picture that is invalid, takes too much CPU time,
+# or crashes one of Pillow's libraries.
 INVALID_IMAGE_STATUSES = {
     os.EX_DATAERR,
     -signal.SIGXCPU,
@@ -33,12 +33,12 @@ INVALID_IMAGE_STATUSES = {
 }
 
 FOLDER = "profile_pics"
-# A stored picture never changes: a new one gets a new name.
+# A stored picture never changes; a new picture gets a new name.
 CACHE_CONTROL = "public, max-age=31536000, immutable"
 
 
 class InvalidImage(Exception):
-    """An upload is not a picture, is damaged, or asks for too much."""
+    """An upload is not a picture, is damaged, or exceeds the decoder's limits."""
 
 
 class StorageError(Exception):
@@ -46,18 +46,18 @@ class StorageError(Exception):
 
 
 def process_profile_image(content: bytes) -> tuple[bytes, str]:
-    """Turn an uploaded JPEG, PNG, GIF or WebP into an avatar.
+    """Convert an uploaded JPEG, PNG, GIF or WebP into an avatar.
 
-    Blocks until a process of its own (`image_decoder.py`) has decoded the picture.
+    Blocks until a separate process (`image_decoder.py`) has decoded the picture.
 
     Returns:
         A JPEG of 300 x 300 pixels (RGB, upright, no metadata), and `<uuid4 hex>.jpg`.
 
     Raises:
-        InvalidImage: Pillow can't read it to its end, it has too many pixels, or it
-            takes more CPU time or memory than the decoder may use.
+        InvalidImage: Pillow can't decode it, it has too many pixels, or it takes more
+            CPU time or memory than the decoder may use.
         TimeoutError: The machine is too busy to decode it.
-        OSError: The decoder could not be started, or something else ended it.
+        OSError: The decoder could not be started or ended unexpectedly.
     """
     try:
         decoder = subprocess.run(
@@ -66,7 +66,8 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
             capture_output=True,
             check=False,
             timeout=DECODE_TIMEOUT,
-            # Ctrl+C ends the server, which still waits for its last uploads.
+            # On Ctrl+C the server finishes uploads in progress, so the signal must not
+            # reach the decoder.
             start_new_session=True,
             env=_environment_without_secrets(),
         )
@@ -90,10 +91,10 @@ def _environment_without_secrets() -> dict[str, str]:
 
 
 def upload_profile_image(content: bytes, filename: str) -> None:
-    """Store an avatar where browsers find it. Blocks for some seconds at the most.
+    """Store an avatar in the S3 bucket or in `media_dir`. Blocks for a few seconds.
 
     Raises:
-        StorageError: It could not be stored, or nobody knows whether it was.
+        StorageError: Storing failed, or its outcome is unknown.
     """
     with _storage_errors():
         if settings.s3_bucket_name is None:
@@ -109,10 +110,10 @@ def upload_profile_image(content: bytes, filename: str) -> None:
 
 
 def delete_profile_image(filename: str) -> None:
-    """Delete a stored avatar; one that is not there is no error.
+    """Delete a stored avatar, if it exists.
 
     Raises:
-        StorageError: It could not be deleted, or nobody knows whether it was.
+        StorageError: Deleting failed, or its outcome is unknown.
     """
     with _storage_errors():
         if settings.s3_bucket_name is None:
@@ -139,7 +140,7 @@ def _write_file(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         draft.chmod(0o644)
-        # This is what makes it visible: nobody is served half a picture.
+        # Atomic, so that clients never get half a picture.
         draft.rename(path)
     except OSError:
         draft.unlink(missing_ok=True)
@@ -148,13 +149,13 @@ def _write_file(path: Path, content: bytes) -> None:
 
 @cache
 def s3_session() -> boto3.session.Session:
-    """What clients are made from; it has read what boto3 knows of the service."""
+    """Return the session that creates clients; it caches service definitions."""
     return boto3.session.Session()
 
 
 @cache
 def s3_client() -> Any:
-    """The client of the bucket's service; boto3 makes its type at run time."""
+    """Return the S3 client; boto3 creates its type at run time."""
     key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key
     return s3_session().client(
         "s3",
@@ -166,7 +167,7 @@ def s3_client() -> Any:
             connect_timeout=2,
             read_timeout=4,
             retries={"mode": "standard", "total_max_attempts": 2},
-            # A service under another address seldom has a name for every bucket.
+            # S3-compatible services rarely have a host name for each bucket.
             s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
         ),
     )

@@ -1,4 +1,4 @@
-"""Tables, their constraints, and the statements that pages and API share."""
+"""Tables, constraints, and the queries that pages and the API share."""
 
 import unicodedata
 from datetime import UTC, datetime
@@ -30,35 +30,35 @@ DISPLAY_TITLE_LENGTH = 60
 EXCERPT_LENGTH = 300
 IDEMPOTENCY_KEY_LENGTH = 255
 
-# One character can fold to three.
+# Case folding can turn one character into three.
 USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
 
 
 def utcnow() -> datetime:
-    """The present moment, in UTC."""
+    """Return the current time as an aware datetime in UTC."""
     return datetime.now(UTC)
 
 
 def casefold_username(username: str) -> str:
-    """What two names have in common that differ in case alone.
+    """Return the case-insensitive key of a username.
 
-    Caseless matching of the Unicode standard, definition D145, in composed form.
+    See the Unicode Standard, definition D145 (canonical caseless matching).
     """
     return unicodedata.normalize("NFC", username.casefold())
 
 
 def truncate(content: str, length: int) -> str:
-    """The beginning of a text, at most `length` characters, cut between two words."""
+    """Shorten a text to at most `length` characters, preferably between two words."""
     if len(content) <= length:
         return content
     beginning = content[: length - 1]
     words, space, _ = beginning.rpartition(" ")
-    # A text without spaces is cut where it must be.
+    # Text without spaces, such as Chinese, is cut at the limit.
     return (words.rstrip() if space else beginning) + "…"
 
 
 class User(Base):
-    """Somebody with an account."""
+    """An account."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -68,19 +68,19 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(USERNAME_LENGTH))
-    # lower() knows the letters of the database's locale, which may be only A to Z. The
-    # key knows all of Unicode. It is null in rows that were not written by this code.
+    # lower() depends on the database's locale and may convert only A to Z; this key
+    # covers all of Unicode. It is null in rows that were inserted by other code.
     username_key: Mapped[str | None] = mapped_column(
         String(USERNAME_KEY_LENGTH), unique=True
     )
     email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
     password_hash: Mapped[str] = mapped_column(String(255))
     image_file: Mapped[str | None] = mapped_column(String(255))
-    # Access tokens carry it: raising it ends all that were issued before.
+    # Access tokens contain this number; incrementing it revokes all earlier tokens.
     token_version: Mapped[int] = mapped_column(default=0, server_default="0")
 
-    # raise: a forgotten joinedload names the relationship instead of failing deep
-    # inside the driver. passive_deletes: the database deletes what hangs on a row.
+    # lazy="raise": a missing joinedload fails with the name of the relationship, not
+    # deep inside the driver. passive_deletes: the database deletes dependent rows.
     posts: Mapped[list["Post"]] = relationship(
         back_populates="author",
         cascade="all, delete-orphan",
@@ -96,20 +96,20 @@ class User(Base):
 
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
-        """Keep the key that makes names unique in step with the name."""
+        """Update the key that makes usernames unique."""
         self.username_key = casefold_username(username)
         return username
 
     @property
     def image_path(self) -> str:
-        """Where browsers find the picture; the default one when there is none."""
+        """URL or path of the profile picture, or of the default one."""
         if self.image_file is None:
             return "/static/profile_pics/default.jpg"
         return f"{settings.media_url}/profile_pics/{self.image_file}"
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
-        """The user who has this name, in whatever case."""
+        """Select the user with this username, ignoring case."""
         return select(cls).where(
             or_(
                 cls.username_key == casefold_username(username),
@@ -119,7 +119,7 @@ class User(Base):
 
     @classmethod
     def with_reset_token(cls, token_hash: str) -> Select["User"]:
-        """The user who may set a new password with the token that has this hash."""
+        """Select the user whose unexpired reset token has this hash."""
         return (
             select(cls)
             .join(cls.reset_tokens)
@@ -131,12 +131,12 @@ class User(Base):
 
     @classmethod
     def with_email(cls, email: str) -> Select["User"]:
-        """The user who has this address, given in lower case."""
+        """Select the user with this email address, which must be in lower case."""
         return select(cls).where(func.lower(cls.email) == email)
 
 
 class Post(Base):
-    """Something a user wrote; it goes when its author goes."""
+    """A blog post; it is deleted together with its author."""
 
     __tablename__ = "posts"
     __table_args__ = (
@@ -163,7 +163,7 @@ class Post(Base):
 
     @property
     def display_title(self) -> str:
-        """The title, or the first words of the content when it has none."""
+        """The title, or the first words of the content if the post is untitled."""
         return self.title or truncate(
             " ".join(self.content.lstrip()[:1000].split()), DISPLAY_TITLE_LENGTH
         )
@@ -175,11 +175,14 @@ class Post(Base):
 
     @property
     def updated_at(self) -> datetime:
-        """When its text became what it is."""
+        """Time of the last edit, or of publication if the post was never edited."""
         return self.date_updated or self.date_posted
 
     def edit(self, *, title: str | None, content: str | None) -> None:
-        """Change the texts; None leaves one as it is. The same texts are no edit."""
+        """Change title and content; None keeps the current value.
+
+        `date_updated` changes only if the title or the content does.
+        """
         title = self.title if title is None else title
         content = self.content if content is None else content
         if (title, content) != (self.title, self.content):
@@ -188,9 +191,9 @@ class Post(Base):
 
     @classmethod
     def newest_first(cls, author: "User | None" = None) -> Select["Post"]:
-        """Return all posts or an author's, newest first; ties break by id, descending.
+        """Select all posts or an author's, newest first, each with its author.
 
-        Their authors are loaded.
+        Ties break by id, descending.
         """
         statement = select(cls).options(joinedload(cls.author, innerjoin=True))
         if author is not None:
@@ -199,12 +202,12 @@ class Post(Base):
 
     @classmethod
     def older_than(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
-        """Whether a post comes, in this order, after a place in it."""
+        """Match the posts that come after this position in `newest_first`."""
         return tuple_(cls.date_posted, cls.id) < (date_posted, post_id)
 
 
 class IdempotencyKey(Base):
-    """A request to publish a post that its client may repeat.
+    """A client's key for a request to create a post, which makes retries safe.
 
     See draft-ietf-httpapi-idempotency-key-header.
     """
@@ -227,7 +230,7 @@ class IdempotencyKey(Base):
 
 
 class OrphanedPicture(Base):
-    """A note that a stored picture is to be deleted, or never got a row to name it."""
+    """A stored picture to delete unless a user still references it."""
 
     __tablename__ = "discarded_pictures"
 
@@ -237,7 +240,7 @@ class OrphanedPicture(Base):
 
 
 class PasswordResetToken(Base):
-    """Leave to set a new password once; the token itself is only in the mail."""
+    """A single-use password reset token; only its hash is stored."""
 
     __tablename__ = "password_reset_tokens"
 

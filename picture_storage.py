@@ -58,7 +58,7 @@ CLEANUP_INTERVAL = 15.0
 
 # Pictures are decoded one at a time.
 decoder = CapacityLimiter(1)
-storage = BoundedExecutor("storage", threads=16, waiting=48)
+storage = BoundedExecutor("storage", max_workers=16, max_queue=48)
 
 NEXT_ORPHAN = (
     select(OrphanedPicture)

@@ -1,4 +1,4 @@
-"""Rate limits: how often a client, an account or a user may do something."""
+"""Rate limiting by client IP, account and user."""
 
 import asyncio
 import hashlib
@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 # About 15 MB.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
-# Pause before Redis is tried again, in seconds.
-REDIS_PAUSE = 5.0
+# Seconds to count in memory before trying Redis again.
+REDIS_RETRY_DELAY = 5.0
 TRUSTED_FOR = "1/30 days"
-# The smallest network that one customer gets (RFC 6177).
+# The smallest network that a provider assigns to a customer (RFC 6177).
 IPV6_PREFIX = 64
-# TypeError and ValueError: an option in REDIS_URL that doesn't exist.
+# TypeError and ValueError: an invalid option in REDIS_URL.
 REDIS_ERRORS = (StorageError, OSError, TimeoutError, TypeError, ValueError)
 
 
 class RateLimitExceeded(HTTPException):
-    """A 429 that says how many seconds to wait."""
+    """A 429 error with `Retry-After` in seconds."""
 
     def __init__(self, retry_after: int) -> None:
         error = TOO_MANY_ATTEMPTS.exception(Retry_After=str(retry_after))
@@ -51,14 +51,14 @@ class RateLimitExceeded(HTTPException):
 
 @dataclass(frozen=True)
 class RateLimit:
-    """A rate as in the settings (`10/5 minutes`), and what it is counted by."""
+    """A rate such as `10/5 minutes`, and the identifiers that it is counted by."""
 
     rate: str
     identifiers: tuple[str, ...]
 
     @property
     def counter(self) -> tuple[RateLimitItem, str]:
-        """The parsed rate, and a key of a fixed length that reveals no identifiers."""
+        """The parsed rate, and a fixed-length key that doesn't reveal identifiers."""
         key = hashlib.sha256(json.dumps(self.identifiers).encode()).hexdigest()
         return _parse(self.rate), key[:32]
 
@@ -70,7 +70,7 @@ _parse = cache(parse)
 
 
 def client_network(ip: str) -> str:
-    """Return what one client is counted by: its IPv4 address, or its IPv6 /64."""
+    """Return the network that identifies a client: its IPv4 address or IPv6 /64."""
     try:
         address = ipaddress.ip_address(ip.partition("%")[0])
     except ValueError:
@@ -83,7 +83,7 @@ def client_network(ip: str) -> str:
 
 
 async def get_client_ip(request: Request) -> str:
-    """Return the client IP that limits count by; see `ClientIPMiddleware`."""
+    """Return the client IP (an IPv6 /64) to limit; `ClientIPMiddleware` sets it."""
     return client_network(request.scope["client"][0])
 
 
@@ -91,9 +91,9 @@ async def get_client_ip(request: Request) -> str:
 
 
 class LRUMemoryStorage(Storage):
-    """Counters in the memory of this process; the least recently used ones go first.
+    """Counters in memory; evicts the least recently used.
 
-    The library's own storage is unbounded and scans all keys at every hit.
+    The library's `MemoryStorage` is unbounded and scans all keys on every hit.
     """
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
@@ -135,7 +135,7 @@ class LRUMemoryStorage(Storage):
 
 
 class FallbackStorage:
-    """Redis if `REDIS_URL` is set and Redis responds, otherwise memory."""
+    """Redis if `REDIS_URL` is set and Redis is available, otherwise memory."""
 
     def __init__(self) -> None:
         self.memory = Limiter(LRUMemoryStorage())
@@ -147,16 +147,16 @@ class FallbackStorage:
         limit: RateLimit,
         **options: int,
     ) -> Result:
-        """Call a method of the limiter whose storage is available."""
+        """Run an operation on Redis, or in memory while Redis is unavailable."""
         url = settings.redis_url
         if url is not None and time.monotonic() >= self.retry_at:
             try:
-                # An operation may take several round trips; bound their sum.
+                # An operation can take several round trips; this bounds their sum.
                 async with asyncio.timeout(2 * REDIS_TIMEOUT):
                     limiter = _redis(url.get_secret_value())
                     return await operation(limiter, *limit.counter, **options)
             except REDIS_ERRORS as exc:
-                self.retry_at = time.monotonic() + REDIS_PAUSE
+                self.retry_at = time.monotonic() + REDIS_RETRY_DELAY
                 cause = type(exc.__cause__ or exc).__name__
                 logger.warning("Redis unavailable (%s): counting in memory", cause)
         return await operation(self.memory, *limit.counter, **options)
@@ -170,20 +170,20 @@ def _redis(url: str) -> Limiter:
         implementation="redispy",
         socket_timeout=REDIS_TIMEOUT,
         socket_connect_timeout=REDIS_TIMEOUT,
-        # No retries: counting in memory is better than waiting. The library's types
-        # leave out that options are passed to the Redis client.
+        # No retries: counting in memory is better than waiting. cast: the annotation
+        # ignores that options are passed on to the Redis client.
         retry=cast("Any", Retry(NoBackoff(), 0)),
     )
     return Limiter(storage)
 
 
 _counters = FallbackStorage()
-# A storage of their own, so that a flood of attempts doesn't evict them.
+# A separate storage, so that a flood of attempts doesn't evict trusted clients.
 _trusted_clients = FallbackStorage()
 
 
 async def reset() -> None:
-    """Clear the memory of this process, and try Redis again."""
+    """Clear all counters in memory, and try Redis again at the next request."""
     for storage in (_counters, _trusted_clients):
         await storage.memory.storage.reset()
         storage.retry_at = 0.0
@@ -193,7 +193,11 @@ async def reset() -> None:
 
 
 async def count(*limits: RateLimit) -> None:
-    """Count an event by all limits, or raise `RateLimitExceeded` and count nothing."""
+    """Count an event by all limits; if one is exceeded, count nothing and raise.
+
+    Raises:
+        RateLimitExceeded: One of the limits is exceeded.
+    """
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
             await _refund(*limits[:position])
@@ -202,10 +206,10 @@ async def count(*limits: RateLimit) -> None:
 
 @asynccontextmanager
 async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], None]]:
-    """Count an attempt before it is made, and take the count back unless it is kept.
+    """Count an attempt in advance, and refund it at the end unless it is kept.
 
-    Counting first bounds simultaneous attempts too. Only one count is taken back: what
-    others did stays counted. Yields the function that keeps the count.
+    Counting in advance also limits concurrent attempts. Yields a function that keeps
+    the count.
     """
     await count(*limits)
     to_refund = list(limits)
@@ -238,9 +242,9 @@ async def _seconds_left(limit: RateLimit) -> int:
 async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]]:
     """Count a login before the password is verified; trust the client if it succeeds.
 
-    A client that the user has logged in from before has a limit of its own, so that
-    attacks from elsewhere, or on other accounts from there, don't lock the user out.
-    Yields the function to call when the password is wrong, before raising.
+    A client that the user has logged in from before has a separate limit, so that
+    attacks from other clients, or on other accounts, don't lock the user out.
+    Yields a function to call if the password is wrong, before raising.
     """
     if await is_trusted_client(email, ip):
         limits = [_trusted_client_limit(email, ip)]
@@ -256,18 +260,18 @@ async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]
 
 
 async def is_trusted_client(email: str, ip: str) -> bool:
-    """Return whether the user has logged in from this IP within the last 30 days."""
+    """Return whether the user logged in from this IP in the last 30 days."""
     return not await _trusted_clients.run(Limiter.test, _trust(email, ip))
 
 
 async def trust_client(email: str, ip: str) -> None:
-    """Trust a client for 30 days from now on."""
+    """Trust a client for the next 30 days."""
     await _trusted_clients.run(Limiter.clear, _trust(email, ip))
     await _trusted_clients.run(Limiter.hit, _trust(email, ip))
 
 
 async def clear_failed_logins(email: str, ip: str) -> None:
-    """Delete the counters of one client's failed logins to one account."""
+    """Reset the counters of a client's failed logins to an account."""
     await _counters.run(Limiter.clear, _account_and_ip_limit(email, ip))
     await _counters.run(Limiter.clear, _trusted_client_limit(email, ip))
 
@@ -278,8 +282,8 @@ def _account_and_ip_limit(email: str, ip: str) -> RateLimit:
 
 
 def _trusted_client_limit(email: str, ip: str) -> RateLimit:
-    # As many as all others together: enough for the user, and no more for an attacker
-    # who shares the user's IP.
+    # The limit of all other clients together: enough for the user, and no more than
+    # they have for an attacker who shares the user's IP.
     rate = settings.rate_limit_login_per_account
     return RateLimit(rate, ("login trusted", email, ip))
 

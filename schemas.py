@@ -1,4 +1,4 @@
-"""What enters and leaves the API."""
+"""Request and response models of the API."""
 
 import re
 import unicodedata
@@ -25,62 +25,63 @@ PASSWORD_MAX_LENGTH = 128
 
 ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
-# So many characters at the most become one (Unicode Standard Annex 15, table 6).
-MOST_COMPOSED = 4
+# NFC turns at most this many characters into one (Unicode Annex 15, table 6).
+MAX_COMPOSITION = 4
+# PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# Without these two some languages, and emoji of more than one part, cannot be written.
+# Several languages need these two, and so do emoji that consist of others.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # Control, format, line and paragraph separator, private use, surrogate.
-NAMELESS_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
+INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 
 
-def compose(value: Any) -> Any:
-    """Trim a text and bring it into Unicode's composed form (NFC).
+def normalize_nfc(value: Any) -> Any:
+    """Trim a string and normalize it to NFC.
 
-    One that is too long in any form stays as it is: to sort the marks of a megabyte
-    takes minutes.
+    A string that is too long in every form is only trimmed: normalizing a megabyte of
+    combining marks takes minutes.
     """
     if type(value) is not str:
         return value
     trimmed = value.strip()
-    if len(trimmed) > MOST_COMPOSED * USERNAME_LENGTH:
+    if len(trimmed) > MAX_COMPOSITION * USERNAME_LENGTH:
         return trimmed
     return unicodedata.normalize("NFC", trimmed)
 
 
-def refuse_unstorable(value: str) -> str:
-    """Refuse what PostgreSQL cannot store: NUL, and what UTF-8 has no bytes for."""
+def validate_storable(value: str) -> str:
+    """Reject NUL and surrogate characters."""
     if UNSTORABLE.search(value):
         raise ValueError("must not contain NUL or surrogate characters")
     return value
 
 
-def refuse_invisible(value: str) -> str:
-    """Refuse characters that nobody sees, or that turn the text around them."""
+def validate_visible(value: str) -> str:
+    """Reject characters that are invisible or change the direction of the text."""
     for character in value:
         if (
-            unicodedata.category(character) in NAMELESS_CATEGORIES
+            unicodedata.category(character) in INVISIBLE_CATEGORIES
             and character not in ZERO_WIDTH_JOINERS
         ):
             raise ValueError("must not contain control or invisible characters")
     return value
 
 
-def refuse_blank(value: str) -> str:
-    """Refuse a text of nothing but white space."""
+def validate_not_blank(value: str) -> str:
+    """Reject a string that consists of whitespace only."""
     if not value.strip():
-        raise ValueError("must not be only white space")
+        raise ValueError("must not be blank")
     return value
 
 
 def normalize_email(value: str) -> str:
-    """An address in lower case and normal form, as it is stored.
+    """Return an email address in the form in which it is stored: NFC, lower case.
 
     Raises:
-        ValueError: It is none (RFC 5321 and 6531, by email-validator).
+        ValueError: It is invalid (RFC 5321 and 6531) or too long.
     """
-    # Before the library composes it: see `compose`.
-    if len(value) > MOST_COMPOSED * EMAIL_LENGTH:
+    # Checked before the library normalizes it, for the reason given in `normalize_nfc`.
+    if len(value) > MAX_COMPOSITION * EMAIL_LENGTH:
         raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
     try:
         address = validate_email(value, check_deliverability=False).normalized.lower()
@@ -92,34 +93,34 @@ def normalize_email(value: str) -> str:
 
 
 def parse_id(text: str) -> int:
-    """An id from a path; Pydantic would also take `1.0`, `1_0` and white space.
+    """Convert an id in a path; Pydantic would also accept `1.0`, `1_0` and whitespace.
 
     Raises:
-        PydanticCustomError: It is no integer.
+        PydanticCustomError: It isn't an integer.
     """
     if not INTEGER.fullmatch(text):
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
-    # Python refuses to read thousands of digits, which no row's id has.
+    # int() raises ValueError for more than 4,300 digits.
     return int(text) if len(text) <= ID_DIGITS else MAX_ID + 1
 
 
-# Bounds are for the document only: what is outside them is not found.
+# The bounds appear in the OpenAPI document only: an id outside them gets a 404.
 RowId = Annotated[
     int,
     BeforeValidator(parse_id),
     Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
 ]
 
-Storable = AfterValidator(refuse_unstorable)
+Storable = AfterValidator(validate_storable)
 
-# What is compared and not stored need not be short; a whole body is no longer.
+# For values that are compared but not stored; the body limit is the same.
 AnyText = Annotated[str, StringConstraints(max_length=1024 * 1024), Storable]
 Password = Annotated[AnyText, Field(examples=["three random words"])]
 Username = Annotated[
     str,
     StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
-    BeforeValidator(compose),
-    AfterValidator(refuse_invisible),
+    BeforeValidator(normalize_nfc),
+    AfterValidator(validate_visible),
     Field(examples=["Ada"]),
 ]
 Email = Annotated[
@@ -143,69 +144,69 @@ Title = Annotated[
 Content = Annotated[
     str,
     StringConstraints(min_length=1, max_length=CONTENT_LENGTH),
-    AfterValidator(refuse_blank),
+    AfterValidator(validate_not_blank),
     Storable,
     Field(examples=["It works.\n\nMore tomorrow."]),
 ]
 
 
 class Schema(BaseModel):
-    """Base of all schemas: reads ORM objects, takes descriptions from docstrings."""
+    """Base class of all schemas: reads ORM objects, documents fields by docstrings."""
 
     model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
 
 class UserCreate(Schema):
-    """What it takes to sign up."""
+    """Sign-up request."""
 
     username: Username
-    """1 to 50 characters; unique without regard to case."""
+    """1 to 50 characters; unique regardless of case."""
     email: Email
     """At most 120 characters; stored in lower case."""
     password: NewPassword
-    """8 to 128 characters; white space counts."""
+    """8 to 128 characters, including whitespace."""
 
 
 class UserUpdate(Schema):
-    """What users may change of themselves; absent or null changes nothing."""
+    """Fields of your own account to update; absent or null leaves a field unchanged."""
 
     username: Username | None = None
-    """1 to 50 characters; unique without regard to case."""
+    """1 to 50 characters; unique regardless of case."""
     email: Email | None = None
     """At most 120 characters; stored in lower case."""
 
 
 class UserPublicResponse(Schema):
-    """What everybody may know of a user."""
+    """Public profile."""
 
     id: int
-    """Number of the account; it never changes."""
+    """User id; never changes."""
     username: str
-    """The name that stands under posts; it can change."""
+    """Display name; can change."""
     image_file: str | None
-    """Name of the stored picture; null when there is none."""
+    """File name of the profile picture; null if the user has none."""
     image_path: str
-    """Address of the picture, of the default one when there is none."""
+    """URL or path of the profile picture, or of the default one."""
 
 
 class UserPrivateResponse(UserPublicResponse):
-    """What users may know of themselves."""
+    """Profile of the current user, including private fields."""
 
     email: str
-    """Where mail goes to, and what one logs in with."""
+    """Email address, also used to log in."""
 
 
 class LoginForm(Schema):
-    """The password grant of OAuth 2 (RFC 6749, section 4.3), sent as a form."""
+    """OAuth 2.0 password grant (RFC 6749, section 4.3), sent as a form."""
 
     username: Annotated[AnyText, Field(examples=["ada@example.com"])]
-    """The email address."""
+    """Email address of the account."""
     password: Password
-    """The password of the account."""
+    """Password of the account."""
     grant_type: Literal["password"] = "password"
-    """What RFC 6749 calls this way to log in; the only one there is."""
+    """OAuth 2.0 grant type; only `password` is supported."""
     scope: AnyText = ""
-    """Ignored: every token allows all that its user may do."""
+    """Ignored; every token grants full access to the account."""
     client_id: AnyText | None = None
     """Ignored."""
     client_secret: AnyText | None = None
@@ -213,12 +214,12 @@ class LoginForm(Schema):
 
 
 class Token(Schema):
-    """Proof of a login; send it as `Authorization: Bearer <access_token>`."""
+    """Access token; send it as `Authorization: Bearer <access_token>`."""
 
     access_token: str
-    """A JSON Web Token (RFC 7519) that ends by itself, and with the password."""
+    """JSON Web Token (RFC 7519); a password change revokes it before it expires."""
     token_type: Literal["bearer"] = "bearer"
-    """How to send it (RFC 6750)."""
+    """Token type (RFC 6750)."""
 
 
 class PostCreate(Schema):
@@ -227,103 +228,103 @@ class PostCreate(Schema):
     title: Title | None = None
     """At most 100 characters; absent, null or empty means untitled."""
     content: Content
-    """1 to 100,000 characters, not only white space."""
+    """1 to 100,000 characters; must not be blank."""
 
 
 class PostReplace(PostCreate):
-    """A whole post in place of another: both keys must be there."""
+    """Full replacement of a post; both fields are required."""
 
     title: Title | None
     """At most 100 characters; null or empty means untitled."""
 
 
 class PostUpdate(Schema):
-    """What an author may change; a key that is absent or null changes nothing."""
+    """Fields of a post to update; absent or null leaves a field unchanged."""
 
     title: Title | None = None
     """At most 100 characters; empty means untitled."""
     content: Content | None = None
-    """1 to 100,000 characters, not only white space."""
+    """1 to 100,000 characters; must not be blank."""
 
 
 class PostResponse(Schema):
-    """A post and who wrote it."""
+    """A post with its author."""
 
     id: int
-    """Number of the post; it never changes."""
+    """Post id; never changes."""
     title: str
-    """Empty when the post is untitled."""
+    """Title; empty if the post is untitled."""
     content: str
-    """Plain text; its spaces and line breaks are meant to be seen."""
+    """Plain text; preserve whitespace and line breaks when displaying it."""
     user_id: int
-    """The `id` of the author."""
+    """User id of the author."""
     date_posted: datetime
-    """When it was posted, in UTC."""
+    """Time of publication, in UTC."""
     date_updated: datetime | None
-    """When its text was edited last, in UTC; null when it never was."""
+    """Time of the last edit, in UTC; null if the post was never edited."""
     author: UserPublicResponse
-    """Who wrote it."""
+    """Public profile of the author."""
     display_title: str
-    """The title, or the first words of the content when it has none."""
+    """The title, or the first words of the content if the post is untitled."""
     excerpt: str
-    """The beginning of the content, at most 300 characters."""
+    """Beginning of the content, at most 300 characters."""
 
 
 class PaginatedPostsResponse(Schema):
-    """A part of a list of posts."""
+    """One page of a list of posts."""
 
     posts: list[PostResponse]
-    """The posts of this part, in order."""
+    """Posts on this page, newest first."""
     total: int
-    """How many posts the whole list has."""
+    """Number of posts in the whole list."""
     skip: int
-    """How many posts of the list come before these; with a cursor, came before it."""
+    """Offset of the first post; with a cursor, its offset when the cursor was made."""
     limit: int
-    """How many posts were asked for."""
+    """Maximum number of posts per page."""
     has_more: bool
-    """Whether posts follow."""
+    """True if there are more posts after this page."""
     next_cursor: str | None
-    """Where the list goes on, to be sent as `cursor`; null at its end."""
+    """Cursor of the next page; null on the last page."""
 
 
 class ForgotPasswordRequest(Schema):
-    """Whose password is forgotten."""
+    """Password reset request."""
 
     email: Email
-    """The address of the account."""
+    """Email address of the account."""
 
 
 class ResetPasswordRequest(Schema):
-    """A new password, and the token from the mail that allows it."""
+    """New password, with the token from the password reset email."""
 
     token: Annotated[AnyText, Field(examples=["the part after token="])]
-    """What comes after `token=` in the link of the mail."""
+    """The part of the link in the email that follows `token=`."""
     new_password: NewPassword
-    """8 to 128 characters; white space counts."""
+    """8 to 128 characters, including whitespace."""
 
 
 class ChangePasswordRequest(Schema):
-    """A new password, and the one that it replaces."""
+    """Current and new password."""
 
     current_password: Password
-    """The password that one has logged in with."""
+    """Current password of the account."""
     new_password: NewPassword
-    """8 to 128 characters; white space counts."""
+    """8 to 128 characters, including whitespace."""
 
 
 class MessageResponse(Schema):
-    """That it worked, in words."""
+    """A message for the user."""
 
     message: str
-    """One sentence for people."""
+    """Message to display."""
 
 
 class PasswordChangedResponse(Token, MessageResponse):
-    """That it worked, and a token in place of the one that has just ended."""
+    """A message, and a token that replaces the ones just revoked."""
 
 
 class HealthResponse(Schema):
-    """That the application reaches its database."""
+    """Health of the app and its database."""
 
     status: Literal["healthy"] = "healthy"
-    """Always this; what is not healthy answers 503."""
+    """Always `healthy`; otherwise the response is a 503."""

@@ -1,4 +1,4 @@
-"""Files for browsers: their addresses, and how long they may be kept."""
+"""Static files: versioned paths, caching headers and module preloads."""
 
 import hashlib
 import mimetypes
@@ -19,7 +19,7 @@ VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
 SHORT_CACHE_CONTROL = "public, max-age=3600"
 STATIC_IMPORT = re.compile(r'^(?:import|export) [^"]*"(\.[^"]+)";$', re.MULTILINE)
 
-# Not every system's list knows them, and browsers insist on the right ones.
+# Some systems lack these types, and browsers reject scripts with a wrong one.
 mimetypes.add_type("application/manifest+json", ".webmanifest")
 mimetypes.add_type("text/javascript", ".js")
 
@@ -27,16 +27,16 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 def static_version() -> str:
-    """The hash of all files under `static/`; it comes first in their paths.
+    """Return the hash of all files under `static/`, which their paths begin with.
 
-    One for all, because scripts name each other by relative paths.
+    All files share one hash, because scripts import each other by relative paths.
     """
-    # In production the files do not change while the application runs.
+    # In production the files don't change while the app runs.
     return _content_hash(None if settings.is_production else _signature())
 
 
 def _signature() -> Signature:
-    """Names, times and sizes: what is cheap to look at and changes with the content."""
+    """Return the names, times and sizes of all files, as a cheap hash of them."""
     return tuple(
         (str(file), (found := file.stat()).st_mtime_ns, found.st_size)
         for file in sorted(STATIC_DIR.rglob("*"))
@@ -54,10 +54,10 @@ def _content_hash(_signature: Signature | None) -> str:
 
 
 def modulepreloads(*names: str) -> list[str]:
-    """Paths under `static/` of these scripts and of all that they import in their turn.
+    """Return the paths under `static/` of these modules and of all that they import.
 
-    A page that names them gets them at once; otherwise the browser finds each only
-    after it has read the one before.
+    A page preloads them in parallel; otherwise a browser would discover each module
+    only after it has loaded the one that imports it.
     """
     return _module_graph(static_version(), names)
 
@@ -65,7 +65,7 @@ def modulepreloads(*names: str) -> list[str]:
 @lru_cache(maxsize=32)
 def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
     found = [f"js/{name}.js" for name in names]
-    for script in found:  # it grows meanwhile
+    for script in found:  # The loop also visits what it appends.
         text = (STATIC_DIR / script).read_text(encoding="utf-8")
         folder = posixpath.dirname(script)
         imported = [
@@ -77,23 +77,23 @@ def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
 
 
 class ImmutableStaticFiles(StaticFiles):
-    """Files that never change: what is new has a new name."""
+    """Static files that never change: new content gets a new name."""
 
     async def check_config(self) -> None:
-        """Nothing is wrong without a folder: it comes with the first file."""
+        """Skip the check that the directory exists: the first upload creates it."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Serve a file, to be kept for a year."""
+        """Return a file that clients may cache for a year."""
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = CACHE_CONTROL
         return response
 
 
 class VersionedStaticFiles(StaticFiles):
-    """The files under `static/`, with or without a version before their path."""
+    """Static files whose paths may begin with a version."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Serve a file; an old version's address gives the newest file, for a while."""
+        """Return the current file; cache it for a year only if the version matches."""
         match = VERSION.fullmatch(path)
         version, file = match.groups() if match else (None, path)
         response = await super().get_response(file, scope)

@@ -1,4 +1,4 @@
-"""Runs migrations over the application's own engine, wherever its settings point."""
+"""Run migrations on the database of the app's settings."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
 
 
 def migrate(connection: Connection) -> None:
-    """Bring an open connection's database to where the command wants it."""
+    """Run migrations on an open connection."""
     context.configure(
         connection=connection,
         target_metadata=models.User.metadata,
@@ -27,10 +27,10 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_online() -> None:
-    """Migrate the database of the settings."""
+    """Connect to the database of the settings and run migrations."""
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        # A migration may take longer than what a request asks for.
+        # Migrations may take longer than the timeouts for requests.
         async_creator=partial(connect, limits_statements=False),
         poolclass=NullPool,
     )
@@ -39,13 +39,13 @@ async def migrate_online() -> None:
             await connection.run_sync(migrate)
             await connection.commit()
     except DatabaseUnavailable as error:
-        raise SystemExit(f"The database cannot be reached: {error}") from None
+        raise SystemExit(f"Database unavailable: {error}") from None
     finally:
         await dispose_engine()
 
 
 def migrate_offline() -> None:
-    """Print the statements instead of running them (`--sql`)."""
+    """Print SQL statements instead of executing them (`--sql`)."""
     context.configure(
         target_metadata=models.User.metadata,
         dialect_name="postgresql",
@@ -58,7 +58,7 @@ def migrate_offline() -> None:
 if context.is_offline_mode():
     migrate_offline()
 elif connection := context.config.attributes.get("connection"):
-    # A caller's own: the tests migrate databases of theirs.
+    # Tests pass a connection to a database of their own.
     migrate(connection)
 else:
     asyncio.run(migrate_online())

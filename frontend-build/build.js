@@ -1,5 +1,5 @@
 // Writes static/vendor/bootstrap-<version>/: the parts of Bootstrap that the templates and
-// scripts use, and its license. Run `npm run build` after you use a new Bootstrap class.
+// scripts use, and its license. Run `npm run build` after using a new Bootstrap class.
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import esbuild from "esbuild";
@@ -40,7 +40,7 @@ async function buildStyles() {
 }
 
 function assertLoadsNothing(css) {
-  if (css.includes("url(")) throw new Error("The styles load a URL, which the content security policy forbids");
+  if (css.includes("url(")) throw new Error("The styles contain url(), which the content security policy forbids");
 }
 
 async function buildScript() {

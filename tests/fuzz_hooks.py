@@ -30,7 +30,7 @@ USERNAME_LENGTH = 50
 # JSON Schema cannot express these rules.
 RULES_IN_WORDS = (
     "must not contain NUL or surrogate characters",
-    "must not be only white space",
+    "must not be blank",
     "must not contain control or invisible characters",
     # Trimming and composing change the length of a name.
     "after validation, not",

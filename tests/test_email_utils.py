@@ -44,8 +44,8 @@ def bucket() -> None:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry as often as usual, without delays."""
-    pauses = tuple(0 for _ in email_utils.RETRY_SECONDS)
-    monkeypatch.setattr(email_utils, "RETRY_SECONDS", pauses)
+    pauses = tuple(0 for _ in email_utils.RETRY_DELAYS)
+    monkeypatch.setattr(email_utils, "RETRY_DELAYS", pauses)
 
 
 class Mailbox:
@@ -495,7 +495,7 @@ async def test_retries_are_limited(
     with pytest.raises(aiosmtplib.SMTPException):
         await send_test_email()
 
-    assert mailbox.tries == len(email_utils.RETRY_SECONDS) + 1
+    assert mailbox.tries == len(email_utils.RETRY_DELAYS) + 1
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ async def test_refused_connection_is_retried_and_logged(
     await send_reset_email()
 
     levels = [record.levelname for record in caplog.records]
-    assert levels == ["WARNING"] * len(email_utils.RETRY_SECONDS) + ["ERROR"]
+    assert levels == ["WARNING"] * len(email_utils.RETRY_DELAYS) + ["ERROR"]
 
 
 async def test_unresponsive_server_times_out(
@@ -577,7 +577,7 @@ async def test_hanging_dns_lookups_use_three_threads(
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     monkeypatch.setattr(settings, "mail_server", "smtp.example.com")
-    monkeypatch.setattr(email_utils, "RETRY_SECONDS", ())
+    monkeypatch.setattr(email_utils, "RETRY_DELAYS", ())
     monkeypatch.setattr(email_utils, "DELIVERY_TIMEOUT", 0.05)
 
     # They time out one after the other, while the first three lookups still hang.
@@ -616,7 +616,7 @@ async def test_server_gets_three_deliveries_at_once(
 def test_retry_delays_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
 
-    pauses = email_utils.RETRY_SECONDS
+    pauses = email_utils.RETRY_DELAYS
 
     assert list(pauses) == sorted(set(pauses))
     assert 2 <= len(pauses) <= 5

@@ -270,6 +270,6 @@ def test_unreachable_database_is_reported_in_one_line() -> None:
     result = alembic("postgresql://ada:database-password@127.0.0.1:1/x", "current")
 
     assert result.returncode != 0
-    assert "The database cannot be reached" in result.stderr.splitlines()[-1]
+    assert "Database unavailable" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert "database-password" not in result.stderr

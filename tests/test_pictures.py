@@ -23,8 +23,8 @@ from image_utils import (
 )
 from models import OrphanedPicture, utcnow
 from tests.conftest import get_user_id, list_objects, sign_up
+from tests.test_executors import assert_busy
 from tests.test_storage import PHOTO, UPLOAD_FAILED, me, upload
-from tests.test_workers import assert_busy
 
 DAY = timedelta(days=1)
 

@@ -685,7 +685,7 @@ class TestRedis:
         redis_server: "subprocess.Popen[bytes]",
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(rate_limit, "REDIS_PAUSE", 0.0)
+        monkeypatch.setattr(rate_limit, "REDIS_RETRY_DELAY", 0.0)
         redis_server.send_signal(signal.SIGSTOP)
         await fail(client, 1)
         redis_server.send_signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A running site with the demo content, to be measured or photographed."""
+"""Run a site with demo content, for Lighthouse and screenshots."""
 
 import os
 import shutil
@@ -23,23 +23,20 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START_SECONDS = 60
+START_TIMEOUT = 60
 
 
 def chromium() -> str:
-    """The path of the browser; ends the process when there is none."""
+    """Return the path of Chromium, or exit if it isn't installed."""
     path = shutil.which("chromium")
     if path is None:
-        raise SystemExit("This needs Chromium: apt-get install chromium")
+        raise SystemExit("Chromium is required: apt-get install chromium")
     return path
 
 
 @contextmanager
 def demo_site() -> Iterator[str]:
-    """Serve the demo content from a new installation in a folder of its own.
-
-    Gives the address; nothing is left afterwards.
-    """
+    """Serve demo content from a temporary directory and yield the URL of the site."""
     url = f"http://127.0.0.1:{free_port()}"
     with TemporaryDirectory() as folder:
         environment = _environment(Path(folder), url)
@@ -67,10 +64,10 @@ def demo_site() -> Iterator[str]:
 
 
 def _environment(folder: Path, url: str) -> dict[str, str]:
-    """An environment in which nothing is set but where the data go."""
-    unset = {name.upper() for name in Settings.model_fields}
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    return kept | {
+    """Return an environment with default settings, except for the data directory."""
+    names = {name.upper() for name in Settings.model_fields}
+    others = {name: value for name, value in os.environ.items() if name not in names}
+    return others | {
         "ENV_FILE": os.devnull,
         "VAR_DIR": str(folder),
         "FRONTEND_URL": url,
@@ -78,7 +75,7 @@ def _environment(folder: Path, url: str) -> dict[str, str]:
 
 
 def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health").is_success:
@@ -88,8 +85,8 @@ def _wait_until_healthy(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def access_token(url: str) -> str:
-    """A token of somebody who has written some of the demo content."""
+    """Log in as an author of demo content and return the access token."""
     form = {"username": EMAIL, "password": PASSWORD}
-    answer = httpx.post(f"{url}/api/users/token", data=form)
-    token: str = answer.raise_for_status().json()["access_token"]
+    response = httpx.post(f"{url}/api/users/token", data=form)
+    token: str = response.raise_for_status().json()["access_token"]
     return token

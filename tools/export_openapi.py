@@ -10,15 +10,15 @@ FILE = Path(__file__).parents[1] / "openapi.json"
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """Return a document as it is written to the file."""
+    """Format a document for the file."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def main(file: Path) -> None:
-    """Write the document that the app has with default settings."""
+    """Write the OpenAPI document of the app with default settings."""
     os.environ.clear()
     os.environ["ENV_FILE"] = os.devnull
-    # Settings are read when the app is imported.
+    # Imported here, because the import loads the settings.
     from main import app
 
     file.write_text(as_text(app.openapi()), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Measure the pages with Lighthouse: `python -m tools.lighthouse`.
+"""Audit the pages with Lighthouse: `python -m tools.lighthouse`.
 
-Needs Chromium, and Lighthouse in node_modules (`npm ci`). Ends with 1 when a goal is
-missed: 100 points, in performance 98, and a first view of at most 70 KB.
+Requires Chromium, and Lighthouse in node_modules (`npm ci`). Exits with status 1 if a
+goal is missed: a score of 100 (performance: 98), and 70 KB for the first view of home.
 """
 
 import json
@@ -21,9 +21,9 @@ from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
 
 LIGHTHOUSE = BASE_DIR / "node_modules" / ".bin" / "lighthouse"
 GOALS = {"performance": 98, "accessibility": 100, "best-practices": 100, "seo": 100}
-FIRST_VIEW_BYTES = 70_000
-# Whatever else the machine does makes a page slower, never faster: the best run counts.
-ATTEMPTS = 3
+MAX_FIRST_VIEW_BYTES = 70_000
+# Other load on the machine makes pages slower, never faster, so the best run counts.
+MAX_ATTEMPTS = 3
 TIMES = {
     "FCP": "first-contentful-paint",
     "LCP": "largest-contentful-paint",
@@ -34,24 +34,24 @@ TIMES = {
 
 @dataclass
 class Result:
-    """What Lighthouse says about a page."""
+    """The result of a Lighthouse audit of one page."""
 
     scores: dict[str, int]
     times: dict[str, str]
     requests: int
     bytes_without_pictures: int
-    faults: list[str] = field(default_factory=list)
+    failed_audits: list[str] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
-        """Whether every score reaches its goal."""
+        """True if every score reaches its goal."""
         return all(self.scores[name] >= goal for name, goal in GOALS.items())
 
 
 def run(url: str, profile: Path | None) -> Result | None:
-    """Let Lighthouse load a page once, as a phone; nothing when it loses the browser.
+    """Audit a page once, as a phone; return None if Lighthouse fails.
 
-    The page is loaded with the profile of a browser, by default a new one.
+    Uses an existing browser profile if one is given, otherwise a new one.
     """
     flags = ["--headless=new", *CHROMIUM_FLAGS]
     options = []
@@ -75,11 +75,11 @@ def run(url: str, profile: Path | None) -> Result | None:
     if process.returncode:
         sys.stderr.write(process.stderr)
         return None
-    return read(json.loads(process.stdout))
+    return parse_report(json.loads(process.stdout))
 
 
-def read(report: Any) -> Result:
-    """Take from a report what the goals are about."""
+def parse_report(report: Any) -> Result:
+    """Extract scores, timings and failed audits from Lighthouse's report."""
     audits = report["audits"]
     requests = audits["network-requests"]["details"]["items"]
     return Result(
@@ -94,7 +94,7 @@ def read(report: Any) -> Result:
             for request in requests
             if request["resourceType"] != "Image"
         ),
-        faults=[
+        failed_audits=[
             f"{audit['id']}: {audit['title']}"
             for name in GOALS
             if name != "performance"
@@ -105,27 +105,27 @@ def read(report: Any) -> Result:
 
 
 def measure(url: str, profile: Path | None = None) -> Result:
-    """The best of some runs, or the first that is good."""
+    """Return the first result that reaches all goals, or the best one."""
     results = []
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         result = run(url, profile)
         if result is not None:
             results.append(result)
             if result.is_good:
                 break
     if not results:
-        raise SystemExit(f"Lighthouse could not measure {url}.")
+        raise SystemExit(f"Lighthouse could not audit {url}.")
     return max(results, key=lambda result: sum(result.scores.values()))
 
 
 def sign_in(url: str, profile: Path) -> None:
-    """Leave an access token in the profile of a browser."""
+    """Store an access token in a browser profile."""
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=chromium(), args=CHROMIUM_FLAGS
         )
         page = context.new_page()
-        # Of the site itself nothing is in the cache then.
+        # robots.txt, so that nothing that the pages load is cached.
         page.goto(f"{url}/robots.txt")
         page.evaluate(
             "token => localStorage.setItem('access_token', token)", access_token(url)
@@ -134,14 +134,14 @@ def sign_in(url: str, profile: Path) -> None:
 
 
 def measure_all(url: str) -> dict[str, Result]:
-    """Every page by its name; the account also as a guest, who is led to the login."""
+    """Audit each page; the account page anonymously too, which redirects to login."""
     (post,) = httpx.get(f"{url}/api/posts?limit=1").json()["posts"]
     pages = {
         "home": "/",
         "post": f"/posts/{post['id']}",
         "author": f"/users/{post['user_id']}/posts",
         "login": "/login",
-        "account, as a guest": "/account",
+        "account (anonymous)": "/account",
     }
     results = {name: measure(url + path) for name, path in pages.items()}
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -151,7 +151,7 @@ def measure_all(url: str) -> dict[str, Result]:
 
 
 def table(results: dict[str, Result]) -> str:
-    """All results, for people."""
+    """Format all results as a table."""
     head = ["page", *GOALS, *TIMES, "requests", "bytes"]
     rows = [
         [
@@ -176,22 +176,22 @@ def table(results: dict[str, Result]) -> str:
 
 
 def main() -> int:
-    """Measure, print, and say whether all goals are reached."""
+    """Audit all pages, print the results, and return the exit status."""
     if not LIGHTHOUSE.exists():
-        raise SystemExit("This needs Lighthouse: npm ci")
+        raise SystemExit("Lighthouse is required: npm ci")
     with demo_site() as url:
         results = measure_all(url)
-    weight = results["home"].bytes_without_pictures
+    size = results["home"].bytes_without_pictures
     sys.stdout.write(f"{table(results)}\n\n")
     sys.stdout.write(
-        f"Home's first view: {weight:,} of {FIRST_VIEW_BYTES:,} bytes (sent, with "
-        "headers, without pictures)\n"
+        f"First view of home: {size:,} of {MAX_FIRST_VIEW_BYTES:,} bytes transferred, "
+        "without pictures\n"
     )
     for name, result in results.items():
-        for fault in result.faults:
-            sys.stdout.write(f"{name}: {fault}\n")
+        for audit in result.failed_audits:
+            sys.stdout.write(f"{name}: {audit}\n")
     is_good = all(result.is_good for result in results.values())
-    return 0 if is_good and weight <= FIRST_VIEW_BYTES else 1
+    return 0 if is_good and size <= MAX_FIRST_VIEW_BYTES else 1
 
 
 if __name__ == "__main__":

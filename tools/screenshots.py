@@ -1,4 +1,7 @@
-"""Take the pictures in the README: `python -m tools.screenshots`. Needs Chromium."""
+"""Take the screenshots in the README: `python -m tools.screenshots`.
+
+Requires Chromium.
+"""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,15 +15,16 @@ from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
 FOLDER = Path(__file__).parents[1] / "docs"
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
-# Flat colors and text: with so few of them a picture is small and looks the same.
+# The pages have flat colors, so that a small palette saves space and shows no
+# difference.
 COLORS = 128
 
 
 def take(page: Page, name: str) -> None:
-    """Store what the page shows now."""
+    """Save a screenshot of the page."""
     page.wait_for_load_state("networkidle")
-    picture = Image.open(BytesIO(page.screenshot(animations="disabled")))
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(
+    screenshot = Image.open(BytesIO(page.screenshot(animations="disabled")))
+    screenshot.quantize(COLORS, dither=Image.Dither.NONE).save(
         FOLDER / f"{name}.png", optimize=True
     )
 
@@ -28,15 +32,15 @@ def take(page: Page, name: str) -> None:
 def new_page(
     browser: Browser, url: str, size: tuple[int, int], theme: str, token: str = ""
 ) -> Page:
-    """A page in a browser of its own; with a token, of somebody who is signed in."""
-    kept = {"theme": theme, "access_token": token}
+    """Open a page in a new browser context, logged in if a token is given."""
+    stored = {"theme": theme, "access_token": token}
     state: StorageState = {
         "origins": [
             {
                 "origin": url,
                 "localStorage": [
                     {"name": name, "value": value}
-                    for name, value in kept.items()
+                    for name, value in stored.items()
                     if value
                 ],
             }
@@ -50,7 +54,7 @@ def new_page(
 
 
 def take_all(browser: Browser, url: str) -> None:
-    """Home, a post, its author, the editor and the account, in both themes."""
+    """Take home, a post, its author, the editor and the account, in both themes."""
     token = access_token(url)
     me = httpx.get(
         f"{url}/api/users/me", headers={"Authorization": f"Bearer {token}"}
@@ -75,7 +79,7 @@ def take_all(browser: Browser, url: str) -> None:
     dialog = page.locator("#post-create")
     dialog.get_by_label("Title").fill("The tomatoes, at last")
     dialog.get_by_label("Content").fill(
-        "Red, since this morning.\n\nIt took longer than one thinks, and less skill."
+        "Red since this morning.\n\nIt took longer than I thought, and less skill."
     )
     take(page, "editor")
 
@@ -91,7 +95,7 @@ def take_all(browser: Browser, url: str) -> None:
 
 
 def main() -> None:
-    """Take every picture anew."""
+    """Take all screenshots."""
     with demo_site() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=CHROMIUM_FLAGS

@@ -1,7 +1,7 @@
 """Fill a database with demo users and posts: `python -m tools.seed`.
 
-It works whether or not the app is running. Every demo user logs in with an email
-address and the password that are printed at the end.
+The app may be running or not. All demo users have the same password, which is printed
+at the end.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from database import AsyncSessionLocal, DatabaseUnavailable, dispose_engine
 from image_utils import process_profile_image, upload_profile_image
 from models import Post, User, casefold_username, utcnow
 
-PASSWORD = "demo password"  # noqa: S105 - it is printed, and only local databases get it
+PASSWORD = "demo password"  # noqa: S105 - printed, and used for local databases only
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 POST_COUNT = 320
 DAYS = 600
 BATCH_SIZE = 40
-# The same content every time, so that screenshots can be compared.
+# Fixed, so that the content, and with it the screenshots, is the same every time.
 RANDOM_SEED = 20
 
 DEMO: dict[str, Any] = json.loads(
@@ -129,7 +129,7 @@ def random_post(rng: random.Random, users: list[User], number: int) -> Post:
         "title": rng.choice(DEMO["titles"]).format(subject),
         "content": random_content(rng, subject),
     }
-    # A few of the newest posts are what layouts tend to break on.
+    # A few of the newest posts are cases that layouts tend to break on.
     if number == POST_COUNT - 2:
         texts = DEMO["long_word"]
     elif number == POST_COUNT - 4:
@@ -140,8 +140,8 @@ def random_post(rng: random.Random, users: list[User], number: int) -> Post:
 
 
 async def add_posts(db: AsyncSession, users: list[User]) -> None:
-    """Add posts of very different lengths, spread over the past."""
-    rng = random.Random(RANDOM_SEED)  # noqa: S311 - demo content needs no secrecy
+    """Add posts of various lengths, spread over the past."""
+    rng = random.Random(RANDOM_SEED)  # noqa: S311 - not used for security
     for number in range(1, POST_COUNT + 1):
         db.add(random_post(rng, users, number))
         if number % BATCH_SIZE == 0:
@@ -156,7 +156,7 @@ async def seed() -> str:
             User.username_key == casefold_username(PEOPLE[0].name)
         )
         if await db.scalar(first) is not None:
-            return "The demo content is already there; nothing was added."
+            return "The database already contains the demo content; nothing was added."
         await add_posts(db, await add_users(db))
         await db.commit()
     return f'Log in as demo1@example.com with the password "{PASSWORD}".'
@@ -167,7 +167,7 @@ async def main() -> str:
     try:
         return await seed()
     except DatabaseUnavailable as error:
-        raise SystemExit(f"The database cannot be reached: {error}") from None
+        raise SystemExit(f"Database unavailable: {error}") from None
     finally:
         await dispose_engine()
 
@@ -177,8 +177,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--force",
         action="store_true",
-        help="seed the database even if it is not on this machine",
+        help="seed the database even if it isn't on this machine",
     )
     if not parser.parse_args().force and not is_local():
-        sys.exit("The database is not on this machine; use --force to seed it anyway")
+        sys.exit("The database isn't on this machine; use --force to seed it anyway")
     sys.stdout.write(asyncio.run(main()) + "\n")

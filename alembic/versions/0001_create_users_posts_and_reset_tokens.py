@@ -12,7 +12,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "users",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -84,7 +84,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to an empty database."""
+    """Downgrade to an empty database."""
     op.drop_table("password_reset_tokens")
     op.drop_table("posts")
     op.drop_table("users")

@@ -12,12 +12,12 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.add_column(
         "posts", sa.Column("date_updated", sa.DateTime(timezone=True), nullable=True)
     )
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
+    """Downgrade to the previous revision."""
     op.drop_column("posts", "date_updated")

@@ -1,4 +1,4 @@
-"""Create the table of the pictures that are to be deleted."""
+"""Create the table for orphaned pictures."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "discarded_pictures",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -27,5 +27,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
+    """Downgrade to the previous revision."""
     op.drop_table("discarded_pictures")

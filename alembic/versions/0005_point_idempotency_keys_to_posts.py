@@ -1,4 +1,4 @@
-"""Let idempotency keys point to the post instead of storing the response."""
+"""Make idempotency keys refer to the post instead of storing the response."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.add_column("idempotency_keys", sa.Column("post_id", sa.Integer()))
-    # A post that has been deleted since leaves its key without one. An empty answer is
-    # no JSON, and CASE keeps PostgreSQL from reading it.
+    # Keys of deleted posts get no post_id. An empty answer isn't valid JSON, and CASE
+    # keeps PostgreSQL from parsing it.
     op.execute(
         """
         UPDATE idempotency_keys SET post_id = posts.id FROM posts
@@ -36,12 +36,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
-    # The responses cannot be restored; keys are kept for 24 hours only.
+    """Downgrade to the previous revision."""
+    # The responses can't be restored, and keys expire after 24 hours anyway.
     op.execute("DELETE FROM idempotency_keys")
     op.add_column(
         "idempotency_keys",
         sa.Column("answer", sa.Text(), server_default="", nullable=False),
     )
-    # The constraint and the index go with their column.
+    # Dropping the column also drops its constraint and index.
     op.drop_column("idempotency_keys", "post_id")

@@ -24,14 +24,14 @@ from tests.conftest import PASSWORD, get_user_id
 def blocked() -> Iterator[tuple[BoundedExecutor, threading.Event]]:
     """Yield a blocked thread with a queue of one, and the event that releases it."""
     release = threading.Event()
-    yield BoundedExecutor("test", threads=1, waiting=1), release
+    yield BoundedExecutor("test", max_workers=1, max_queue=1), release
     release.set()
 
 
 async def test_work_runs_in_a_separate_thread() -> None:
-    workers = BoundedExecutor("test", threads=1, waiting=0)
+    executor = BoundedExecutor("test", max_workers=1, max_queue=0)
 
-    name = await workers.run(lambda: threading.current_thread().name)
+    name = await executor.run(lambda: threading.current_thread().name)
 
     assert name.startswith("test")
 
@@ -39,38 +39,38 @@ async def test_work_runs_in_a_separate_thread() -> None:
 async def test_excess_work_is_rejected_at_once(
     blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
-    workers, release = blocked
-    jobs = [asyncio.ensure_future(workers.run(release.wait)) for _ in range(2)]
+    executor, release = blocked
+    jobs = [asyncio.ensure_future(executor.run(release.wait)) for _ in range(2)]
     await asyncio.sleep(0)
 
     with pytest.raises(QueueFull):
-        await workers.run(release.wait)
+        await executor.run(release.wait)
 
     release.set()
     assert await asyncio.gather(*jobs) == [True, True]
 
 
 async def test_slot_is_freed_after_success_and_failure() -> None:
-    workers = BoundedExecutor("test", threads=1, waiting=0)
+    executor = BoundedExecutor("test", max_workers=1, max_queue=0)
 
     with pytest.raises(ZeroDivisionError):
-        await workers.run(lambda: 1 / 0)
+        await executor.run(lambda: 1 / 0)
 
-    assert await workers.run(lambda: "done") == "done"
+    assert await executor.run(lambda: "done") == "done"
 
 
 async def test_slot_stays_taken_by_abandoned_work(
     blocked: tuple[BoundedExecutor, threading.Event],
 ) -> None:
-    workers, release = blocked
+    executor, release = blocked
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await workers.run(release.wait)
-    waiting = asyncio.ensure_future(workers.run(release.wait))
+            await executor.run(release.wait)
+    waiting = asyncio.ensure_future(executor.run(release.wait))
     await asyncio.sleep(0)
 
     with pytest.raises(QueueFull):
-        await workers.run(release.wait)
+        await executor.run(release.wait)
 
     release.set()
     assert await waiting
@@ -78,10 +78,10 @@ async def test_slot_stays_taken_by_abandoned_work(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
 async def test_only_worker_threads_are_niced() -> None:
-    workers = BoundedExecutor("test", threads=1, waiting=0, niceness=5)
+    executor = BoundedExecutor("test", max_workers=1, max_queue=0, niceness=5)
     before = os.nice(0)
 
-    inside = await workers.run(os.nice, 0)
+    inside = await executor.run(os.nice, 0)
 
     assert inside == min(before + 5, 19)
     assert os.nice(0) == before
@@ -93,8 +93,8 @@ async def test_only_worker_threads_are_niced() -> None:
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill the password hashing queue."""
-    full = BoundedExecutor("full", threads=1, waiting=0)
-    full._places.acquire()
+    full = BoundedExecutor("full", max_workers=1, max_queue=0)
+    full._slots.acquire()
     monkeypatch.setattr(auth, "_hashing", full)
 
 
@@ -162,8 +162,8 @@ async def test_excess_reset_is_rejected_and_can_be_retried(
     )
     await db.commit()
     reset = {"token": "a-token", "new_password": "new horse 1"}
-    full = BoundedExecutor("full", threads=1, waiting=0)
-    full._places.acquire()
+    full = BoundedExecutor("full", max_workers=1, max_queue=0)
+    full._slots.acquire()
 
     with monkeypatch.context() as patch:
         patch.setattr(auth, "_hashing", full)
