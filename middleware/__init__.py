@@ -14,15 +14,16 @@ from middleware.allowed_hosts import AllowedHostsMiddleware
 from middleware.body_limit import BodyLimitMiddleware
 from middleware.client_ip import ClientIPMiddleware
 from middleware.coalescing import CoalescingMiddleware
+from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.etags import ConditionalGetMiddleware, ETagMiddleware
-from middleware.form_charset import FormCharsetMiddleware
-from middleware.head import HeadMiddleware
+from middleware.http import (
+    FormCharsetMiddleware,
+    HeadMiddleware,
+    TrailingSlashMiddleware,
+)
 from middleware.rate_limit import RateLimitMiddleware
 from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_address import ServerAddressMiddleware
-from middleware.server_errors import ServerErrorMiddleware
-from middleware.startup_errors import StartupErrorMiddleware
-from middleware.trailing_slash import TrailingSlashMiddleware
 
 HEALTH_PATH = "/health"
 # Any method and header: the API uses no cookies.

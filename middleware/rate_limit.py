@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import rate_limit
 from config import settings
 from exceptions import TOO_BUSY
-from middleware.server_errors import is_end
+from middleware.errors import is_end
 
 
 class RateLimitMiddleware:

@@ -11,7 +11,7 @@ from exceptions import error_response
 from main import app
 from middleware import HEALTH_PATH
 from middleware.allowed_hosts import AllowedHostsMiddleware
-from middleware.server_errors import ServerErrorMiddleware
+from middleware.errors import ServerErrorMiddleware
 
 HOSTS = ("blog.example.com", "*.example.org", "[::1]")
 

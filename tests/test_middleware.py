@@ -20,9 +20,8 @@ from exceptions import error_response
 from main import app
 from middleware.body_limit import BodyLimitMiddleware
 from middleware.client_ip import ClientIPMiddleware
+from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.rate_limit import RateLimitMiddleware
-from middleware.server_errors import ServerErrorMiddleware
-from middleware.startup_errors import StartupErrorMiddleware
 from tests.conftest import get_user_id, settings
 
 PEER = ("192.0.2.9", 50_000)

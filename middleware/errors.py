@@ -1,6 +1,7 @@
-"""The last resort for errors that nothing else has handled."""
+"""Errors at startup, and errors of requests that nothing else has handled."""
 
 import logging
+import sys
 import uuid
 from collections.abc import Callable
 from urllib.parse import quote
@@ -11,6 +12,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
+
+
+class StartupErrorMiddleware:
+    """Let the server print expected startup errors as one line, without a traceback."""
+
+    def __init__(self, app: ASGIApp, expected: tuple[type[Exception], ...]) -> None:
+        self.app = app
+        self.expected = expected
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_one_line(message: Message) -> None:
+            error = sys.exception()
+            if isinstance(error, self.expected) and "message" in message:
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        is_lifespan = scope["type"] == "lifespan"
+        await self.app(scope, receive, send_one_line if is_lifespan else send)
 
 
 class ServerErrorMiddleware:
