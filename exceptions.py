@@ -169,7 +169,6 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 # Starlette runs handlers that are not async in a thread.
 async def http_exception_handler(request: Request, exc: HTTPException) -> Response:
-    """Return an HTTP error as JSON or as a page."""
     if is_unreadable_body(exc):
         error = {"type": "body", "loc": ("body",), "msg": UNREADABLE_BODY}
         return validation_error_response(request, [error])
@@ -180,7 +179,6 @@ async def http_exception_handler(request: Request, exc: HTTPException) -> Respon
 
 
 def is_unreadable_body(exc: HTTPException) -> bool:
-    """Return whether FastAPI or Starlette could not parse the body."""
     return exc.status_code == HTTPStatus.BAD_REQUEST and (
         exc.detail == "There was an error parsing the body"
         or isinstance(exc.__context__, MultiPartException)
@@ -226,7 +224,6 @@ def validation_error_response(
 
 
 async def queue_full_handler(request: Request, _exc: QueueFull) -> Response:
-    """Return a 503 while too much work is waiting."""
     return error_response(request, TOO_BUSY.exception())
 
 

@@ -35,11 +35,7 @@ class BoundedExecutor:
         self._slots = threading.BoundedSemaphore(max_workers + max_queue)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a function in one of the threads and return its result.
-
-        Raises:
-            QueueFull: The queue is full; the function isn't called.
-        """
+        """Call a function in one of the threads, or raise `QueueFull`."""
         if not self._slots.acquire(blocking=False):
             raise QueueFull(self._name)
         future = self._executor.submit(function, *arguments)

@@ -75,7 +75,6 @@ async def claim(
 
 
 async def _prune(db: AsyncSession) -> None:
-    """Delete some expired keys."""
     expired = (
         select(IdempotencyKey.id)
         .where(IdempotencyKey.created_at < utcnow() - KEY_TTL)

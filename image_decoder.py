@@ -67,11 +67,7 @@ def make_avatar(content: bytes) -> bytes:
 
 
 def read_square(content: bytes) -> tuple[Image.Image, int]:
-    """Return the center of a picture and its EXIF orientation.
-
-    Raises:
-        ValueError: It has too many pixels. Pillow raises many other errors.
-    """
+    """Return the center of a picture and its EXIF orientation."""
     with Image.open(BytesIO(content), formats=FORMATS) as image:
         pixels = image.width * image.height
         is_jpeg = image.format in {"JPEG", "MPO"}

@@ -91,11 +91,7 @@ def _environment_without_secrets() -> dict[str, str]:
 
 
 def upload_profile_image(content: bytes, filename: str) -> None:
-    """Store an avatar in the S3 bucket or in `media_dir`. Blocks for a few seconds.
-
-    Raises:
-        StorageError: Storing failed, or its outcome is unknown.
-    """
+    """Store an avatar; raise `StorageError` if that failed, or may have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             _write_file(settings.media_dir / FOLDER / filename, content)
@@ -110,11 +106,7 @@ def upload_profile_image(content: bytes, filename: str) -> None:
 
 
 def delete_profile_image(filename: str) -> None:
-    """Delete a stored avatar, if it exists.
-
-    Raises:
-        StorageError: Deleting failed, or its outcome is unknown.
-    """
+    """Delete an avatar if it exists; raise `StorageError` if that may have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             (settings.media_dir / FOLDER / filename).unlink(missing_ok=True)

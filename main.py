@@ -50,7 +50,6 @@ logging.getLogger("uvicorn.access").addFilter(redact_query_string)
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    """Check the settings, start what serving needs, and stop it at the end."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
     for warning in renamed_settings():
         logger.warning(warning)

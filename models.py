@@ -35,7 +35,6 @@ USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
 
 
 def utcnow() -> datetime:
-    """Return the current time as an aware datetime in UTC."""
     return datetime.now(UTC)
 
 
@@ -96,7 +95,6 @@ class User(Base):
 
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
-        """Update the key that makes usernames unique."""
         self.username_key = casefold_username(username)
         return username
 
@@ -170,7 +168,6 @@ class Post(Base):
 
     @property
     def excerpt(self) -> str:
-        """The beginning of the content, for lists."""
         return truncate(self.content.strip(), EXCERPT_LENGTH)
 
     @property

@@ -110,7 +110,6 @@ def _add_common_responses(operation: dict[str, Any]) -> None:
 
 
 def _common_errors(operation: dict[str, Any]) -> Iterator[APIError]:
-    """Yield the errors that follow from what an operation takes."""
     if "security" in operation:
         yield from (NOT_AUTHENTICATED, INVALID_TOKEN)
     if "requestBody" in operation:

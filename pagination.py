@@ -40,7 +40,6 @@ class Cursor(NamedTuple):
     """How many posts the list had up to this one when the cursor was made."""
 
     def encode(self) -> str:
-        """Return the cursor as URL-safe text."""
         microseconds = (self.date_posted - EPOCH) // timedelta(microseconds=1)
         packed = CURSOR_FORMAT.pack(microseconds, self.post_id, self.position)
         return urlsafe_b64encode(packed).decode()
@@ -60,7 +59,6 @@ class Cursor(NamedTuple):
 
 
 def cursor_error(message: str) -> RequestValidationError:
-    """Return the 422 for a cursor that can't be used."""
     return RequestValidationError(
         [{"type": "cursor", "loc": ("query", "cursor"), "msg": message}]
     )

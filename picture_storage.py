@@ -119,7 +119,6 @@ async def decode(content: bytes) -> tuple[bytes, str]:
 
 
 def file_too_large() -> APIError:
-    """Return the error for a file above the limit, which is a setting."""
     megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
     return APIError(400, f"File too large. Maximum size is {megabytes:g}MB")
 
@@ -175,7 +174,6 @@ async def delete_stored(filename: str | None) -> bool:
 
 
 async def run_cleanup() -> None:
-    """Delete orphaned pictures again and again, until canceled."""
     while True:
         await asyncio.sleep(CLEANUP_INTERVAL)
         try:

@@ -183,7 +183,6 @@ _trusted_clients = FallbackStorage()
 
 
 async def reset() -> None:
-    """Clear all counters in memory, and try Redis again at the next request."""
     for storage in (_counters, _trusted_clients):
         await storage.memory.storage.reset()
         storage.retry_at = 0.0
@@ -193,11 +192,7 @@ async def reset() -> None:
 
 
 async def count(*limits: RateLimit) -> None:
-    """Count an event by all limits; if one is exceeded, count nothing and raise.
-
-    Raises:
-        RateLimitExceeded: One of the limits is exceeded.
-    """
+    """Count an event, or raise `RateLimitExceeded` and count nothing."""
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
             await _refund(*limits[:position])
@@ -265,13 +260,11 @@ async def is_trusted_client(email: str, ip: str) -> bool:
 
 
 async def trust_client(email: str, ip: str) -> None:
-    """Trust a client for the next 30 days."""
     await _trusted_clients.run(Limiter.clear, _trust(email, ip))
     await _trusted_clients.run(Limiter.hit, _trust(email, ip))
 
 
 async def clear_failed_logins(email: str, ip: str) -> None:
-    """Reset the counters of a client's failed logins to an account."""
     await _counters.run(Limiter.clear, _account_and_ip_limit(email, ip))
     await _counters.run(Limiter.clear, _trusted_client_limit(email, ip))
 

@@ -50,7 +50,6 @@ def normalize_nfc(value: Any) -> Any:
 
 
 def validate_storable(value: str) -> str:
-    """Reject NUL and surrogate characters."""
     if UNSTORABLE.search(value):
         raise ValueError("must not contain NUL or surrogate characters")
     return value
@@ -68,18 +67,13 @@ def validate_visible(value: str) -> str:
 
 
 def validate_not_blank(value: str) -> str:
-    """Reject a string that consists of whitespace only."""
     if not value.strip():
         raise ValueError("must not be blank")
     return value
 
 
 def normalize_email(value: str) -> str:
-    """Return an email address in the form in which it is stored: NFC, lower case.
-
-    Raises:
-        ValueError: It is invalid (RFC 5321 and 6531) or too long.
-    """
+    """Return an email address as it is stored; raise if it is invalid (RFC 5321)."""
     # Checked before the library normalizes it, for the reason given in `normalize_nfc`.
     if len(value) > MAX_COMPOSITION * EMAIL_LENGTH:
         raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
@@ -93,11 +87,7 @@ def normalize_email(value: str) -> str:
 
 
 def parse_id(text: str) -> int:
-    """Convert an id in a path; Pydantic would also accept `1.0`, `1_0` and whitespace.
-
-    Raises:
-        PydanticCustomError: It isn't an integer.
-    """
+    """Convert an id in a path; Pydantic would also accept `1.0`, `1_0` and spaces."""
     if not INTEGER.fullmatch(text):
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     # int() raises ValueError for more than 4,300 digits.

@@ -83,7 +83,6 @@ class ImmutableStaticFiles(StaticFiles):
         """Skip the check that the directory exists: the first upload creates it."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return a file that clients may cache for a year."""
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = CACHE_CONTROL
         return response

@@ -48,7 +48,6 @@ def absolute_url(path: str) -> str:
 
 
 def path_of(request: Request, route: str, **path_params: Any) -> str:
-    """Return the path of a route."""
     return str(request.app.url_path_for(route, **path_params))
 
 
@@ -80,7 +79,6 @@ templates = Jinja2Templates(env=environment)
 
 
 def error_page(request: Request, exc: HTTPException) -> Response:
-    """Return the page for an error, with its status and headers."""
     phrase = HTTPStatus(exc.status_code).phrase
     title, message = ERROR_TEXTS.get(exc.status_code, (phrase, f"{phrase}."))
     return templates.TemplateResponse(

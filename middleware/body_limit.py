@@ -17,7 +17,6 @@ UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
 
 
 def max_body_size(scope: Scope) -> int:
-    """Return the maximum size of the body of a request, in bytes."""
     if UPLOAD_PATH.fullmatch(scope["path"]):
         return settings.max_upload_size_bytes + MULTIPART_OVERHEAD
     return MAX_BODY_SIZE

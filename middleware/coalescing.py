@@ -174,7 +174,6 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 async def _call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
-    """Return the complete response to a request without a body."""
     messages: list[Message] = [{"type": "http.request", "body": b""}]
     start: Message = {}
     body: list[bytes] = []

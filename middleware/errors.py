@@ -83,6 +83,5 @@ class ServerErrorMiddleware:
 
 
 def is_end(message: Message) -> bool:
-    """Return whether a response is complete with this message."""
     is_body = message["type"] == "http.response.body"
     return is_body and not message.get("more_body", False)

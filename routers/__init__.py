@@ -2,13 +2,5 @@
 
 from routers import feeds, health, login, pages, passwords, pictures, posts, users
 
-ROUTERS = (
-    users.router,
-    login.router,
-    passwords.router,
-    pictures.router,
-    posts.router,
-    pages.router,
-    feeds.router,
-    health.router,
-)
+MODULES = (users, login, passwords, pictures, posts, pages, feeds, health)
+ROUTERS = tuple(module.router for module in MODULES)

@@ -35,12 +35,10 @@ SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
 
 
 def xml_text(text: str) -> str:
-    """Replace the characters that XML does not allow."""
     return NOT_IN_XML.sub("\ufffd", text)
 
 
 def paragraphs(text: str) -> Markup:
-    """Return plain text as HTML paragraphs."""
     parts = BLANK_LINES.split(text.replace("\r\n", "\n").strip("\n"))
     lines = (escape(part).replace("\n", Markup("<br>")) for part in parts)
     return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
@@ -52,7 +50,6 @@ templates.env.filters.update(xml_text=xml_text, paragraphs=paragraphs)
 def render(
     request: Request, template: str, media_type: str, context: dict[str, Any]
 ) -> Response:
-    """Render a template as a response of a media type."""
     return templates.TemplateResponse(
         request,
         f"feeds/{template}",

@@ -33,6 +33,5 @@ async def health(
 
 
 async def cancel_query(query: asyncio.Future[Any]) -> None:
-    """Cancel a query, and wait until it has ended."""
     query.cancel()
     await asyncio.wait({query})

@@ -121,14 +121,12 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
 
 
 async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
-    """Delete all reset tokens of a user."""
     await db.execute(
         delete(PasswordResetToken).where(PasswordResetToken.user_id == user.id)
     )
 
 
 def notify_password_changed(background: BackgroundTasks, user: User) -> None:
-    """Notify a user, after the response, that the password has changed."""
     background.add_task(
         notify, "password_changed", to_email=user.email, username=user.username
     )
