@@ -27,7 +27,7 @@ coverage: .venv/installed ## Run the same tests and check code coverage
 	$(PYTEST) --cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
-	$(BIN)/python -m pytest tests/e2e
+	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
 torture: .venv/installed ## Run load, fuzz and fault-injection tests (one hour)
 	TORTURE=full $(BIN)/python -m pytest tests/torture tests/e2e/test_hostile_strings.py
