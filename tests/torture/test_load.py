@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import math
 import random
 import re
 import socket
@@ -91,7 +92,7 @@ def flood_with_logins(
     full: bool,
     calls: list[Call],
     what: str,
-    limit: float = SLOWER,
+    limit: float = math.inf,
 ) -> StatusCounts:
     """Flood the site with logins and record the effect on reads."""
     connections, seconds = (20, 30) if full else (8, 1)
@@ -103,7 +104,7 @@ def flood_with_logins(
     assert probe.statuses() == {200}
     words, ratio = slowdown(probe)
     name = f"p99 of reads during {what}, to quiet"
-    figures.add(name, words, f"{limit:.0f}", ratio <= limit)
+    figures.add(name, words, "-" if limit == math.inf else f"{limit:g}", ratio <= limit)
     rate = f"{tally.statuses.total() / seconds:.0f} a second"
     figures.add(f"responses to {what}", rate, "-", True)
     return tally
@@ -115,13 +116,14 @@ def test_login_flood_does_not_slow_down_reads(
     person = slow_site.sign_up("ada")
     calls = wrong_logins(person.email, "nobody@example.com")
 
-    tally = flood_with_logins(slow_site, figures, full, calls, "a flood of logins")
+    what = "a flood of logins"
+    tally = flood_with_logins(slow_site, figures, full, calls, what, limit=SLOWER)
 
     assert set(tally.statuses) == {401}, tally.statuses
 
 
 @pytest.mark.skipif(not FULL, reason="starts a site for what is in the other test too")
-def test_limited_login_flood_does_not_slow_down_reads(
+def test_limited_login_flood_reaches_no_password_check(
     new_site: NewSite, figures: Figures, full: bool
 ) -> None:
     site = new_site(
@@ -134,9 +136,9 @@ def test_limited_login_flood_does_not_slow_down_reads(
         **{"X-Forwarded-For": "192.0.2.1"},
     )
 
-    # 429s are sent as fast as they are requested: only what is in progress is limited.
-    what = "a limited flood of logins"
-    tally = flood_with_logins(site, figures, full, calls, what, limit=6)
+    # Reported, but not held to a limit: 429s are sent as fast as they are requested, so
+    # that such a flood is a matter for the proxy in front.
+    tally = flood_with_logins(site, figures, full, calls, "a limited flood of logins")
 
     assert set(tally.statuses) == {401, 429}, tally.statuses
     assert tally.statuses[401] == 100
