@@ -314,7 +314,6 @@ class Settings(BaseSettings):
 
     @property
     def media_dir(self) -> Path:
-        """Directory for pictures if no S3 bucket is set."""
         return self.var_dir / "media"
 
     @property
@@ -330,7 +329,6 @@ class Settings(BaseSettings):
 
     @property
     def outbox_dir(self) -> Path:
-        """Directory for emails if no SMTP server is set."""
         return self.var_dir / "outbox"
 
     @cached_property

@@ -156,7 +156,6 @@ def problem_details(status: int, detail: Any) -> dict[str, Any]:
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Respond to every error as JSON under `/api`, and with a page elsewhere."""
     handlers: dict[type[Exception], Any] = {
         HTTPException: http_exception_handler,
         RequestValidationError: request_validation_exception_handler,

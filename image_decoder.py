@@ -38,7 +38,6 @@ def main() -> None:
 
 
 def limit_process() -> None:
-    """Limit the CPU time and memory of this process, and lower its priority."""
     os.nice(NICENESS)
     limits = {
         resource.RLIMIT_CPU: MAX_CPU_SECONDS,

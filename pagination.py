@@ -122,7 +122,6 @@ class PostPage:
 
     @property
     def next_cursor(self) -> str | None:
-        """Return the cursor of the next page, None on the last page."""
         if not self.has_more:
             return None
         last = self.posts[-1]

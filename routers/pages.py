@@ -27,7 +27,6 @@ NumberedPage = Annotated[PageRequest, Depends(get_numbered_page)]
 
 
 def pagination_context(listed: PostPage, path: str) -> dict[str, Any]:
-    """Return what a list of posts and its pagination links need."""
     page = listed.skip // listed.limit + 1
 
     def numbered(number: int) -> str:
