@@ -186,7 +186,7 @@ async def run_cleanup() -> None:
 async def delete_orphans(db: AsyncSession) -> None:
     """Delete the orphaned pictures that are due, up to the first that can't be.
 
-    Their rows stay locked meanwhile, so that no upload cancels such a deletion.
+    Each row stays locked until then, so that no upload cancels the deletion.
     """
     is_deleted = True
     while is_deleted and (orphan := await db.scalar(NEXT_ORPHAN)) is not None:
