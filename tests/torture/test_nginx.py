@@ -164,6 +164,12 @@ class TestConfiguration:
                 {
                     "/etc/ssl/certs/blog.pem": f"{tmp_path}/blog.pem",
                     "/etc/ssl/private/blog.key": f"{tmp_path}/blog.pem",
+                    # Only root can change the user and listen on the standard ports.
+                    "user www-data;": "user www-data;" if os.geteuid() == 0 else "",
+                    "listen 80;": f"listen {free_port()};",
+                    "listen [::]:80;": f"listen [::]:{free_port()};",
+                    "listen 443 ssl": f"listen {free_port()} ssl",
+                    "listen [::]:443 ssl": f"listen [::]:{free_port()} ssl",
                     **paths_in(folder),
                 }
             )
