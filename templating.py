@@ -27,7 +27,7 @@ ERROR_TEXTS = {
     ),
     503: (
         "Temporarily unavailable",
-        "We can't reach our database right now. Please try again in a moment.",
+        "The site is busy or unavailable. Please try again in a moment.",
     ),
 }
 

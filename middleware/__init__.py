@@ -69,17 +69,19 @@ def add_middleware(app: FastAPI) -> None:
     )
     # Outside whatever raises errors, and inside the security headers.
     app.add_middleware(ServerErrorMiddleware, error_response=error_response)
+    # Responds to preflights itself: inside the security headers, and outside the
+    # errors, which scripts of allowed origins can read.
+    if settings.cors_origins:
+        origins = settings.cors_origins
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(
         StartupErrorMiddleware, expected=(ConfigurationError, DatabaseUnavailable)
     )
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerAddressMiddleware)
-    if settings.cors_origins:
-        origins = settings.cors_origins
-        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)
     # Outermost, so that everything else sees the client and the scheme that the load
-    # balancer reports. The first sets both, the second corrects the client.
+    # balancer reports. ProxyHeadersMiddleware runs first and sets both.
     app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)
     if settings.proxy_hops:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")

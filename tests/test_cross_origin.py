@@ -3,12 +3,13 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 from starlette.middleware.cors import CORSMiddleware
 
-from config import ConfigurationError, Settings, load_settings
+from config import ConfigurationError, Settings, load_settings, settings
 from main import app
-from middleware import CORS_OPTIONS
+from middleware import CORS_OPTIONS, add_middleware
 from tests.conftest import PASSWORD
 
 FRIEND = "https://app.example.com"
@@ -121,3 +122,38 @@ def test_invalid_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, text: str) 
 
     with pytest.raises((SystemExit, ConfigurationError), match="CORS_ORIGINS"):
         load_settings()
+
+
+async def test_preflight_response_has_security_headers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "cors_origins", (FRIEND,))
+    site = FastAPI()
+    add_middleware(site)
+
+    async with AsyncClient(
+        transport=ASGITransport(site), base_url="https://blog.example.com"
+    ) as client:
+        response = await client.options("/", headers=preflight(FRIEND, "GET"))
+
+    assert response.headers["access-control-allow-origin"] == FRIEND
+    assert "strict-transport-security" in response.headers
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_other_origin_can_read_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "cors_origins", (FRIEND,))
+    site = FastAPI()
+
+    @site.get("/api/bug")
+    async def fail() -> None:
+        raise RuntimeError
+
+    add_middleware(site)
+    async with AsyncClient(
+        transport=ASGITransport(site), base_url="https://blog.example.com"
+    ) as client:
+        response = await client.get("/api/bug", headers={"Origin": FRIEND})
+
+    assert response.status_code == 500
+    assert response.headers["access-control-allow-origin"] == FRIEND

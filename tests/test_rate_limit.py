@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 import redis
@@ -651,6 +651,18 @@ class TestRedis:
         # This client is trusted from now on.
         await rate_limit.clear_failed_logins(EMAIL, IP)
         assert await fail(client, 9) == [401] * 8 + [429]
+
+    async def test_it_is_not_used_while_limits_are_off(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(settings, "redis_url", SecretStr("redis://127.0.0.1:6379"))
+        monkeypatch.setattr(settings, "rate_limit_enabled", False)
+        redis = Mock()
+        monkeypatch.setattr(rate_limit, "_redis", redis)
+        await create_test_user(client)
+
+        assert await log_in(client) == 200
+        assert not redis.called
 
     async def test_requests_are_counted(
         self,

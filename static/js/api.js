@@ -85,7 +85,7 @@ async function createApiError(response, token) {
 function rateLimitMessage(response) {
   const seconds = Number(response.headers.get("Retry-After")) || 60;
   const minutes = Math.ceil(seconds / 60);
-  const wait = seconds < 60 ? `${seconds} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
+  const wait = seconds === 1 ? "a second" : seconds < 60 ? `${seconds} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
   return `Too many attempts. Please try again in ${wait}.`;
 }
 

@@ -41,7 +41,7 @@ async function preview(form) {
 }
 
 function tooLargeMessage(form) {
-  return `That file is too large. The maximum is ${Math.floor(form.dataset.maxBytes / 1048576)} MB.`;
+  return `That file is too large. The maximum is ${Number((form.dataset.maxBytes / 1048576).toFixed(2))} MB.`;
 }
 
 // On a canvas, because the content security policy allows no blob: or data: images.
