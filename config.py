@@ -52,7 +52,7 @@ RENAMED_SETTINGS = {
     "POST_RATE": "RATE_LIMIT_POSTS_PER_USER",
     "PICTURE_DECODERS": None,
 }
-"""Names of settings before 1.0, and their names now (None: removed)."""
+"""Old names of settings, and their replacements (None: removed)."""
 
 
 def check_database_url(value: SecretStr) -> SecretStr:

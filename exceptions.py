@@ -27,10 +27,10 @@ UNREADABLE_BODY = "The request body could not be parsed"
 
 # The standard library's phrases differ between Python versions.
 DESCRIPTIONS = {
-    400: "The request cannot be carried out",
+    400: "The request is invalid",
     401: "The client is not logged in",
     403: "The user is not allowed to do this",
-    404: "There is no such resource",
+    404: "The resource does not exist",
     409: "The same request is still in progress",
     412: "The resource has changed",
     413: "The request body is too large",
@@ -43,7 +43,7 @@ HEADERS = {
     for name, description in {
         "Connection": "The server closes the connection without reading the body.",
         "ETag": "Identifies this version, for `If-None-Match` and `If-Match`.",
-        "Link": 'The next page: `<path>; rel="next"` (RFC 8288); absent on the last.',
+        "Link": 'Next page: `<path>; rel="next"` (RFC 8288); absent on the last page.',
         "Location": "The path of the new resource.",
         "Retry-After": "How many seconds to wait before trying again.",
         "WWW-Authenticate": "The authentication scheme to use.",
@@ -208,7 +208,6 @@ def allowed_methods(request: Request) -> set[str]:
 async def request_validation_exception_handler(
     request: Request, exc: RequestValidationError
 ) -> Response:
-    """Return a 422 that says where and why, and never repeats the input."""
     return validation_error_response(request, exc.errors())
 
 

@@ -227,7 +227,7 @@ class IdempotencyKey(Base):
 
 
 class OrphanedPicture(Base):
-    """A stored picture to delete unless a user still references it."""
+    """A stored picture that is scheduled for deletion."""
 
     __tablename__ = "discarded_pictures"
 

@@ -34,8 +34,8 @@ A blog with user accounts, profile pictures and public posts.
 - `POST /api/users/token` takes the email address (as `username`) and the password as a
   form and returns an access token. Send it as `Authorization: Bearer <access_token>`.
 - Lists are paginated: follow the `Link` header with `rel="next"` until there is none.
-- Responses to `GET` have an `ETag`. Send it in `If-None-Match` to get a 304 if nothing
-  has changed, and in `If-Match` to avoid overwriting someone else's changes.
+- Cacheable responses to `GET` have an `ETag`. Send it in `If-None-Match` to get a 304
+  if nothing has changed, and in `If-Match` to avoid overwriting someone else's changes.
 - Send an `Idempotency-Key` with `POST /api/posts`, so that you can retry safely.
 - Errors are `{"detail": ...}`. Clients that accept `application/problem+json` get
   problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.

@@ -18,7 +18,7 @@ PageNumber = Annotated[int, Query(ge=1, le=MAX_ID // settings.posts_per_page)]
 
 # FastAPI runs dependencies that are not async in a thread.
 async def get_numbered_page(page: PageNumber = 1) -> PageRequest:
-    """Return the posts of a numbered page; the first one is 1."""
+    """Convert a page number, starting at 1, to an offset and a limit."""
     limit = settings.posts_per_page
     return PageRequest(skip=(page - 1) * limit, limit=limit)
 

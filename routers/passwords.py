@@ -133,7 +133,7 @@ def notify_password_changed(background: BackgroundTasks, user: User) -> None:
 
 
 async def notify(change: AccountChange, *, to_email: str, username: str) -> None:
-    """Send a notification email, unless the email address has got too many.
+    """Send a notification email, unless the email address has received too many.
 
     It may belong to someone else, who would be flooded by a user's changes.
     """

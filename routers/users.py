@@ -232,7 +232,7 @@ async def update_user(
 ) -> User:
     """Update your username, your email address, or both.
 
-    A new email address ends all password reset links, and the old one is notified.
+    A new email address invalidates all reset links, and the old one is notified.
     """
     old_username, old_email = user.username, user.email
     for name, value in user_in.model_dump(exclude_none=True).items():

@@ -6,7 +6,7 @@ const KEY_REUSED = "Idempotency-Key was used for another request";
 const ALREADY_PUBLISHED =
   "Your first attempt went through, so that version is already published. Try again to publish this one as well.";
 const DELETED_SINCE =
-  "Your post was already published, and then deleted. Try again to publish it once more.";
+  "Your post was published and then deleted. Try again to publish it again.";
 
 /** Return the text of the post at `url`, with its version and ETag. */
 export async function fetchSavedPost(url) {
