@@ -15,7 +15,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 import models
 from config import settings
 from database import MAX_ID, DbSession
-from exceptions import APIError
+from exceptions import INVALID_TOKEN, NOT_AUTHENTICATED
 from executors import BoundedExecutor
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
@@ -37,7 +37,7 @@ password_hash = PasswordHash(
 )
 DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
 
-# Hashing is slow on purpose. The queue is as long as clients are willing to wait.
+# Hashing is slow on purpose. With this queue, a response takes a few seconds at most.
 # niceness=19: at 10, a flood of logins made the slowest pages 2 to 4 times slower, at
 # 19 less than 2 times.
 _hashing = BoundedExecutor("hashing", max_workers=2, max_queue=62, niceness=19)
@@ -146,16 +146,6 @@ def generate_reset_token() -> str:
 def hash_reset_token(token: str) -> str:
     """Return the SHA-256 of a reset token in hex, which is all the database stores."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def unauthorized(detail: str) -> APIError:
-    """Return a 401 error with a Bearer challenge (RFC 6750, section 3)."""
-    return APIError(401, detail, {"WWW-Authenticate": "Bearer"})
-
-
-NOT_AUTHENTICATED = unauthorized("Not authenticated")
-# The same error for every flaw, so that responses reveal nothing about tokens.
-INVALID_TOKEN = unauthorized("Invalid or expired token")
 
 
 async def get_current_user(

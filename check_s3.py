@@ -12,13 +12,8 @@ from urllib.error import URLError
 from botocore.exceptions import BotoCoreError, ClientError
 
 from config import settings
-from image_utils import (
-    FOLDER,
-    StorageError,
-    delete_profile_image,
-    s3_client,
-    upload_profile_image,
-)
+from image_utils import FOLDER, delete_profile_image, upload_profile_image
+from storage import StorageError, s3_client
 
 CONTENT = b"written by check_s3.py, may be deleted"
 PUBLIC_READ_TIMEOUT = 10

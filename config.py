@@ -37,6 +37,10 @@ GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
 )
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+HEALTH_PATH = "/health"
+MIB = 1024 * 1024
+# Of a request, except for a picture.
+MAX_BODY_BYTES = MIB
 SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 RENAMED_SETTINGS = {
@@ -285,8 +289,8 @@ class Settings(BaseSettings):
         """Base of all absolute URLs, without a trailing slash."""
         return self.frontend_url or self._server_url
 
-    def set_server_address(self, host: str, port: int) -> None:
-        """Set the site URL for a development server, where `FRONTEND_URL` is unset."""
+    def set_server_url(self, host: str, port: int) -> None:
+        """Set the site URL of a development server, where `FRONTEND_URL` is unset."""
         host = f"[{host}]" if ":" in host else host
         self._server_url = f"http://{host}:{port}"
 

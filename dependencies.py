@@ -1,34 +1,69 @@
-"""What routes ask for: users, posts and pages that are loaded and authorized."""
+"""Dependencies of routes: the client IP, the page, loaded and authorized objects."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
 
-from fastapi import Depends, Header, Path
+from fastapi import Depends, Header, Path, Request
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from auth import INVALID_TOKEN, CurrentUser
-from database import MAX_ID, DbSession
-from exceptions import APIError
-from middleware.etags import etag_matches, etag_of
-from models import Post, User
-from pagination import PageRequest, get_page_request
-from rate_limit import get_client_ip
-from schemas import PostResponse, RowId
-
-USER_NOT_FOUND = APIError(404, "User not found")
-POST_NOT_FOUND = APIError(404, "Post not found")
-UPDATE_POST_FORBIDDEN = APIError(403, "Not authorized to update this post")
-DELETE_POST_FORBIDDEN = APIError(403, "Not authorized to delete this post")
-PRECONDITION_FAILED = APIError(
-    412, "The post has been modified since you last read it", varying=["ETag"]
+from auth import CurrentUser
+from conditional_requests import etag_matches, etag_of
+from config import settings
+from database import DbSession
+from exceptions import (
+    DELETE_POST_FORBIDDEN,
+    INVALID_TOKEN,
+    POST_MODIFIED,
+    POST_NOT_FOUND,
+    UPDATE_POST_FORBIDDEN,
+    USER_NOT_FOUND,
+    APIError,
 )
+from executors import hold
+from models import Post, User
+from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
+from rate_limit import client_network
+from schemas import PostResponse, RowId
 
 # Enough for a hundred ETags; load balancers don't accept longer headers either.
 MAX_IF_MATCH_LENGTH = 8192
 
+# A page of a hundred of the longest posts takes 100 MB while it is built, so only two
+# long pages are built at the same time.
+MAX_SHORT_LIMIT = 20
+LONG_PAGE_TIMEOUT = 0.3
+_long_pages = asyncio.Semaphore(2)
+
+# Requests
+
+
+# FastAPI runs dependencies that are not async in a thread.
+async def get_client_ip(request: Request) -> str:
+    """Return the client IP (an IPv6 /64), which `ClientIPMiddleware` determines."""
+    return client_network(request.scope["client"][0])
+
+
+async def get_page_request(
+    skip: Skip = 0,
+    limit: Limit = settings.posts_per_page,
+    cursor: CursorText = None,
+) -> AsyncIterator[PageRequest]:
+    """Yield the requested page; limit how many long pages are built concurrently."""
+    if cursor is not None and skip:
+        raise cursor_error("cursor can't be combined with skip")
+    page = PageRequest(skip, limit, None if cursor is None else Cursor.decode(cursor))
+    if limit <= MAX_SHORT_LIMIT:
+        yield page
+        return
+    async with hold(_long_pages, seconds=LONG_PAGE_TIMEOUT):
+        yield page
+
+
 ClientIP = Annotated[str, Depends(get_client_ip)]
-PageParams = Annotated[PageRequest, Depends(get_page_request)]
+# The scope ends before the response is sent: a slow client must not hold up long pages.
+PageParams = Annotated[PageRequest, Depends(get_page_request, scope="function")]
 
 # Users
 
@@ -37,8 +72,7 @@ UserId = Annotated[RowId, Path(description="The `id` of a user.")]
 
 async def find_user(user_id: UserId, db: DbSession) -> User:
     """Return the user in the path, or raise a 404."""
-    # The driver raises an error for an id outside of this range.
-    user = await db.get(User, user_id) if 0 < user_id <= MAX_ID else None
+    user = await db.get(User, user_id)
     if user is None:
         raise USER_NOT_FOUND.exception()
     return user
@@ -48,9 +82,9 @@ FoundUser = Annotated[User, Depends(find_user)]
 
 
 def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:
-    """Return a dependency that gives the user in the path if it is the caller."""
+    """Return a dependency that returns the caller if the path has their id."""
 
-    # Parameters are resolved from left to right: 401 comes first.
+    # Parameters are resolved from left to right: the 401 comes first.
     async def get_own_user(user: CurrentUser, user_id: UserId) -> User:
         if user.id != user_id:
             raise forbidden.exception()
@@ -60,7 +94,7 @@ def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:
 
 
 async def lock_user(db: AsyncSession, user: User) -> None:
-    """Reload a user and lock the row until the commit; raise a 401 if it is gone."""
+    """Lock and reload a user until the commit; raise a 401 if it has been deleted."""
     try:
         await db.refresh(user, with_for_update=True)
     except InvalidRequestError as exc:
@@ -75,23 +109,21 @@ IfMatch = Annotated[
     Header(
         alias="If-Match",
         max_length=MAX_IF_MATCH_LENGTH,
-        description="The `ETag` of the version that you have: if the post has changed "
-        "since, nothing is done, and you get a 412.",
+        description="The `ETag` of your version. If the post has changed since then, "
+        "nothing is done, and you get a 412.",
     ),
 ]
 
 
 async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
     """Return a post with its author, or raise a 404."""
-    # The driver raises an error for an id outside of this range.
-    if 0 < post_id <= MAX_ID:
-        statement = Post.newest_first().where(Post.id == post_id)
-        if lock:
-            statement = statement.with_for_update(of=Post)
-        post = await db.scalar(statement)
-        if post is not None:
-            return post
-    raise POST_NOT_FOUND.exception()
+    statement = Post.newest_first().where(Post.id == post_id)
+    if lock:
+        statement = statement.with_for_update(of=Post)
+    post = await db.scalar(statement)
+    if post is None:
+        raise POST_NOT_FOUND.exception()
+    return post
 
 
 async def get_post(post_id: PostId, db: DbSession) -> Post:
@@ -102,19 +134,18 @@ FoundPost = Annotated[Post, Depends(get_post)]
 
 
 def post_etag(post: Post) -> str:
-    """Return the ETag of a post: a hash of the JSON that a GET returns."""
+    """Return the ETag of a post: a hash of the body that a GET returns."""
     return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
 
 
-def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]]:
-    """Return a dependency that gives the post in the path if the caller wrote it.
+def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:
+    """Return a dependency that returns the post in the path if the caller wrote it.
 
-    The row stays locked until the transaction ends, so that no other request changes or
-    deletes the post between the checks and the change.
+    The row stays locked until the transaction ends, so that no other request can modify
+    the post after the checks.
     """
-    forbidden = UPDATE_POST_FORBIDDEN if verb == "update" else DELETE_POST_FORBIDDEN
 
-    # Parameters are resolved from left to right: 401 comes before 404.
+    # Parameters are resolved from left to right: the 401 comes before the 404.
     async def get_own_post(
         user: CurrentUser, post_id: PostId, db: DbSession, if_match: IfMatch = None
     ) -> Post:
@@ -122,11 +153,11 @@ def own_post(verb: Literal["update", "delete"]) -> Callable[..., Awaitable[Post]
         if post.user_id != user.id:
             raise forbidden.exception()
         if if_match is not None and not etag_matches(if_match, post_etag(post)):
-            raise PRECONDITION_FAILED.exception(ETag=post_etag(post))
+            raise POST_MODIFIED.exception(ETag=post_etag(post))
         return post
 
     return get_own_post
 
 
-PostToUpdate = Annotated[Post, Depends(own_post("update"))]
-PostToDelete = Annotated[Post, Depends(own_post("delete"))]
+PostToUpdate = Annotated[Post, Depends(own_post(UPDATE_POST_FORBIDDEN))]
+PostToDelete = Annotated[Post, Depends(own_post(DELETE_POST_FORBIDDEN))]

@@ -1,4 +1,4 @@
-"""API errors, the responses to them, and how OpenAPI declares them."""
+"""Every error of the API, the exception handlers, and how OpenAPI declares errors."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.constants import REF_PREFIX
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 from starlette.routing import Route
 
+from config import HEALTH_PATH, settings
 from database import UNAVAILABLE_ERRORS, is_unavailable
 from executors import QueueFull
 from templating import error_page
@@ -57,62 +58,105 @@ class ErrorDetails(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
-    """The kind of error, for programs."""
+    """Machine-readable type of the error."""
     loc: list[str | int]
-    """Where it is: `body`, `query`, `path` or `header`, then the path to the value."""
+    """Location: `body`, `query`, `path` or `header`, then the path to the value."""
     msg: str
-    """A sentence for people."""
+    """Human-readable message."""
 
 
 class ErrorResponse(BaseModel):
-    """What went wrong."""
+    """An error response."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     detail: str | list[ErrorDetails]
-    """A sentence; for an invalid request (422), usually a list of errors."""
+    """A message; for an invalid request (422), usually a list of errors."""
 
 
 @dataclass(frozen=True)
 class APIError:
-    """An error that operations can respond with; `raise USER_NOT_FOUND.exception()`."""
+    """An error response of the API: `raise USER_NOT_FOUND.exception()`."""
 
     status: int
     detail: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     varying: Sequence[str] = ()
-    """Names of the headers whose value is different each time."""
+    """Names of headers whose values are passed to `exception`."""
 
     def exception(self, **headers: str) -> HTTPException:
-        """Return the exception to raise; header names are written with `_` for `-`."""
+        """Return the exception to raise; `_` in a header name stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return HTTPException(self.status, self.detail, {**self.headers, **named})
 
 
-DATABASE_UNAVAILABLE = APIError(503, "Database unavailable", {"Retry-After": "5"})
+RETRY_LATER = {"Retry-After": "5"}
+DATABASE_UNAVAILABLE = APIError(503, "Database unavailable", RETRY_LATER)
 TOO_BUSY = APIError(
-    503, "The server is busy. Please try again in a moment.", {"Retry-After": "5"}
+    503, "The server is busy. Please try again in a moment.", RETRY_LATER
 )
-BODY_TOO_LARGE = APIError(413, "Request body too large", {"Connection": "close"})
-BODY_TIMED_OUT = APIError(
-    422,
-    [{"type": "body", "loc": ("body",), "msg": "Timed out reading the request body"}],
-    {"Connection": "close"},
-)
-INVALID_HOST = APIError(400, "Invalid host header")
 TOO_MANY_ATTEMPTS = APIError(
     429, "Too many attempts. Please try again later.", varying=["Retry-After"]
 )
 
+CLOSE = {"Connection": "close"}
+BODY_TOO_LARGE = APIError(413, "Request body too large", CLOSE)
+BODY_TIMED_OUT = APIError(
+    422,
+    [{"type": "body", "loc": ("body",), "msg": "Timed out reading the request body"}],
+    CLOSE,
+)
+INVALID_HOST = APIError(400, "Invalid host header")
+
+# A challenge is required (RFC 6750, section 3).
+BEARER = {"WWW-Authenticate": "Bearer"}
+NOT_AUTHENTICATED = APIError(401, "Not authenticated", BEARER)
+# The same error for every flaw, so that responses reveal nothing about tokens.
+INVALID_TOKEN = APIError(401, "Invalid or expired token", BEARER)
+INCORRECT_LOGIN = APIError(401, "Incorrect email or password", BEARER)
+WRONG_PASSWORD = APIError(400, "Current password is incorrect")
+INVALID_RESET_TOKEN = APIError(400, "Invalid or expired reset token")
+
+USER_NOT_FOUND = APIError(404, "User not found")
+USERS_NOT_FOUND = APIError(404, "Users not found")
+USERNAME_TAKEN = APIError(400, "Username already exists")
+EMAIL_TAKEN = APIError(400, "Email already registered")
+UPDATE_USER_FORBIDDEN = APIError(403, "Not authorized to update this user")
+DELETE_USER_FORBIDDEN = APIError(403, "Not authorized to delete this user")
+
+UPDATE_PICTURE_FORBIDDEN = APIError(403, "Not authorized to update this user's picture")
+DELETE_PICTURE_FORBIDDEN = APIError(403, "Not authorized to delete this user's picture")
+NO_PICTURE = APIError(400, "No profile picture to delete")
+INVALID_IMAGE = APIError(
+    400, "Invalid image file. Please upload a valid image (JPEG, PNG, GIF, WebP)."
+)
+UPLOAD_FAILED = APIError(503, "Failed to upload image. Please try again.", RETRY_LATER)
+
+POST_NOT_FOUND = APIError(404, "Post not found")
+UPDATE_POST_FORBIDDEN = APIError(403, "Not authorized to update this post")
+DELETE_POST_FORBIDDEN = APIError(403, "Not authorized to delete this post")
+POST_MODIFIED = APIError(
+    412, "The post has been modified since you last read it", varying=["ETag"]
+)
+KEY_REUSED = APIError(422, "Idempotency-Key was used for another request")
+REQUEST_IN_PROGRESS = APIError(
+    409, "A request with this Idempotency-Key is still running", {"Retry-After": "1"}
+)
+
+
+def file_too_large() -> APIError:
+    megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
+    return APIError(400, f"File too large. Maximum size is {megabytes:g}MB")
+
 
 def wants_json(request: Request) -> bool:
-    """Return whether an error at this path is for a program, not for a person."""
+    """Return whether errors on this path are read by programs rather than people."""
     path = request.url.path
-    return path.startswith("/api/") or path in {"/api", "/health"}
+    return path.startswith("/api/") or path in {"/api", HEALTH_PATH}
 
 
-def error_response(request: Request, exc: HTTPException) -> Response:
-    """Return an error as JSON or as a page, with its headers."""
+def error_response(request: Request, exc: StarletteHTTPException) -> Response:
+    """Return an error as JSON or as an HTML page."""
     if wants_json(request):
         return json_error_response(request, exc.status_code, exc.detail, exc.headers)
     return error_page(request, exc)
@@ -124,7 +168,7 @@ def json_error_response(
     detail: Any,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return an error as JSON, or as problem details if the client accepts them."""
+    """Return an error as JSON, or as problem details (RFC 9457) if accepted."""
     if accepts_problem_json(request):
         content, media_type = problem_details(status, detail), PROBLEM_JSON
     else:
@@ -135,13 +179,11 @@ def json_error_response(
 
 
 def accepts_problem_json(request: Request) -> bool:
-    """Return whether `Accept` names the media type of problem details."""
     accepted = ",".join(request.headers.getlist("accept")).lower().split(",")
     return any(entry.split(";")[0].strip() == PROBLEM_JSON for entry in accepted)
 
 
 def problem_details(status: int, detail: Any) -> dict[str, Any]:
-    """Return an error as RFC 9457 defines it."""
     problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -157,7 +199,7 @@ def problem_details(status: int, detail: Any) -> dict[str, Any]:
 
 def add_exception_handlers(app: FastAPI) -> None:
     handlers: dict[type[Exception], Any] = {
-        HTTPException: http_exception_handler,
+        StarletteHTTPException: http_exception_handler,
         RequestValidationError: request_validation_exception_handler,
         QueueFull: queue_full_handler,
         **dict.fromkeys((DBAPIError, *UNAVAILABLE_ERRORS), database_error_handler),
@@ -167,7 +209,9 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 
 # Starlette runs handlers that are not async in a thread.
-async def http_exception_handler(request: Request, exc: HTTPException) -> Response:
+async def http_exception_handler(
+    request: Request, exc: StarletteHTTPException
+) -> Response:
     if is_unreadable_body(exc):
         error = {"type": "body", "loc": ("body",), "msg": UNREADABLE_BODY}
         return validation_error_response(request, [error])
@@ -177,7 +221,7 @@ async def http_exception_handler(request: Request, exc: HTTPException) -> Respon
     return error_response(request, exc)
 
 
-def is_unreadable_body(exc: HTTPException) -> bool:
+def is_unreadable_body(exc: StarletteHTTPException) -> bool:
     return exc.status_code == HTTPStatus.BAD_REQUEST and (
         exc.detail == "There was an error parsing the body"
         or isinstance(exc.__context__, MultiPartException)
@@ -185,10 +229,10 @@ def is_unreadable_body(exc: HTTPException) -> bool:
 
 
 def allowed_methods(request: Request) -> set[str]:
-    """Return all methods of a path; Starlette only knows those of its first route.
+    """Return the methods that a path supports.
 
-    `/api/users/me` also matches `/api/users/{user_id}`, but is not meant by it: only
-    the routes with the fewest parameters count.
+    Starlette only considers the first matching route. Of several matches, those with
+    the fewest parameters count: `/api/users/me` isn't a `/api/users/{user_id}`.
     """
     routes = [
         route
@@ -197,7 +241,7 @@ def allowed_methods(request: Request) -> set[str]:
         if isinstance(route, Route) and route.path_regex.match(request.url.path)
     ]
     fewest = min((len(route.param_convertors) for route in routes), default=0)
-    # Without a route, it is a mounted directory, whose files are only read.
+    # A path without a route is a file in a mounted directory.
     methods = {"GET"} if not routes else set()
     for route in routes:
         if len(route.param_convertors) == fewest:
@@ -214,7 +258,7 @@ async def request_validation_exception_handler(
 def validation_error_response(
     request: Request, errors: Sequence[Mapping[str, Any]]
 ) -> Response:
-    """Return a 422 with these errors, without the input."""
+    """Return a 422 that lists the errors without echoing the input."""
     if not wants_json(request):
         return error_page(request, HTTPException(422))
     detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in errors]
@@ -226,7 +270,7 @@ async def queue_full_handler(request: Request, _exc: QueueFull) -> Response:
 
 
 async def database_error_handler(request: Request, exc: Exception) -> Response:
-    """Return a 503 while the database is unavailable; any other error is a bug."""
+    """Return a 503 while the database is unavailable; raise any other error."""
     if not is_unavailable(exc):
         raise exc
     logger.error("Database unavailable: %s", exc)
@@ -237,7 +281,7 @@ async def database_error_handler(request: Request, exc: Exception) -> Response:
 
 
 def error_responses(*errors: APIError) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of an operation that can fail with these errors."""
+    """Return the OpenAPI `responses` of an operation with these errors."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         add_error_response(responses, error)
@@ -245,7 +289,7 @@ def error_responses(*errors: APIError) -> dict[int | str, dict[str, Any]]:
 
 
 def add_error_response(responses: dict[Any, dict[str, Any]], error: APIError) -> None:
-    """Add an error to the `responses` of an operation, its detail as an example."""
+    """Add an error to OpenAPI `responses`, with its detail as an example."""
     schema = {"$ref": REF_PREFIX + ErrorResponse.__name__}
     response = responses.setdefault(
         str(error.status),
@@ -262,5 +306,5 @@ def add_error_response(responses: dict[Any, dict[str, Any]], error: APIError) ->
 
 
 def response_headers(*headers: str, status: int = 200) -> dict[int | str, Any]:
-    """Return the `responses` of an operation that sets these headers on success."""
+    """Return the OpenAPI `responses` of an operation with these headers."""
     return {str(status): {"headers": {name: HEADERS[name] for name in headers}}}

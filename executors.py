@@ -1,18 +1,19 @@
-"""Bounded thread pools for blocking and CPU-bound work."""
+"""Bounded thread pools for blocking and CPU-bound work, and bounded waiting."""
 
 import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
-    """The queue of an executor is full."""
+    """Too much work is waiting already, or has waited for too long."""
 
 
 class BoundedExecutor:
@@ -35,7 +36,7 @@ class BoundedExecutor:
         self._slots = threading.BoundedSemaphore(max_workers + max_queue)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Call a function in one of the threads, or raise `QueueFull`."""
+        """Call a function in one of the threads; raise `QueueFull` if too many wait."""
         if not self._slots.acquire(blocking=False):
             raise QueueFull(self._name)
         future = self._executor.submit(function, *arguments)
@@ -47,3 +48,17 @@ class BoundedExecutor:
         # On other systems this would affect the whole process.
         if self._niceness and sys.platform == "linux":
             os.nice(self._niceness)
+
+
+@asynccontextmanager
+async def hold(semaphore: asyncio.Semaphore, *, seconds: float) -> AsyncIterator[None]:
+    """Hold a semaphore; raise `QueueFull` if it isn't free within this time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await semaphore.acquire()
+    except TimeoutError as exc:
+        raise QueueFull from exc
+    try:
+        yield
+    finally:
+        semaphore.release()

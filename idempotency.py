@@ -11,16 +11,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import LOCK_NOT_AVAILABLE, sqlstate
-from exceptions import APIError
+from exceptions import KEY_REUSED, REQUEST_IN_PROGRESS
 from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, utcnow
 
 KEY_TTL = timedelta(hours=24)
 MAX_PRUNED = 100
-
-KEY_REUSED = APIError(422, "Idempotency-Key was used for another request")
-REQUEST_IN_PROGRESS = APIError(
-    409, "A request with this Idempotency-Key is still running", {"Retry-After": "1"}
-)
 
 Key = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 
 import openapi
-import picture_storage
+import orphaned_pictures
 import templating
 from config import renamed_settings, settings
 from database import dispose_engine, start_embedded_server
@@ -57,11 +57,11 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
         logger.info("Data directory: %s", settings.var_dir)
-    # Exclude what has been imported from garbage collection: a full one would pause
-    # everything for 100 ms.
+    # A full garbage collection would pause everything for 100 ms: exclude the objects
+    # that exist by now.
     gc.collect()
     gc.freeze()
-    cleanup = asyncio.create_task(picture_storage.run_cleanup())
+    cleanup = asyncio.create_task(orphaned_pictures.run_cleanup())
     yield
     gc.unfreeze()
     cleanup.cancel()
@@ -100,7 +100,7 @@ if settings.s3_bucket_name is None:
     app.mount("/media", media, name="media")
 
 
-# Cached: a page has about fifty paths, and each lookup goes through all routes.
+# A page has about fifty links, and each lookup searches all routes.
 @lru_cache(maxsize=4096)
 def path_for(name: str, **path_params: Any) -> str:
     """Return the path of a route; `url_for` would use the host of the request."""
@@ -112,5 +112,5 @@ def static_path(file: str) -> str:
     return path_for("static", path=f"{static_version()}/{file}")
 
 
-# Here, because they need the app with all its routes.
+# Set here, because they need the app with all its routes.
 templating.environment.globals.update(path_for=path_for, static_path=static_path)

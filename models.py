@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     ColumnElement,
     DateTime,
+    Delete,
     ForeignKey,
     Index,
     Select,
     String,
     Text,
     UniqueConstraint,
+    delete,
     func,
     or_,
     select,
@@ -32,6 +34,9 @@ IDEMPOTENCY_KEY_LENGTH = 255
 
 # Case folding can turn one character into three.
 USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
+
+
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def utcnow() -> datetime:
@@ -68,7 +73,7 @@ class User(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(USERNAME_LENGTH))
     # lower() depends on the database's locale and may convert only A to Z; this key
-    # covers all of Unicode. It is null in rows that were inserted by other code.
+    # covers all of Unicode. Rows inserted without this class have none.
     username_key: Mapped[str | None] = mapped_column(
         String(USERNAME_KEY_LENGTH), unique=True
     )
@@ -199,7 +204,7 @@ class Post(Base):
 
     @classmethod
     def older_than(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
-        """Match the posts that come after this position in `newest_first`."""
+        """Match posts that follow this one in `newest_first`."""
         return tuple_(cls.date_posted, cls.id) < (date_posted, post_id)
 
 
@@ -252,3 +257,8 @@ class PasswordResetToken(Base):
     )
 
     user: Mapped["User"] = relationship(back_populates="reset_tokens", lazy="raise")
+
+    @classmethod
+    def delete_all_of(cls, user: User) -> Delete:
+        """Delete a user's reset tokens."""
+        return delete(cls).where(cls.user_id == user.id)

@@ -6,10 +6,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.constants import REF_PREFIX
 
-from auth import INVALID_TOKEN, NOT_AUTHENTICATED
 from exceptions import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
+    INVALID_TOKEN,
+    NOT_AUTHENTICATED,
     TOO_MANY_ATTEMPTS,
     APIError,
     ErrorResponse,

@@ -1,11 +1,10 @@
 """Pagination of lists, by offset or by cursor."""
 
-import asyncio
 import struct
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import quote, urlencode
 
@@ -14,19 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from config import settings
 from database import MAX_ID
-from executors import QueueFull
-from models import Post, User
+from models import EPOCH, Post, User
 
 MAX_LIMIT = 100
-# A page of a hundred of the longest posts takes 100 MB while it is built, so only two
-# long pages are built at the same time.
-MAX_SHORT_LIMIT = 20
-LONG_PAGE_TIMEOUT = 0.3
-_long_pages = asyncio.Semaphore(2)
-
-EPOCH = datetime.fromtimestamp(0, UTC)
 # Microseconds since the epoch, id, position.
 CURSOR_FORMAT = struct.Struct(">qii")
 
@@ -37,7 +27,7 @@ class Cursor(NamedTuple):
     date_posted: datetime
     post_id: int
     position: int
-    """How many posts the list had up to this one when the cursor was made."""
+    """Number of posts up to and including this one when the cursor was created."""
 
     def encode(self) -> str:
         microseconds = (self.date_posted - EPOCH) // timedelta(microseconds=1)
@@ -64,50 +54,28 @@ def cursor_error(message: str) -> RequestValidationError:
     )
 
 
-Skip = Annotated[int, Query(ge=0, le=MAX_ID, description="How many entries to skip.")]
+Skip = Annotated[int, Query(ge=0, le=MAX_ID, description="Number of entries to skip.")]
 Limit = Annotated[
-    int, Query(ge=1, le=MAX_LIMIT, description="The maximum number of entries.")
+    int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of entries.")
 ]
 CursorText = Annotated[
     str | None,
     Query(
         max_length=64,
-        description="The `next_cursor` of the previous page. Unlike `skip`, it neither "
-        "repeats nor omits a post while others publish and delete; not with `skip`.",
+        description="The `next_cursor` of the previous page. Unlike with `skip`, no "
+        "post is repeated or omitted while others publish and delete. It can't be "
+        "combined with `skip`.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class PageRequest:
-    """The page of a list of posts that a client requests."""
+    """The page of posts that a client requests."""
 
     skip: int
     limit: int
     cursor: Cursor | None = None
-
-
-async def get_page_request(
-    skip: Skip = 0,
-    limit: Limit = settings.posts_per_page,
-    cursor: CursorText = None,
-) -> AsyncIterator[PageRequest]:
-    """Yield the requested page; raise `QueueFull` if too many long ones are built."""
-    if cursor is not None and skip:
-        raise cursor_error("cursor can't be combined with skip")
-    page = PageRequest(skip, limit, None if cursor is None else Cursor.decode(cursor))
-    if limit <= MAX_SHORT_LIMIT:
-        yield page
-        return
-    try:
-        async with asyncio.timeout(LONG_PAGE_TIMEOUT):
-            await _long_pages.acquire()
-    except TimeoutError as exc:
-        raise QueueFull("long pages") from exc
-    try:
-        yield page
-    finally:
-        _long_pages.release()
 
 
 @dataclass(frozen=True)
@@ -135,7 +103,7 @@ async def fetch_posts(
     """Return a page of all posts, or of those of one author.
 
     The page and the total come from one statement, so that they agree while others
-    publish and delete. A page beyond the end has no row for the total and takes two.
+    publish and delete. An empty page has no row for the total and takes two.
     """
     listed = Post.newest_first(author)
     total = (
@@ -143,7 +111,7 @@ async def fetch_posts(
         .order_by(None)
         .correlate(None)
     )
-    # The additional post tells whether there is another page.
+    # One more post than the page has shows whether there is another page.
     statement = (
         listed.add_columns(total.scalar_subquery())
         .offset(page.skip)
@@ -171,10 +139,10 @@ async def paginated_response(
     page_request: PageRequest,
     author: User | None = None,
 ) -> PostPage:
-    """Return a page of posts, and set the link to the next one (RFC 8288).
+    """Return a page of posts, and set a `Link` header for the next page (RFC 8288).
 
-    The link has a cursor unless the client paginates by `skip` alone (generated clients
-    send the default `skip` along with a cursor).
+    The link uses a cursor unless the client paginates by `skip` (generated clients send
+    the default `skip` even with a cursor).
     """
     page = await fetch_posts(db, page_request, author)
     if page.has_more:
@@ -187,5 +155,5 @@ async def paginated_response(
 
 
 def next_link(request: Request, query: Mapping[str, object]) -> str:
-    """Return the value of a `Link` header that leads to the next page (RFC 8288)."""
+    """Return a `Link` header for the next page (RFC 8288)."""
     return f'<{quote(request.scope["path"])}?{urlencode(query)}>; rel="next"'

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from fastapi import HTTPException, Request
 from limits import RateLimitItem, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter as Limiter
@@ -39,14 +38,6 @@ TRUSTED_FOR = "1/30 days"
 IPV6_PREFIX = 64
 # TypeError and ValueError: an invalid option in REDIS_URL.
 REDIS_ERRORS = (StorageError, OSError, TimeoutError, TypeError, ValueError)
-
-
-class RateLimitExceeded(HTTPException):
-    """A 429 error with `Retry-After` in seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        error = TOO_MANY_ATTEMPTS.exception(Retry_After=str(retry_after))
-        super().__init__(error.status_code, error.detail, error.headers)
 
 
 @dataclass(frozen=True)
@@ -82,16 +73,11 @@ def client_network(ip: str) -> str:
     return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
 
 
-async def get_client_ip(request: Request) -> str:
-    """Return the client IP (an IPv6 /64) to limit; `ClientIPMiddleware` sets it."""
-    return client_network(request.scope["client"][0])
-
-
 # Storage
 
 
 class LRUMemoryStorage(Storage):
-    """Counters in memory; evicts the least recently used.
+    """Counters in memory, of which the least recently used are evicted.
 
     The library's `MemoryStorage` is unbounded and scans all keys on every hit.
     """
@@ -183,21 +169,16 @@ _counters = FallbackStorage()
 _trusted_clients = FallbackStorage()
 
 
-async def reset() -> None:
-    for storage in (_counters, _trusted_clients):
-        await storage.memory.storage.reset()
-        storage.retry_at = 0.0
-
-
 # Counting
 
 
 async def count(*limits: RateLimit) -> None:
-    """Count an event, or raise `RateLimitExceeded` and count nothing."""
+    """Count an event; raise a 429 and count nothing if that exceeds a limit."""
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
             await _refund(*limits[:position])
-            raise RateLimitExceeded(await _seconds_left(limit))
+            seconds = str(await _seconds_left(limit))
+            raise TOO_MANY_ATTEMPTS.exception(Retry_After=seconds)
 
 
 @asynccontextmanager
@@ -276,8 +257,8 @@ def _account_and_ip_limit(email: str, ip: str) -> RateLimit:
 
 
 def _trusted_client_limit(email: str, ip: str) -> RateLimit:
-    # The limit of all other clients together: enough for the user, and no more than
-    # they have for an attacker who shares the user's IP.
+    # As high as the limit of all other clients together: an attacker who shares the
+    # user's IP gains nothing from it.
     rate = settings.rate_limit_login_per_account
     return RateLimit(rate, ("login trusted", email, ip))
 

@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from config import MAX_BODY_BYTES
 from database import MAX_ID
 from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
 
@@ -38,8 +39,8 @@ INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 def normalize_nfc(value: Any) -> Any:
     """Trim a string and normalize it to NFC.
 
-    A string that is too long in every form is only trimmed: normalizing a megabyte of
-    combining marks takes minutes.
+    A string that is too long in any form is only trimmed, because normalizing a
+    megabyte of combining marks takes minutes.
     """
     if type(value) is not str:
         return value
@@ -87,11 +88,16 @@ def normalize_email(value: str) -> str:
 
 
 def parse_id(text: str) -> int:
-    """Convert an id in a path; Pydantic would also accept `1.0`, `1_0` and spaces."""
+    """Convert an id in a path, to 0 if no row can have it.
+
+    Pydantic would also accept `1.0`, `1_0` and spaces.
+    """
     if not INTEGER.fullmatch(text):
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     # int() raises ValueError for more than 4,300 digits.
-    return int(text) if len(text) <= ID_DIGITS else MAX_ID + 1
+    number = int(text) if len(text) <= ID_DIGITS else 0
+    # The driver raises an error for larger numbers; no row has the id 0.
+    return number if 0 < number <= MAX_ID else 0
 
 
 # The bounds appear in the OpenAPI document only: an id outside them gets a 404.
@@ -103,8 +109,8 @@ RowId = Annotated[
 
 Storable = AfterValidator(validate_storable)
 
-# For values that are compared but not stored; the body limit is the same.
-AnyText = Annotated[str, StringConstraints(max_length=1024 * 1024), Storable]
+# For values that are compared but not stored.
+AnyText = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES), Storable]
 Password = Annotated[AnyText, Field(examples=["three random words"])]
 Username = Annotated[
     str,

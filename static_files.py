@@ -11,8 +11,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from config import BASE_DIR, settings
-from image_utils import CACHE_CONTROL
 
+# For files whose content never changes under the same name.
+IMMUTABLE = "public, max-age=31536000, immutable"
 STATIC_DIR = BASE_DIR / "static"
 VERSION_BYTES = 6
 VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
@@ -84,7 +85,7 @@ class ImmutableStaticFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = CACHE_CONTROL
+        response.headers["Cache-Control"] = IMMUTABLE
         return response
 
 
@@ -98,6 +99,6 @@ class VersionedStaticFiles(StaticFiles):
         response = await super().get_response(file, scope)
         is_current = version == static_version()
         response.headers["Cache-Control"] = (
-            CACHE_CONTROL if is_current else SHORT_CACHE_CONTROL
+            IMMUTABLE if is_current else SHORT_CACHE_CONTROL
         )
         return response

@@ -1,8 +1,7 @@
-"""Jinja2 templates: what they can use, and the error page."""
+"""Jinja2 templates: the environment, and the error page."""
 
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
@@ -45,10 +44,6 @@ def iso_date(moment: datetime) -> str:
 def absolute_url(path: str) -> str:
     """Return the public URL of a path; a picture in a bucket has a URL already."""
     return settings.site_url + path if path.startswith("/") else path
-
-
-def path_of(request: Request, route: str, **path_params: Any) -> str:
-    return str(request.app.url_path_for(route, **path_params))
 
 
 environment = Environment(

@@ -1,4 +1,4 @@
-"""The hosts that the site is served at."""
+"""Rejection of requests to unknown hosts."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,23 @@ from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config import HEALTH_PATH
 from exceptions import INVALID_HOST
 
 
 class AllowedHostsMiddleware(TrustedHostMiddleware):
-    """Starlette's check of the host, with this site's error response."""
+    """Reject other hosts as Starlette does, with an error response like all others.
 
-    def __init__(
-        self, app: ASGIApp, allowed_hosts: Sequence[str], exempt_path: str
-    ) -> None:
+    Health checks are exempt, because load balancers send them to an IP address.
+    """
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str]) -> None:
         super().__init__(_accept, allowed_hosts, www_redirect=False)
         self.next_app = app
-        self.exempt_path = exempt_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != self.exempt_path:
-            # Starlette looks at the first of several headers only.
+        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
+            # Of several headers, Starlette checks only the first.
             if not self.allow_any and len(Headers(scope=scope).getlist("host")) != 1:
                 raise INVALID_HOST.exception()
             await super().__call__(scope, receive, _reject)
@@ -29,7 +30,7 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
 
 
 async def _accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Stand in for the app while the host is checked."""
+    """Do nothing if the host is allowed: the app is called afterwards."""
 
 
 async def _reject(_message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Limits for the size of a request body, and for the time that it takes."""
+"""Limits on the size of request bodies, and on the time they take to arrive."""
 
 import asyncio
 import re
@@ -6,11 +6,9 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config import settings
+from config import MAX_BODY_BYTES, MIB, settings
 from exceptions import BODY_TIMED_OUT, BODY_TOO_LARGE
 
-MIB = 1024 * 1024
-MAX_BODY_SIZE = MIB
 MULTIPART_OVERHEAD = 64 * 1024
 BODY_TIMEOUT_PER_MIB = 15.0
 UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
@@ -19,21 +17,20 @@ UPLOAD_PATH = re.compile(r"/api/users/[^/]+/picture")
 def max_body_size(scope: Scope) -> int:
     if UPLOAD_PATH.fullmatch(scope["path"]):
         return settings.max_upload_size_bytes + MULTIPART_OVERHEAD
-    return MAX_BODY_SIZE
+    return MAX_BODY_BYTES
 
 
 class BodyLimitMiddleware:
-    """Reject a request body as soon as it is known to be too large, or too slow.
+    """Reject a request body as soon as it turns out to be too large or too slow.
 
-    Starlette's `max_body_size` responds outside of the error handlers and without the
-    security headers.
+    Starlette's `max_body_size` bypasses the error handlers and the security headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The body of a GET means nothing (RFC 9110, section 9.3.1) and isn't kept.
+        # The body of a GET has no meaning (RFC 9110, section 9.3.1), and isn't read.
         if scope["type"] != "http" or scope["method"] == "GET":
             await self.app(scope, receive, send)
             return
@@ -45,8 +42,7 @@ class BodyLimitMiddleware:
 
         async def receive_within_limits() -> Message:
             nonlocal received, deadline
-            # Raised here, where the error handling of the route sees it, and only if
-            # the route reads the body.
+            # Raised only when a route reads the body, so that 401 and 403 come first.
             if too_large:
                 raise BODY_TOO_LARGE.exception()
             try:
@@ -55,7 +51,7 @@ class BodyLimitMiddleware:
             except TimeoutError as error:
                 raise BODY_TIMED_OUT.exception() from error
             if not message.get("more_body", False):
-                # The only message left is that the client disconnects.
+                # Only the message that the client disconnects can follow.
                 deadline = None
             received += len(message.get("body", b""))
             if received > max_size:
@@ -67,5 +63,5 @@ class BodyLimitMiddleware:
 
 def _declared_length(scope: Scope) -> float:
     declared = Headers(scope=scope).get("content-length", "")
-    # As float: Python refuses to read an integer of thousands of digits.
+    # int() raises ValueError for more than 4,300 digits.
     return float(declared) if declared.isdecimal() else 0

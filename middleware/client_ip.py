@@ -1,19 +1,19 @@
-"""The client IP, as the trusted proxies report it."""
+"""The client IP behind trusted proxies."""
 
 import ipaddress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# Clients whose IP is unknown count together, as this machine.
+# All clients whose IP is unknown share one rate limit.
 UNKNOWN_IP = "127.0.0.1"
 
 
 class ClientIPMiddleware:
     """Set `scope["client"]` to the client IP that the trusted proxies report.
 
-    Each proxy appends the IP that it received the request from to `X-Forwarded-For`;
-    what comes before the entries of the trusted proxies is written by the client.
+    Each proxy appends the IP of its peer to `X-Forwarded-For`. Clients can forge all
+    entries before those of the trusted proxies.
     """
 
     def __init__(self, app: ASGIApp, hops: int) -> None:
@@ -24,7 +24,7 @@ class ClientIPMiddleware:
         if scope["type"] == "http":
             peer = scope.get("client") or (UNKNOWN_IP, 0)
             ip = self._client_ip(peer[0], peer[1], Headers(scope=scope))
-            # In the server's own dict, which the access log is written from.
+            # No copy of the scope: uvicorn's access log reads the original.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
 
@@ -34,12 +34,12 @@ class ClientIPMiddleware:
         forwarded = ",".join(headers.getlist("x-forwarded-for"))
         entries = [entry.strip() for entry in forwarded.split(",")]
         if self.hops == 0:
-            # By default, uvicorn believes the header if the peer is 127.0.0.1: it sets
-            # the client to an entry, with port 0 if the entry has none.
-            is_written = any(
+            # By default, uvicorn trusts the header if the peer is 127.0.0.1, and sets
+            # the client to one of its entries, with port 0 if the entry has none.
+            is_forged = any(
                 peer in entry and port in {0, port_of(entry)} for entry in entries
             )
-            return UNKNOWN_IP if is_written else peer
+            return UNKNOWN_IP if is_forged else peer
         if self.hops > len(entries):
             return UNKNOWN_IP
         return parse_ip(entries[-self.hops])

@@ -1,7 +1,7 @@
-"""Request coalescing: one response for all clients that ask for it at the same time.
+"""Request coalescing: concurrent requests for the same resource share one response.
 
-RFC 9111, section 4, calls it collapsing requests. A response is kept only while it is
-sent, and no client gets data that was read before it asked.
+RFC 9111, section 4, calls this collapsing requests. A response is kept only while it is
+being sent, and no client gets data that was read before its request arrived.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ from weakref import WeakValueDictionary
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config import HEALTH_PATH
 from exceptions import TOO_BUSY
 from middleware.etags import send_chunks
 
-# What a response depends on besides the URL: every header that the app looks at.
+# All headers that responses to GET depend on.
 VARY_HEADERS = (
     "accept",
     "accept-encoding",
@@ -28,10 +29,10 @@ VARY_HEADERS = (
     "if-unmodified-since",
     "range",
 )
-# A request waits this long for an earlier one like it. If that takes longer, the
-# database is slow, and waiting for it twice would take too long.
+# How long a request waits for an identical one that is running. If that takes longer,
+# the database is slow, and the request doesn't wait before it starts as well.
 WAIT_TIMEOUT = 0.2
-# The largest list has 30 MB, and a slow client keeps it in memory until it has read it.
+# The largest list has 30 MB, and stays in memory until the slowest client has read it.
 LARGE_BYTES = 256 * 1024
 MAX_BYTES = 128 * 1024 * 1024
 MAX_BYTES_PER_CLIENT = 40 * 1024 * 1024
@@ -47,15 +48,15 @@ class BufferedResponse:
     body: bytes
     clients: int = 0
     owner: str = ""
-    """The client IP that its memory counts for: that of its first client."""
+    """IP of the first client, whose memory limit the body counts toward."""
 
     @property
     def is_large(self) -> bool:
         return len(self.body) >= LARGE_BYTES
 
     async def send(self, receive: Receive, send: Send) -> None:
-        """Send it to one client, as fast as it reads, until it disconnects."""
-        # A list of its own, because other middleware adds headers.
+        """Send the response to one client until it disconnects."""
+        # A copy of the headers, because other middleware adds to them.
         await send({**self.start, "headers": list(self.start["headers"])})
         if not self.is_large:
             await send_chunks(self.body, send)
@@ -68,16 +69,18 @@ class BufferedResponse:
 
 
 class CoalescingMiddleware:
-    """Let the app respond once to all clients that wait for the same GET.
+    """Compute one response for all clients that wait for the same GET.
 
-    A request that arrives while a response is computed gets the next one, together with
-    all that arrive until that is started. So every client sees what it has just
-    written, and a burst of requests costs no more than two.
+    A request that arrives while a response is being computed waits for the next one, as
+    do all others that arrive until then. So clients always see their own writes, and a
+    burst of identical requests costs no more than two.
+
+    Files are exempt, because they are streamed. Health checks are exempt, because each
+    has to query the database.
     """
 
-    def __init__(self, app: ASGIApp, exempt_paths: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.exempt_paths = exempt_paths
         self._running: dict[Key, asyncio.Task[BufferedResponse]] = {}
         self._queued: dict[Key, asyncio.Task[BufferedResponse]] = {}
         self._large: WeakValueDictionary[Key, BufferedResponse] = WeakValueDictionary()
@@ -85,10 +88,10 @@ class CoalescingMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_get = scope["type"] == "http" and scope["method"] == "GET"
-        if not is_get or scope["path"].startswith(self.exempt_paths):
+        if not is_get or _is_exempt(scope["path"]):
             await self.app(scope, receive, send)
             return
-        # Others may still wait for it after this client has disconnected.
+        # Other clients may still wait for it after this one has disconnected.
         response = self._deduplicate(await asyncio.shield(self._respond(scope)))
         client = scope["client"][0]
         if not self._has_capacity(response, client):
@@ -99,7 +102,7 @@ class CoalescingMiddleware:
     def _respond(self, scope: Scope) -> asyncio.Task[BufferedResponse]:
         key = _key(scope)
         task = self._queued.get(key)
-        # A task that was canceled before it ran is still queued.
+        # A task that was canceled before it started is still queued.
         if task is None or task.done():
             task = asyncio.create_task(self._run(key, scope, self._running.get(key)))
             self._queued[key] = task
@@ -110,23 +113,23 @@ class CoalescingMiddleware:
     ) -> BufferedResponse:
         if previous is not None:
             await asyncio.wait({previous}, timeout=WAIT_TIMEOUT)
-        # From here on, the response may miss what is written after a request arrives.
+        # Once it is running, the response may miss later writes: no more requests join.
         self._running[key] = task = self._queued.pop(key)
         try:
             return await _call_app(self.app, scope)
         finally:
-            # If this one was slow, the next one is running by now.
+            # If this task was slow, another one is running by now.
             if self._running.get(key) is task:
                 del self._running[key]
 
     # Memory
 
     def _deduplicate(self, response: BufferedResponse) -> BufferedResponse:
-        """Return an equal large response that is being sent already, or this one."""
+        """Return the same large response if it is already being sent, or this one."""
         headers = response.start["headers"]
         if not response.is_large or "etag" not in Headers(raw=headers):
             return response
-        # The ETag among the headers identifies the body.
+        # With an ETag, equal headers mean equal bodies.
         return self._large.setdefault(tuple(headers), response)
 
     def _has_capacity(self, response: BufferedResponse, client: str) -> bool:
@@ -160,6 +163,10 @@ class CoalescingMiddleware:
             self._bytes[response.owner] += sign * len(response.body)
             if not self._bytes[response.owner]:
                 del self._bytes[response.owner]
+
+
+def _is_exempt(path: str) -> bool:
+    return path == HEALTH_PATH or path.startswith(("/static/", "/media/"))
 
 
 def _key(scope: Scope) -> Key:

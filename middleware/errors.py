@@ -1,15 +1,17 @@
-"""Errors at startup, and errors of requests that nothing else has handled."""
+"""Errors at startup, and unhandled errors of requests."""
 
 import logging
 import sys
 import uuid
-from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config import ConfigurationError
+from database import DatabaseUnavailable
+from exceptions import error_response
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +19,14 @@ logger = logging.getLogger(__name__)
 class StartupErrorMiddleware:
     """Let the server print expected startup errors as one line, without a traceback."""
 
-    def __init__(self, app: ASGIApp, expected: tuple[type[Exception], ...]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.expected = expected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_one_line(message: Message) -> None:
             error = sys.exception()
-            if isinstance(error, self.expected) and "message" in message:
+            is_expected = isinstance(error, (ConfigurationError, DatabaseUnavailable))
+            if is_expected and "message" in message:
                 message = {**message, "message": str(error)}
             await send(message)
 
@@ -33,19 +35,14 @@ class StartupErrorMiddleware:
 
 
 class ServerErrorMiddleware:
-    """Respond to errors that nothing else has handled, such as those of middleware.
+    """Respond to errors that no exception handler has handled.
 
-    Starlette's own is outside of all other middleware, so that its responses have no
-    security headers.
+    Starlette's class of this name runs outside all other middleware, so its responses
+    have no security headers. Exception handlers don't see the errors of middleware.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        error_response: Callable[[Request, HTTPException], Response],
-    ) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.error_response = error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,7 +62,7 @@ class ServerErrorMiddleware:
             return
         except Exception as error:
             if isinstance(error, HTTPException) and not started:
-                response = self.error_response(Request(scope), error)
+                response = error_response(Request(scope), error)
             else:
                 error_id = uuid.uuid4().hex
                 # The path without its query, which may contain a reset token, even if
@@ -73,11 +70,11 @@ class ServerErrorMiddleware:
                 path = quote(scope["path"].partition("?")[0])
                 logger.exception("Error %s on %s %s", error_id, scope["method"], path)
                 if complete:
-                    # It failed in the background: response and connection are fine.
+                    # A background task failed: response and connection are fine.
                     return
                 if started:
                     raise
-                response = self.error_response(Request(scope), HTTPException(500))
+                response = error_response(Request(scope), HTTPException(500))
                 response.headers["X-Error-Id"] = error_id
             await response(scope, receive, send)
 

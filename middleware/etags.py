@@ -1,41 +1,26 @@
-"""ETags and conditional requests (RFC 9110, sections 8.8.3 and 13)."""
+"""ETags of responses, and 304 responses to conditional requests."""
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
+from conditional_requests import etag_matches, etag_of
+
 ENCODING_SUFFIX = re.compile('-(?:br|gzip)(?=")')
 # Compressing this much takes a few milliseconds.
 CHUNK_BYTES = 128 * 1024
-# They describe a body, and a 304 has none (section 15.4.5).
+# A 304 has no body that they could describe (RFC 9110, section 15.4.5).
 BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
-def etag_of(body: bytes) -> str:
-    """Return a strong ETag, which differs whenever a byte of the body does."""
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-
-
-def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
-    """Return whether `If-Match`, or weakly `If-None-Match`, lists an ETag."""
-    if condition.strip() == "*":
-        return True
-    listed: list[str] = ETAG.findall(condition)
-    if weakly:
-        return etag.removeprefix("W/") in (each.removeprefix("W/") for each in listed)
-    return etag in listed and not etag.startswith("W/")
-
-
 class ETagMiddleware:
-    """Add an ETag to responses that may be stored, and a default `Cache-Control`.
+    """Add an ETag to cacheable responses, and a default `Cache-Control` to all.
 
-    A response to GET is revalidated before it is used again; any other response is not
-    stored (RFC 9111).
+    By default, caches revalidate responses to GET before each use, and don't store any
+    other response (RFC 9111).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -69,7 +54,7 @@ class ETagMiddleware:
 
 
 def _needs_etag(start: Message, *, is_get: bool) -> bool:
-    """Set the default `Cache-Control`, and return whether the ETag is missing."""
+    """Set the default `Cache-Control`; return whether an ETag must be added."""
     headers = MutableHeaders(scope=start)
     may_store = is_get and start["status"] in {200, 304}
     headers.setdefault("Cache-Control", "no-cache" if may_store else "no-store")
@@ -88,9 +73,10 @@ async def send_chunks(
 ) -> None:
     """Send a body in chunks until the client disconnects.
 
-    Other requests get their turn between chunks: compressing 30 MB takes a second.
+    Between chunks, the event loop serves other requests: compressing 30 MB takes a
+    second.
     """
-    # A slow client keeps references to this body instead of copies.
+    # No copies: all slow clients refer to the same body.
     view = memoryview(body)
     for start in range(0, len(body) or 1, CHUNK_BYTES):
         end = start + CHUNK_BYTES
@@ -106,8 +92,8 @@ async def send_chunks(
 class ConditionalGetMiddleware:
     """Respond 304 if the client has the current version (RFC 9110, section 13.1.2).
 
-    It is outside of the compression: an encoded body needs an ETag of its own (section
-    8.8.3.3), while routes only know that of the identity encoding.
+    It runs outside the compression, because an encoded body needs an ETag of its own
+    (section 8.8.3.3); routes only know the ETag of the unencoded body.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -145,7 +131,7 @@ class ConditionalGetMiddleware:
 def _remove_handled_conditions(
     request: MutableHeaders, *, is_revalidation: bool
 ) -> None:
-    """Leave the conditions that routes evaluate, with the ETags that routes know."""
+    """Leave only the conditions of routes, with the ETags of unencoded bodies."""
     if is_revalidation:
         # If-None-Match takes precedence over a date (section 13.1.3).
         del request["if-none-match"]

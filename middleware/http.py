@@ -1,4 +1,4 @@
-"""Corrections of HTTP requests: HEAD, trailing slashes, the charset of forms."""
+"""HEAD requests, trailing slashes, and the charset of forms."""
 
 import re
 from urllib.parse import quote
@@ -43,8 +43,8 @@ class TrailingSlashMiddleware:
         if scope["type"] != "http" or path == "/" or not path.endswith("/"):
             await self.app(scope, receive, send)
             return
-        # One slash at the start: two would name a host, as would a backslash, which
-        # `quote` encodes.
+        # Exactly one leading slash: two slashes, or a slash and a backslash (which
+        # `quote` encodes), would redirect to another host.
         location = "/" + quote(path.strip("/"))
         if scope["query_string"]:
             location += "?" + scope["query_string"].decode("latin-1")
@@ -54,8 +54,8 @@ class TrailingSlashMiddleware:
 class FormCharsetMiddleware:
     """Ignore the charset of a form: forms are UTF-8 (RFC 7578, section 5.1.2).
 
-    Starlette decodes them with any codec of Python's that the client names. Some of
-    these take minutes for a megabyte, others raise unexpected errors.
+    Starlette decodes them with any Python codec that the client names. Some take
+    minutes for a megabyte, others raise unexpected errors.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Limits for all requests of a client: how many, and how many at once."""
+"""Rate limit and concurrency limit per client IP."""
 
 from collections import Counter
 from contextlib import ExitStack
@@ -6,27 +6,29 @@ from contextlib import ExitStack
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rate_limit
-from config import settings
+from config import HEALTH_PATH, settings
 from exceptions import TOO_BUSY
 from middleware.errors import is_end
 
 
 class RateLimitMiddleware:
-    """Limit how many requests a client makes, and how many are in progress at once."""
+    """Limit the requests of each client IP, in total and concurrently.
 
-    def __init__(self, app: ASGIApp, exempt_path: str) -> None:
+    Health checks are exempt, because load balancers send them often.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.exempt_path = exempt_path
         self.in_progress: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_exempt = scope["type"] != "http" or scope["path"] == self.exempt_path
+        is_exempt = scope["type"] != "http" or scope["path"] == HEALTH_PATH
         if is_exempt or not settings.rate_limit_enabled:
             await self.app(scope, receive, send)
             return
         ip = rate_limit.client_network(scope["client"][0])
         if self.in_progress[ip] >= settings.rate_limit_concurrent_requests:
-            # Otherwise the server would wait for the rest of a slow body.
+            # Without this header, uvicorn would read the rest of a slow body.
             raise TOO_BUSY.exception(Connection="close")
         with ExitStack() as stack:
             self.in_progress[ip] += 1
@@ -35,7 +37,7 @@ class RateLimitMiddleware:
             async def send_until_complete(message: Message) -> None:
                 await send(message)
                 if is_end(message):
-                    # What goes on after the response doesn't count.
+                    # Background tasks don't count.
                     stack.close()
 
             limit = rate_limit.RateLimit(settings.rate_limit_default, ("request", ip))

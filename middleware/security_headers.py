@@ -1,46 +1,17 @@
-"""Security headers, the content security policy and HSTS."""
+"""Security headers, HSTS included."""
 
 import re
-from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config import settings
+from config import LOCAL_HOSTS
+from content_security_policy import SITE_POLICY
 
 HSTS = "max-age=63072000; includeSubDomains"
-LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1])(:\d*)?", re.IGNORECASE)
-
-
-def content_security_policy(
-    media_url: str, *, style_hashes: Sequence[str] = (), policies: Sequence[str] = ()
-) -> str:
-    """Return a content security policy (CSP Level 3) for pages with these pictures.
-
-    It allows inline styles with these SHA-256 hashes (base64), and the Trusted Types
-    policies with these names.
-    """
-    media = urlsplit(media_url)
-    pictures = f" {media.scheme}://{media.netloc}" if media.netloc else ""
-    styles = "".join(f" 'sha256-{digest}'" for digest in style_hashes)
-    makers = " ".join(policies) or "'none'"
-    directives = [
-        "default-src 'none'",
-        "script-src 'self'",
-        f"style-src 'self'{styles}",
-        f"img-src 'self'{pictures}",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "manifest-src 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'self'",
-        "base-uri 'none'",
-        "object-src 'none'",
-        "require-trusted-types-for 'script'",
-        f"trusted-types {makers}",
-    ]
-    return "; ".join(directives)
+LOCAL_HOST = re.compile(
+    rf"({'|'.join(map(re.escape, LOCAL_HOSTS))})(:\d*)?", re.IGNORECASE
+)
 
 
 SECURITY_HEADERS = {
@@ -49,7 +20,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "strict-origin-when-cross-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
-    "Content-Security-Policy": content_security_policy(settings.media_url),
+    "Content-Security-Policy": SITE_POLICY,
 }
 
 

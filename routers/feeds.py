@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response, status
@@ -12,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import MAX_ID, DbSession
 from dependencies import FoundUser
-from models import Post, User
-from templating import path_of, templates
+from models import EPOCH, Post, User
+from templating import templates
 
 router = APIRouter(include_in_schema=False)
 
@@ -21,8 +20,6 @@ FEED_LENGTH = 20
 # Ids per sitemap, some of which may be unused; the protocol allows 50,000 URLs
 # (https://www.sitemaps.org/protocol.html).
 SITEMAP_LENGTH = 10_000
-# An empty feed also needs an `updated` element (RFC 4287, section 4.1.1).
-EPOCH = datetime.fromtimestamp(0, UTC)
 # Characters that XML 1.0 (section 2.2) doesn't allow, not even escaped.
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 BLANK_LINES = re.compile(r"\n\s*\n")
@@ -65,6 +62,7 @@ async def render_feed(
     """Return the Atom feed (RFC 4287) of all posts, or of those of one author."""
     statement = Post.newest_first(author).limit(FEED_LENGTH)
     posts = (await db.scalars(statement)).all()
+    # Even an empty feed needs an `updated` element (RFC 4287, section 4.1.1).
     context = {
         "author": author,
         "page": page,
@@ -77,14 +75,17 @@ async def render_feed(
 
 @router.get("/feed.atom")
 async def site_feed(request: Request, db: DbSession) -> Response:
-    feed, page = path_of(request, "site_feed"), path_of(request, "home_page")
+    feed, page = (
+        request.app.url_path_for("site_feed"),
+        request.app.url_path_for("home_page"),
+    )
     return await render_feed(request, db, None, feed=feed, page=page)
 
 
 @router.get("/users/{user_id}/feed.atom")
 async def user_feed(request: Request, user: FoundUser, db: DbSession) -> Response:
-    page = path_of(request, "user_posts_page", user_id=user.id)
-    feed = path_of(request, "user_feed", user_id=user.id)
+    page = request.app.url_path_for("user_posts_page", user_id=user.id)
+    feed = request.app.url_path_for("user_feed", user_id=user.id)
     return await render_feed(request, db, user, feed=feed, page=page)
 
 
@@ -95,10 +96,11 @@ async def robots(request: Request) -> Response:
 
 @router.get("/sitemap.xml")
 async def sitemap_index(request: Request, db: DbSession) -> Response:
-    paths = [path_of(request, "page_sitemap")]
+    path_for = request.app.url_path_for
+    paths = [path_for("page_sitemap")]
     for kind, (table, _, _) in SITEMAPS.items():
         parts = await sitemap_numbers(db, table)
-        paths += [path_of(request, "sitemap", kind=kind, part=part) for part in parts]
+        paths += [path_for("sitemap", kind=kind, part=part) for part in parts]
     return render(request, "sitemap_index.xml", "application/xml", {"paths": paths})
 
 
@@ -121,7 +123,7 @@ def in_sitemap(table: type[Post] | type[User], part: Any) -> Any:
 
 @router.get("/sitemaps/pages.xml")
 async def page_sitemap(request: Request) -> Response:
-    paths = [path_of(request, "home_page")]
+    paths = [request.app.url_path_for("home_page")]
     return render(request, "sitemap.xml", "application/xml", {"paths": paths})
 
 
@@ -138,6 +140,6 @@ async def sitemap(
     if not ids:
         raise HTTPException(status.HTTP_404_NOT_FOUND)
     # The route is looked up once, and not for each of thousands of URLs.
-    pattern = path_of(request, route, **{parameter: "ID"})
+    pattern = request.app.url_path_for(route, **{parameter: "ID"})
     paths = [pattern.replace("ID", str(row_id)) for row_id in ids]
     return render(request, "sitemap.xml", "application/xml", {"paths": paths})

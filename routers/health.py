@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
 from starlette.background import BackgroundTask
 
+from config import HEALTH_PATH
 from database import BackgroundDbSession
 from exceptions import DATABASE_UNAVAILABLE, error_response
 from schemas import HealthResponse
@@ -16,7 +17,7 @@ router = APIRouter(tags=["health"])
 QUERY_TIMEOUT = 1.5
 
 
-@router.get("/health", summary="Health check", response_model=HealthResponse)
+@router.get(HEALTH_PATH, summary="Health check", response_model=HealthResponse)
 async def health(
     request: Request, response: Response, db: BackgroundDbSession
 ) -> HealthResponse | Response:

@@ -12,18 +12,15 @@ from auth import (
     check_password,
     hash_password_async,
     needs_rehash,
-    unauthorized,
 )
 from database import DbSession
 from dependencies import ClientIP
-from exceptions import TOO_BUSY, error_responses
+from exceptions import INCORRECT_LOGIN, TOO_BUSY, error_responses
 from executors import QueueFull
 from models import User
 from schemas import LoginForm, Token, normalize_email
 
 router = APIRouter(prefix="/api/users", tags=["users"])
-
-INCORRECT_LOGIN = unauthorized("Incorrect email or password")
 
 
 @router.post(
@@ -67,7 +64,7 @@ async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
 
 
 def normalized_email(form: LoginForm) -> str:
-    """Return the email address as it is stored; anything else is left unchanged."""
+    """Return the email address as it is stored, or invalid input unchanged."""
     try:
         return normalize_email(form.username.strip())
     except ValueError:

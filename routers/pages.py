@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from config import settings
+from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
 from dependencies import FoundPost, FoundUser
-from middleware.security_headers import content_security_policy
 from pagination import PageRequest, PostPage, fetch_posts
-from templating import path_of, templates
+from templating import templates
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,7 +49,7 @@ def pagination_context(listed: PostPage, path: str) -> dict[str, Any]:
 @router.get("/")
 async def home_page(request: Request, page: NumberedPage, db: DbSession) -> Response:
     listed = await fetch_posts(db, page)
-    context = pagination_context(listed, path_of(request, "home_page"))
+    context = pagination_context(listed, request.app.url_path_for("home_page"))
     return templates.TemplateResponse(request, "home.html", context)
 
 
@@ -63,7 +63,7 @@ async def user_posts_page(
     request: Request, user: FoundUser, page: NumberedPage, db: DbSession
 ) -> Response:
     listed = await fetch_posts(db, page, user)
-    path = path_of(request, "user_posts_page", user_id=user.id)
+    path = request.app.url_path_for("user_posts_page", user_id=user.id)
     context = pagination_context(listed, path) | {"author": user}
     return templates.TemplateResponse(request, "user_posts.html", context)
 
@@ -96,26 +96,9 @@ async def reset_password_page(request: Request) -> Response:
     )
 
 
-# Swagger UI and ReDoc build HTML from strings. The policy "default" (trusted-types.js)
-# sanitizes them with DOMPurify, which needs a policy of its own, as does the copy of it
-# in Swagger UI. ReDoc adds style elements, of which all but one are empty at first.
-SANITIZER_POLICIES = ("default", "dompurify")
-DOCS_POLICY = content_security_policy(
-    settings.media_url, policies=(*SANITIZER_POLICIES, "dompurify#swagger-ui")
-)
-REDOC_POLICY = content_security_policy(
-    settings.media_url,
-    style_hashes=(
-        "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
-        "QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc=",
-    ),
-    policies=SANITIZER_POLICIES,
-)
-
-
 @router.get("/docs")
 async def docs_page(request: Request) -> Response:
-    headers = {"Content-Security-Policy": DOCS_POLICY}
+    headers = {"Content-Security-Policy": SWAGGER_UI_POLICY}
     return templates.TemplateResponse(request, "docs.html", headers=headers)
 
 

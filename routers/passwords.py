@@ -15,9 +15,14 @@ from auth import (
 from config import settings
 from database import DbSession
 from dependencies import ClientIP, lock_user
-from email_utils import AccountChange, send_notification
-from exceptions import TOO_BUSY, APIError, error_responses
+from exceptions import (
+    INVALID_RESET_TOKEN,
+    TOO_BUSY,
+    WRONG_PASSWORD,
+    error_responses,
+)
 from models import PasswordResetToken, User
+from notifications import notify
 from rate_limit import RateLimit
 from schemas import (
     ChangePasswordRequest,
@@ -27,9 +32,6 @@ from schemas import (
 )
 
 router = APIRouter(prefix="/api/users", tags=["users"])
-
-WRONG_PASSWORD = APIError(400, "Current password is incorrect")
-INVALID_RESET_TOKEN = APIError(400, "Invalid or expired reset token")
 
 
 @router.post(
@@ -65,7 +67,7 @@ async def reset_password(
     if used is None:
         raise INVALID_RESET_TOKEN.exception()
     await set_password(db, user, password_hash)
-    # This is the user, who can log in now, however many logins failed before.
+    # The user owns the email address: earlier failed logins must not lock them out.
     await rate_limit.trust_client(user.email, client_ip)
     await rate_limit.clear_failed_logins(user.email, client_ip)
     notify_password_changed(background, user)
@@ -116,30 +118,9 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
     user.password_hash = password_hash
     user.token_version += 1
     await db.flush()
-    await delete_reset_tokens(db, user)
+    await db.execute(PasswordResetToken.delete_all_of(user))
     await db.commit()
 
 
-async def delete_reset_tokens(db: AsyncSession, user: User) -> None:
-    await db.execute(
-        delete(PasswordResetToken).where(PasswordResetToken.user_id == user.id)
-    )
-
-
 def notify_password_changed(background: BackgroundTasks, user: User) -> None:
-    background.add_task(
-        notify, "password_changed", to_email=user.email, username=user.username
-    )
-
-
-async def notify(change: AccountChange, *, to_email: str, username: str) -> None:
-    """Send a notification email, unless the email address has received too many.
-
-    It may belong to someone else, who would be flooded by a user's changes.
-    """
-    limit = RateLimit(settings.rate_limit_emails_per_account, ("note", to_email))
-    try:
-        await rate_limit.count(limit)
-    except rate_limit.RateLimitExceeded:
-        return
-    await send_notification(change, to_email=to_email, username=username)
+    notify(background, "password_changed", to_email=user.email, username=user.username)

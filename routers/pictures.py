@@ -1,29 +1,59 @@
 """Profile pictures: upload and delete."""
 
+import asyncio
+import logging
 from typing import Annotated
 
+from anyio import CapacityLimiter, fail_after
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.datastructures import UploadFile
 
-import picture_storage
+import orphaned_pictures
 import rate_limit
+import storage
 from config import settings
 from database import DbSession
 from dependencies import lock_user, own_user
-from exceptions import TOO_BUSY, APIError, error_responses
+from exceptions import (
+    DELETE_PICTURE_FORBIDDEN,
+    INVALID_IMAGE,
+    NO_PICTURE,
+    TOO_BUSY,
+    UPDATE_PICTURE_FORBIDDEN,
+    UPLOAD_FAILED,
+    error_responses,
+    file_too_large,
+)
+from executors import QueueFull, hold
+from image_utils import (
+    DECODE_TIMEOUT,
+    InvalidImage,
+    process_profile_image,
+    upload_profile_image,
+)
 from models import User
-from picture_storage import file_too_large
 from rate_limit import RateLimit
 from schemas import UserPrivateResponse
 
+logger = logging.getLogger(__name__)
+
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-UPDATE_FORBIDDEN = APIError(403, "Not authorized to update this user's picture")
-DELETE_FORBIDDEN = APIError(403, "Not authorized to delete this user's picture")
-NO_PICTURE = APIError(400, "No profile picture to delete")
+UserToUpdate = Annotated[User, Depends(own_user(UPDATE_PICTURE_FORBIDDEN))]
+UserToDelete = Annotated[User, Depends(own_user(DELETE_PICTURE_FORBIDDEN))]
 
-UserToUpdate = Annotated[User, Depends(own_user(UPDATE_FORBIDDEN))]
-UserToDelete = Annotated[User, Depends(own_user(DELETE_FORBIDDEN))]
+# How many files may be in memory at the same time. While a file arrives, Starlette
+# writes all but its first megabyte to a temporary file.
+MAX_UPLOADS = 20
+upload_slots = asyncio.Semaphore(MAX_UPLOADS)
+decoder = CapacityLimiter(1)
+# The S3 client has timeouts too, but they don't include waiting for the executor.
+UPLOAD_TIMEOUT = 10.0
 
+MISSING_FILE = {"type": "missing", "loc": ("body", "file"), "msg": "File required"}
 # Declared by hand, because the route parses the form itself.
 UPLOAD_FORM = {
     "requestBody": {
@@ -53,16 +83,16 @@ UPLOAD_FORM = {
     summary="Upload profile picture",
     response_model=UserPrivateResponse,
     responses=error_responses(
-        UPDATE_FORBIDDEN,
+        UPDATE_PICTURE_FORBIDDEN,
         file_too_large(),
-        picture_storage.INVALID_IMAGE,
-        picture_storage.UPLOAD_FAILED,
+        INVALID_IMAGE,
+        UPLOAD_FAILED,
         TOO_BUSY,
     ),
     openapi_extra=UPLOAD_FORM,
 )
 async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) -> User:
-    """Upload a profile picture (JPEG, PNG, GIF or WebP) in place of the current one.
+    """Upload a profile picture (JPEG, PNG, GIF or WebP), replacing the current one.
 
     It is cropped to a centered square, resized to 300 x 300 pixels and stored as a JPEG
     without metadata. JPEG may have up to 50 megapixels, the other formats 20.
@@ -71,34 +101,96 @@ async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) ->
     await db.commit()
     limit = RateLimit(settings.rate_limit_uploads_per_user, ("upload", str(user.id)))
     await rate_limit.count(limit)
-    picture, filename = await picture_storage.picture_from(request)
-    await picture_storage.upload(db, picture, filename)
+    avatar, filename = await read_avatar(request)
+    await store_avatar(db, avatar, filename)
     try:
         await lock_user(db, user)
-        replaced = user.image_file
-        await picture_storage.replace_picture(db, user, filename)
+        replaced = await replace_picture(db, user, filename)
     except Exception:
-        await picture_storage.delete_stored(filename)
+        await orphaned_pictures.delete_now(filename)
         raise
-    # If this fails, it may have been committed, so the new picture stays.
+    # If the commit fails, it may still have taken effect, so keep the new picture.
     await db.commit()
-    await picture_storage.delete_stored(replaced)
+    if replaced is not None:
+        await orphaned_pictures.delete_now(replaced)
     return user
+
+
+async def read_avatar(request: Request) -> tuple[bytes, str]:
+    """Return the avatar made from the file in a multipart form, and its filename.
+
+    The file isn't a parameter of the route, because FastAPI would read it before it
+    authenticates the caller.
+
+    Raises:
+        HTTPException: 400 if the file is invalid; 503 if the server is too busy.
+        RequestValidationError: The form has no file.
+    """
+    async with request.form(max_files=1, max_fields=10) as form:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise RequestValidationError([MISSING_FILE])
+        if (file.size or 0) > settings.max_upload_size_bytes:
+            raise file_too_large().exception()
+        async with hold(upload_slots, seconds=DECODE_TIMEOUT):
+            return await decode(await file.read())
+
+
+async def decode(content: bytes) -> tuple[bytes, str]:
+    try:
+        # The timeout applies until decoding starts.
+        with fail_after(DECODE_TIMEOUT):
+            return await run_sync(process_profile_image, content, limiter=decoder)
+    # Without tracebacks, whose cycles would keep the file in memory for a while.
+    except InvalidImage as exc:
+        raise INVALID_IMAGE.exception() from exc.with_traceback(None)
+    except OSError as exc:
+        logger.error("Picture not decoded: %r", exc)
+        raise UPLOAD_FAILED.exception() from exc.with_traceback(None)
+
+
+async def store_avatar(db: AsyncSession, avatar: bytes, filename: str) -> None:
+    """Store an avatar, which is deleted again unless `replace_picture` follows."""
+    orphaned_pictures.schedule_deletion(db, filename)
+    await db.commit()
+    try:
+        async with asyncio.timeout(UPLOAD_TIMEOUT):
+            await storage.executor.run(upload_profile_image, avatar, filename)
+    except (storage.StorageError, QueueFull, TimeoutError) as exc:
+        logger.error("Picture not stored: %r", exc)
+        raise UPLOAD_FAILED.exception() from exc
+
+
+async def replace_picture(
+    db: AsyncSession, user: User, filename: str | None
+) -> str | None:
+    """Set or remove the picture of a locked user; return the file that it replaces.
+
+    Raises:
+        HTTPException: 503 if the cleanup has deleted the new picture already.
+    """
+    replaced = user.image_file
+    if replaced is not None:
+        orphaned_pictures.schedule_deletion(db, replaced)
+    if filename and not await orphaned_pictures.cancel_deletion(db, filename):
+        raise UPLOAD_FAILED.exception()
+    user.image_file = filename
+    await db.flush()
+    return replaced
 
 
 @router.delete(
     "/{user_id}/picture",
     summary="Delete profile picture",
     response_model=UserPrivateResponse,
-    responses=error_responses(NO_PICTURE, DELETE_FORBIDDEN),
+    responses=error_responses(NO_PICTURE, DELETE_PICTURE_FORBIDDEN),
 )
 async def delete_picture(user: UserToDelete, db: DbSession) -> User:
-    """Delete the profile picture; the default one is used instead."""
+    """Delete your profile picture; the default picture is shown instead."""
     await lock_user(db, user)
-    deleted = user.image_file
+    deleted = await replace_picture(db, user, None)
     if deleted is None:
         raise NO_PICTURE.exception()
-    await picture_storage.replace_picture(db, user, None)
     await db.commit()
-    await picture_storage.delete_stored(deleted)
+    await orphaned_pictures.delete_now(deleted)
     return user

@@ -8,14 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import idempotency
 import rate_limit
-from auth import INVALID_TOKEN, CurrentUser
+from auth import CurrentUser
 from config import settings
 from database import DbSession
 from dependencies import (
-    DELETE_POST_FORBIDDEN,
-    POST_NOT_FOUND,
-    PRECONDITION_FAILED,
-    UPDATE_POST_FORBIDDEN,
     FoundPost,
     PageParams,
     PostToDelete,
@@ -23,7 +19,18 @@ from dependencies import (
     find_post,
     post_etag,
 )
-from exceptions import TOO_BUSY, error_responses, response_headers
+from exceptions import (
+    DELETE_POST_FORBIDDEN,
+    INVALID_TOKEN,
+    KEY_REUSED,
+    POST_MODIFIED,
+    POST_NOT_FOUND,
+    REQUEST_IN_PROGRESS,
+    TOO_BUSY,
+    UPDATE_POST_FORBIDDEN,
+    error_responses,
+    response_headers,
+)
 from models import Post, User
 from pagination import PostPage, paginated_response
 from rate_limit import RateLimit
@@ -71,9 +78,7 @@ async def read_post(post: FoundPost) -> Post:
     response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
     responses=response_headers("ETag", "Location", status=201)
-    | error_responses(
-        POST_NOT_FOUND, idempotency.KEY_REUSED, idempotency.REQUEST_IN_PROGRESS
-    ),
+    | error_responses(POST_NOT_FOUND, KEY_REUSED, REQUEST_IN_PROGRESS),
 )
 async def create_post(
     request: Request,
@@ -94,8 +99,9 @@ async def create_post(
         await db.rollback()
         # The author has been deleted since the token was verified.
         raise INVALID_TOKEN.exception() from exc
-    path = request.app.url_path_for("read_post", post_id=post.id)
-    response.headers["Location"] = str(path)
+    response.headers["Location"] = request.app.url_path_for(
+        "read_post", post_id=post.id
+    )
     response.headers["ETag"] = post_etag(post)
     return post
 
@@ -126,9 +132,7 @@ async def create_post_once(
     "/{post_id}",
     summary="Replace a post",
     response_model=PostResponse,
-    responses=error_responses(
-        POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, PRECONDITION_FAILED
-    ),
+    responses=error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
 )
 async def replace_post(post_in: PostReplace, post: PostToUpdate, db: DbSession) -> Post:
     """Replace the title and the content of your post; both are required.
@@ -146,7 +150,7 @@ async def replace_post(post_in: PostReplace, post: PostToUpdate, db: DbSession) 
     summary="Update a post",
     response_model=PostResponse,
     responses=response_headers("ETag")
-    | error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, PRECONDITION_FAILED),
+    | error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
 )
 async def update_post(
     post_in: PostUpdate, post: PostToUpdate, db: DbSession, response: Response
@@ -162,9 +166,7 @@ async def update_post(
     "/{post_id}",
     summary="Delete a post",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=error_responses(
-        POST_NOT_FOUND, DELETE_POST_FORBIDDEN, PRECONDITION_FAILED
-    ),
+    responses=error_responses(POST_NOT_FOUND, DELETE_POST_FORBIDDEN, POST_MODIFIED),
 )
 async def delete_post(post: PostToDelete, db: DbSession) -> None:
     """Permanently delete your post."""

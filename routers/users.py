@@ -21,10 +21,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-import picture_storage
+import orphaned_pictures
 import rate_limit
 from auth import (
-    INVALID_TOKEN,
     CurrentUser,
     generate_reset_token,
     hash_password_async,
@@ -38,17 +37,22 @@ from database import (
     DbSession,
     sqlstate,
 )
-from dependencies import (
-    USER_NOT_FOUND,
-    ClientIP,
-    FoundUser,
-    PageParams,
-    lock_user,
-    own_user,
-)
+from dependencies import ClientIP, FoundUser, PageParams, lock_user, own_user
 from email_utils import send_password_reset_email
-from exceptions import TOO_BUSY, APIError, error_responses, response_headers
+from exceptions import (
+    DELETE_USER_FORBIDDEN,
+    EMAIL_TAKEN,
+    INVALID_TOKEN,
+    TOO_BUSY,
+    UPDATE_USER_FORBIDDEN,
+    USER_NOT_FOUND,
+    USERNAME_TAKEN,
+    USERS_NOT_FOUND,
+    error_responses,
+    response_headers,
+)
 from models import PasswordResetToken, Post, User, utcnow
+from notifications import notify
 from pagination import (
     MAX_LIMIT,
     Limit,
@@ -58,7 +62,6 @@ from pagination import (
     paginated_response,
 )
 from rate_limit import RateLimit
-from routers.passwords import delete_reset_tokens, notify
 from schemas import (
     ForgotPasswordRequest,
     MessageResponse,
@@ -73,23 +76,17 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-# A statement deletes this many of the longest posts within a second.
+# Even of the longest posts, this many are deleted within a second.
 DELETE_BATCH_SIZE = 1_000
 MAX_EMAIL_DELAY = 0.25
 rng = secrets.SystemRandom()
-
-USERS_NOT_FOUND = APIError(404, "Users not found")
-USERNAME_TAKEN = APIError(400, "Username already exists")
-EMAIL_TAKEN = APIError(400, "Email already registered")
-UPDATE_FORBIDDEN = APIError(403, "Not authorized to update this user")
-DELETE_FORBIDDEN = APIError(403, "Not authorized to delete this user")
 
 RESET_REQUESTED = (
     "If an account exists for this email address, we've sent a reset link to it."
 )
 
-UserToUpdate = Annotated[User, Depends(own_user(UPDATE_FORBIDDEN))]
-UserToDelete = Annotated[User, Depends(own_user(DELETE_FORBIDDEN))]
+UserToUpdate = Annotated[User, Depends(own_user(UPDATE_USER_FORBIDDEN))]
+UserToDelete = Annotated[User, Depends(own_user(DELETE_USER_FORBIDDEN))]
 
 
 @router.post(
@@ -114,8 +111,8 @@ async def create_user(
     """
     limit = RateLimit(settings.rate_limit_sign_up_per_ip, ("sign-up", client_ip))
     async with rate_limit.attempt(limit) as keep_count:
-        # Before the password is hashed, which takes far longer. The unique index still
-        # decides, because others sign up at the same time.
+        # Before the slow hashing. The unique index has the last word, because others
+        # sign up at the same time.
         await check_unique(db, user_in.username, user_in.email)
         await db.commit()
         user = User(
@@ -126,8 +123,8 @@ async def create_user(
         db.add(user)
         await commit_user(db, user)
         keep_count()
-    path = request.app.url_path_for("read_user", user_id=user.id)
-    response.headers["Location"] = str(path)
+    location = request.app.url_path_for("read_user", user_id=user.id)
+    response.headers["Location"] = location
     return user
 
 
@@ -140,12 +137,12 @@ async def commit_user(
         HTTPException: 400 if the username or email address is taken; 401 if the user
             has been deleted.
     """
-    # After a rollback, these attributes can't be read.
+    # After a rollback, these attributes are expired.
     user_id, username, email = user.id, user.username, user.email
     try:
         await db.flush()
         if ends_reset_tokens:
-            await delete_reset_tokens(db, user)
+            await db.execute(PasswordResetToken.delete_all_of(user))
         await db.commit()
     except StaleDataError as exc:
         await db.rollback()
@@ -157,7 +154,7 @@ async def commit_user(
             raise
         await db.rollback()
         await check_unique(db, username, email, exclude_id=user_id)
-        # The other user has been deleted or renamed in between.
+        # The other user has been deleted or renamed since the conflict.
         raise EMAIL_TAKEN.exception() from exc
 
 
@@ -225,14 +222,14 @@ async def read_user(user: FoundUser) -> User:
     "/{user_id}",
     summary="Update user",
     response_model=UserPrivateResponse,
-    responses=error_responses(USERNAME_TAKEN, EMAIL_TAKEN, UPDATE_FORBIDDEN),
+    responses=error_responses(USERNAME_TAKEN, EMAIL_TAKEN, UPDATE_USER_FORBIDDEN),
 )
 async def update_user(
     user_in: UserUpdate, user: UserToUpdate, db: DbSession, background: BackgroundTasks
 ) -> User:
     """Update your username, your email address, or both.
 
-    A new email address invalidates all reset links, and the old one is notified.
+    Changing the email address invalidates all reset links and notifies the old address.
     """
     old_username, old_email = user.username, user.email
     for name, value in user_in.model_dump(exclude_none=True).items():
@@ -240,9 +237,7 @@ async def update_user(
     email_changed = user.email != old_email
     await commit_user(db, user, ends_reset_tokens=email_changed)
     if email_changed:
-        background.add_task(
-            notify, "address_changed", to_email=old_email, username=old_username
-        )
+        notify(background, "address_changed", to_email=old_email, username=old_username)
     return user
 
 
@@ -250,7 +245,7 @@ async def update_user(
     "/{user_id}",
     summary="Delete user",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=error_responses(DELETE_FORBIDDEN),
+    responses=error_responses(DELETE_USER_FORBIDDEN),
 )
 async def delete_user(user: UserToDelete, db: DbSession) -> None:
     """Permanently delete your account, with its posts, picture and tokens."""
@@ -260,9 +255,10 @@ async def delete_user(user: UserToDelete, db: DbSession) -> None:
     if deleted is None:
         raise INVALID_TOKEN.exception()
     if deleted.image_file is not None:
-        picture_storage.schedule_deletion(db, deleted.image_file)
+        orphaned_pictures.schedule_deletion(db, deleted.image_file)
     await db.commit()
-    await picture_storage.delete_stored(deleted.image_file)
+    if deleted.image_file is not None:
+        await orphaned_pictures.delete_now(deleted.image_file)
 
 
 async def delete_posts_of(db: AsyncSession, user: User) -> None:
@@ -290,7 +286,7 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
 async def list_user_posts(
     request: Request,
     response: Response,
-    # Before the user is loaded, which takes a connection: it may have to wait.
+    # First, because it may wait, and must not hold a connection then.
     page: PageParams,
     user: FoundUser,
     db: DbSession,
@@ -323,7 +319,7 @@ async def forgot_password(
     user = await db.scalar(User.with_email(body.email))
     await db.commit()
     if user is not None:
-        # After the response, so that it takes as long as for unknown email addresses.
+        # After the response, which must take as long as for unknown email addresses.
         background.add_task(send_reset_link, db, user, client_ip)
     return MessageResponse(message=RESET_REQUESTED)
 
@@ -331,10 +327,10 @@ async def forgot_password(
 async def send_reset_link(db: AsyncSession, user: User, client_ip: str) -> None:
     """Send an email with a new reset token, which replaces older ones.
 
-    Trusted clients aren't limited: others can't use up the user's emails of a day.
+    Trusted clients aren't limited, so that others can't use up the user's daily limit.
     """
-    # The work slows down requests that are sent right after this one. Without the
-    # random delay, that would reveal that the account exists.
+    # The work below slows down concurrent requests. Without a random delay, their
+    # timing would reveal that the account exists.
     await asyncio.sleep(rng.uniform(0, MAX_EMAIL_DELAY))
     limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", str(user.id)))
     try:
@@ -352,9 +348,9 @@ async def send_reset_link(db: AsyncSession, user: User, client_ip: str) -> None:
 
 
 async def replace_reset_token(db: AsyncSession, user: User) -> str:
-    """Replace a user's reset tokens by a new one, of which only the hash is stored."""
+    """Replace a user's reset tokens with a new one; only its hash is stored."""
     await lock_user(db, user)
-    await delete_reset_tokens(db, user)
+    await db.execute(PasswordResetToken.delete_all_of(user))
     token = generate_reset_token()
     lifetime = timedelta(minutes=settings.reset_token_expire_minutes)
     db.add(

@@ -50,7 +50,8 @@ from moto.backends import get_backend
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-import image_utils
+import rate_limit
+import storage
 from config import settings
 from database import AsyncSessionLocal, Base, engine, get_db
 from main import app
@@ -70,6 +71,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CoveragePlugin(openapi_spec, folder, config.rootpath))
 
 
+async def reset_rate_limits() -> None:
+    """Clear all counters and trusted clients in memory."""
+    for counters in (rate_limit._counters, rate_limit._trusted_clients):
+        await counters.memory.storage.reset()
+        counters.retry_at = 0.0
+
+
 @pytest.fixture(scope="session", autouse=True)
 async def schema() -> AsyncIterator[None]:
     """Create the tables for the whole run."""
@@ -83,15 +91,15 @@ async def schema() -> AsyncIterator[None]:
 def mocked_s3() -> Iterator[None]:
     """Mock S3 once per run, because setting it up takes longer than most tests."""
     with mock_aws():
-        image_utils.s3_client.cache_clear()
+        storage.s3_client.cache_clear()
         yield
-        image_utils.s3_client.cache_clear()
+        storage.s3_client.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def bucket(mocked_s3: None) -> Iterator[Any]:
     """Create an empty in-memory bucket; return the client that the app uses."""
-    client = image_utils.s3_client()
+    client = storage.s3_client()
     client.create_bucket(
         Bucket="test-bucket",
         CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
@@ -101,8 +109,8 @@ def bucket(mocked_s3: None) -> Iterator[Any]:
         for region in backend.values():
             region.reset()
     # An earlier test with its own settings may have left a client for those.
-    if image_utils.s3_client() is not client:
-        image_utils.s3_client.cache_clear()
+    if storage.s3_client() is not client:
+        storage.s3_client.cache_clear()
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_setting_has_default(name: str, value: Any) -> None:
 def test_site_url_follows_development_server(host: str, url: str) -> None:
     settings = Settings()
 
-    settings.set_server_address(host, 8102)
+    settings.set_server_url(host, 8102)
 
     assert settings.site_url == url
 
@@ -109,7 +109,7 @@ def test_frontend_url_overrides_development_server(
     monkeypatch.setenv("FRONTEND_URL", "https://blog.example.com")
     settings = Settings()
 
-    settings.set_server_address("127.0.0.1", 8102)
+    settings.set_server_url("127.0.0.1", 8102)
 
     assert settings.site_url == "https://blog.example.com"
 

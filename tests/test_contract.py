@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 from httpx import AsyncClient
 
-import rate_limit
 from auth import create_access_token
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import auth_header, create_post, get_user_id, make_client, settings
+from tests.conftest import (
+    auth_header,
+    create_post,
+    get_user_id,
+    make_client,
+    reset_rate_limits,
+    settings,
+)
 from tests.recorder import Json, follow, operations
 
 DOCUMENT = app.openapi()
@@ -127,10 +133,10 @@ async def exhausted_rate_limit(
     """Use up the rate limit of the client IP."""
     monkeypatch.setattr(settings, "rate_limit_enabled", True)
     monkeypatch.setattr(settings, "rate_limit_default", "1/hour")
-    await rate_limit.reset()
+    await reset_rate_limits()
     await client.get("/")
     yield
-    await rate_limit.reset()
+    await reset_rate_limits()
 
 
 @pytest.mark.parametrize("accept", ACCEPTS)

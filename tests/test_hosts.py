@@ -6,10 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 from httpx import ASGITransport, AsyncClient
 
-from config import Settings
-from exceptions import error_response
+from config import HEALTH_PATH, Settings
 from main import app
-from middleware import HEALTH_PATH
 from middleware.allowed_hosts import AllowedHostsMiddleware
 from middleware.errors import ServerErrorMiddleware
 
@@ -19,8 +17,8 @@ HOSTS = ("blog.example.com", "*.example.org", "[::1]")
 @asynccontextmanager
 async def serving(*hosts: str) -> AsyncIterator[AsyncClient]:
     """Return a client of the app that allows these hosts."""
-    checked = AllowedHostsMiddleware(app, hosts, exempt_path=HEALTH_PATH)
-    site = ServerErrorMiddleware(checked, error_response=error_response)
+    checked = AllowedHostsMiddleware(app, hosts)
+    site = ServerErrorMiddleware(checked)
     async with AsyncClient(transport=ASGITransport(site)) as client:
         yield client
 

@@ -641,7 +641,7 @@ async def test_garbage_collection_skips_startup_objects(
 ) -> None:
     # Later tests need what shutdown closes.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
-    monkeypatch.setattr("main.picture_storage.run_cleanup", AsyncMock())
+    monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
 
     async with lifespan(app):
         skipped = gc.get_freeze_count()

@@ -14,15 +14,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-import rate_limit
 from config import ConfigurationError
-from exceptions import error_response
+from exceptions import TOO_MANY_ATTEMPTS
 from main import app
 from middleware.body_limit import BodyLimitMiddleware
 from middleware.client_ip import ClientIPMiddleware
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.rate_limit import RateLimitMiddleware
-from tests.conftest import get_user_id, settings
+from tests.conftest import get_user_id, reset_rate_limits, settings
 
 PEER = ("192.0.2.9", 50_000)
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -131,9 +130,9 @@ class TestConcurrentRequests:
         """Allow two concurrent requests."""
         monkeypatch.setattr(settings, "rate_limit_enabled", True)
         monkeypatch.setattr(settings, "rate_limit_concurrent_requests", 2)
-        await rate_limit.reset()
+        await reset_rate_limits()
         yield
-        await rate_limit.reset()
+        await reset_rate_limits()
 
     @asynccontextmanager
     async def in_progress(
@@ -221,7 +220,7 @@ class TestConcurrentRequests:
             response = PlainTextResponse("-", background=BackgroundTask(note))
             await response(scope, receive, send)
 
-        limited = RateLimitMiddleware(site, exempt_path="/health")
+        limited = RateLimitMiddleware(site)
         async with AsyncClient(
             transport=ASGITransport(limited, raise_app_exceptions=False)
         ) as client:
@@ -314,14 +313,14 @@ class TestErrors:
     ) -> None:
         async def site(scope: Scope, receive: Receive, send: Send) -> None:
             await PlainTextResponse("-")(scope, receive, send)
-            raise rate_limit.RateLimitExceeded(7)
+            raise TOO_MANY_ATTEMPTS.exception(Retry_After="7")
 
-        guarded = ServerErrorMiddleware(site, error_response=error_response)
+        guarded = ServerErrorMiddleware(site)
         async with AsyncClient(transport=ASGITransport(guarded)) as client:
             response = await client.get("http://blog/")
 
         assert response.text == "-"
-        assert "RateLimitExceeded" in caplog.text
+        assert "Too many attempts" in caplog.text
 
     @pytest.mark.parametrize(
         ("error", "is_one_line"),
@@ -336,9 +335,7 @@ class TestErrors:
             yield
 
         sent: list[Message] = []
-        site = StartupErrorMiddleware(
-            FastAPI(lifespan=lifespan), expected=(ConfigurationError,)
-        )
+        site = StartupErrorMiddleware(FastAPI(lifespan=lifespan))
         receive = AsyncMock(return_value={"type": "lifespan.startup"})
 
         with pytest.raises(type(error)):

@@ -13,10 +13,10 @@ from httpx import AsyncClient, Response
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-import pagination
+import dependencies
 from database import engine
-from models import Post
-from pagination import CURSOR_FORMAT, EPOCH, Cursor
+from models import EPOCH, Post
+from pagination import CURSOR_FORMAT, Cursor
 from tests.conftest import capture_queries, create_post, create_test_user, get_user_id
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -593,10 +593,10 @@ async def test_long_list_waits_for_limited_time(
     path: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pagination, "LONG_PAGE_TIMEOUT", 0.01)
+    monkeypatch.setattr(dependencies, "LONG_PAGE_TIMEOUT", 0.01)
     path = path.format(user=user_id)
-    length = pagination.MAX_SHORT_LIMIT
-    async with pagination._long_pages, pagination._long_pages:
+    length = dependencies.MAX_SHORT_LIMIT
+    async with dependencies._long_pages, dependencies._long_pages:
         long = await client.get(path, params={"limit": length + 1})
         short = await client.get(path, params={"limit": length})
     later = await client.get(path, params={"limit": length + 1})
@@ -606,7 +606,7 @@ async def test_long_list_waits_for_limited_time(
 
 
 async def test_long_list_leaves_room_for_those_after_it(client: AsyncClient) -> None:
-    query = {"limit": pagination.MAX_SHORT_LIMIT + 1}
+    query = {"limit": dependencies.MAX_SHORT_LIMIT + 1}
 
     statuses = [
         (await client.get("/api/posts", params=query)).status_code for _ in range(4)

@@ -1,4 +1,4 @@
-"""Uploads in progress, and the cleanup of orphaned picture_storage."""
+"""Uploads in progress, and the cleanup of orphaned pictures."""
 
 import asyncio
 import gc
@@ -14,14 +14,12 @@ from httpx import AsyncClient
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import picture_storage
+import orphaned_pictures
 from database import AsyncSessionLocal, DatabaseUnavailable
-from image_utils import (
-    StorageError,
-    process_profile_image,
-    upload_profile_image,
-)
+from image_utils import process_profile_image, upload_profile_image
 from models import OrphanedPicture, utcnow
+from routers import pictures
+from storage import StorageError
 from tests.conftest import get_user_id, list_objects, sign_up
 from tests.test_executors import assert_busy
 from tests.test_storage import PHOTO, UPLOAD_FAILED, me, upload
@@ -33,7 +31,7 @@ DAY = timedelta(days=1)
 def slots(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
     """Return the upload slots, of which there is one."""
     slots = asyncio.Semaphore(1)
-    monkeypatch.setattr(picture_storage, "upload_slots", slots)
+    monkeypatch.setattr(pictures, "upload_slots", slots)
     return slots
 
 
@@ -60,7 +58,7 @@ async def clean_up(db: AsyncSession) -> None:
     """Delete orphaned pictures as if the grace period were over."""
     await db.execute(update(OrphanedPicture).values(delete_after=utcnow() - DAY))
     await db.commit()
-    await picture_storage.delete_orphans(db)
+    await orphaned_pictures.delete_orphans(db)
 
 
 @pytest.fixture
@@ -70,8 +68,8 @@ def unavailable_storage(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     def fail(*_: object) -> None:
         raise StorageError("nobody answers")
 
-    monkeypatch.setattr(picture_storage, "delete_profile_image", fail)
-    monkeypatch.setattr(picture_storage, "upload_profile_image", fail)
+    monkeypatch.setattr(orphaned_pictures, "delete_profile_image", fail)
+    monkeypatch.setattr(pictures, "upload_profile_image", fail)
     return monkeypatch
 
 
@@ -96,7 +94,7 @@ async def test_replaced_picture_is_deleted_after_outage(
         raise StorageError("nobody answers")
 
     with monkeypatch.context() as patch:
-        patch.setattr(picture_storage, "delete_profile_image", fail)
+        patch.setattr(orphaned_pictures, "delete_profile_image", fail)
         response = await upload(client, ada)
         await clean_up(db)
     left = list_objects(bucket)
@@ -117,7 +115,7 @@ async def test_deleted_users_picture_is_deleted_after_outage(
     unavailable_storage: pytest.MonkeyPatch,
 ) -> None:
     with unavailable_storage.context() as patch:
-        patch.setattr(picture_storage, "upload_profile_image", upload_profile_image)
+        patch.setattr(pictures, "upload_profile_image", upload_profile_image)
         user = (await upload(client, ada)).json()
     response = await client.delete(f"/api/users/{user['id']}", headers=ada)
     unavailable_storage.undo()
@@ -139,7 +137,7 @@ async def test_picture_of_failed_upload_is_deleted(
         upload_profile_image(content, filename)
         raise StorageError("the answer was lost")
 
-    monkeypatch.setattr(picture_storage, "upload_profile_image", store_and_fail)
+    monkeypatch.setattr(pictures, "upload_profile_image", store_and_fail)
     response = await upload(client, ada)
     left = list_objects(bucket)
     await clean_up(db)
@@ -180,10 +178,8 @@ async def test_hanging_storage_times_out(
     client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_go = threading.Event()
-    monkeypatch.setattr(picture_storage, "PUT_TIMEOUT", 0.05)
-    monkeypatch.setattr(
-        picture_storage, "upload_profile_image", lambda *_: let_go.wait()
-    )
+    monkeypatch.setattr(pictures, "UPLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(pictures, "upload_profile_image", lambda *_: let_go.wait())
 
     response = await upload(client, ada)
     let_go.set()
@@ -197,9 +193,9 @@ async def test_deletion_does_not_wait_for_hanging_storage(
 ) -> None:
     user = (await upload(client, ada)).json()
     let_go = threading.Event()
-    monkeypatch.setattr(picture_storage, "DELETE_TIMEOUT", 0.05)
+    monkeypatch.setattr(orphaned_pictures, "DELETE_TIMEOUT", 0.05)
     monkeypatch.setattr(
-        picture_storage, "delete_profile_image", lambda _: let_go.wait()
+        orphaned_pictures, "delete_profile_image", lambda _: let_go.wait()
     )
 
     response = await client.delete(f"/api/users/{user['id']}/picture", headers=ada)
@@ -222,7 +218,7 @@ async def test_upload_after_timeout_changes_nothing(
         upload_profile_image(content, filename)
         asyncio.run_coroutine_threadsafe(clean_up(db), loop).result()
 
-    monkeypatch.setattr(picture_storage, "upload_profile_image", store_for_too_long)
+    monkeypatch.setattr(pictures, "upload_profile_image", store_for_too_long)
     response = await upload(client, ada)
 
     assert response.status_code == 503
@@ -243,16 +239,16 @@ class TestDeleteOrphans:
 
         async def other_process() -> None:
             async with AsyncSessionLocal() as other:
-                await picture_storage.delete_orphans(other)
+                await orphaned_pictures.delete_orphans(other)
 
         monkeypatch.setattr(
-            picture_storage, "delete_profile_image", delete_while_another_cleans_up
+            orphaned_pictures, "delete_profile_image", delete_while_another_cleans_up
         )
         async with AsyncSessionLocal() as db:
             db.add(OrphanedPicture(filename="a.jpg", delete_after=utcnow() - DAY))
             await db.commit()
 
-            await picture_storage.delete_orphans(db)
+            await orphaned_pictures.delete_orphans(db)
 
         assert deleted == ["a.jpg"]
 
@@ -265,12 +261,12 @@ class TestDeleteOrphans:
             tried.append(filename)
             raise StorageError("connection refused")
 
-        monkeypatch.setattr(picture_storage, "delete_profile_image", fail)
+        monkeypatch.setattr(orphaned_pictures, "delete_profile_image", fail)
         for filename in ("a.jpg", "b.jpg"):
             db.add(OrphanedPicture(filename=filename, delete_after=utcnow() - DAY))
         await db.commit()
 
-        await picture_storage.delete_orphans(db)
+        await orphaned_pictures.delete_orphans(db)
 
         assert len(tried) == 1
         assert sorted(await scheduled(db)) == ["a.jpg", "b.jpg"]
@@ -282,24 +278,24 @@ class TestDeleteOrphans:
             if filename == "a.jpg":
                 raise StorageError("access denied")
 
-        monkeypatch.setattr(picture_storage, "delete_profile_image", fail_for_a)
+        monkeypatch.setattr(orphaned_pictures, "delete_profile_image", fail_for_a)
         for days, filename in ((2, "a.jpg"), (1, "b.jpg")):
             db.add(
                 OrphanedPicture(filename=filename, delete_after=utcnow() - days * DAY)
             )
         await db.commit()
 
-        await picture_storage.delete_orphans(db)
-        await picture_storage.delete_orphans(db)
+        await orphaned_pictures.delete_orphans(db)
+        await orphaned_pictures.delete_orphans(db)
 
         assert await scheduled(db) == ["a.jpg"]
 
     async def test_picture_within_grace_period_is_kept(
         self, client: AsyncClient, ada: dict[str, str], db: AsyncSession, bucket: Any
     ) -> None:
-        await picture_storage.upload(db, b"a picture", "a.jpg")
+        await pictures.store_avatar(db, b"a picture", "a.jpg")
 
-        await picture_storage.delete_orphans(db)
+        await orphaned_pictures.delete_orphans(db)
 
         assert list_objects(bucket) == ["profile_pics/a.jpg"]
         assert await scheduled(db) == ["a.jpg"]
@@ -319,9 +315,9 @@ async def test_cleanup_continues_after_an_error(
             raise DatabaseUnavailable
         second.set()
 
-    monkeypatch.setattr(picture_storage, "CLEANUP_INTERVAL", 0.01)
-    monkeypatch.setattr(picture_storage, "delete_orphans", fail_once)
-    cleanup = asyncio.create_task(picture_storage.run_cleanup())
+    monkeypatch.setattr(orphaned_pictures, "CLEANUP_INTERVAL", 0.01)
+    monkeypatch.setattr(orphaned_pictures, "delete_orphans", fail_once)
+    cleanup = asyncio.create_task(orphaned_pictures.run_cleanup())
     async with asyncio.timeout(10):
         await second.wait()
     cleanup.cancel()
@@ -337,7 +333,7 @@ class TestUploads:
         monkeypatch: pytest.MonkeyPatch,
         slots: asyncio.Semaphore,
     ) -> None:
-        monkeypatch.setattr(picture_storage, "DECODE_TIMEOUT", 0.01)
+        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
         await slots.acquire()
 
         assert_busy(await upload(client, ada))
@@ -398,7 +394,7 @@ class TestUploads:
             held.append(slots.locked())
             return process_profile_image(content)
 
-        monkeypatch.setattr(picture_storage, "process_profile_image", process)
+        monkeypatch.setattr(pictures, "process_profile_image", process)
         await upload(client, ada, content)
 
         assert held == [True]
@@ -438,7 +434,7 @@ class TestUploads:
         def fail(_content: bytes) -> None:
             raise error
 
-        monkeypatch.setattr(picture_storage, "process_profile_image", fail)
+        monkeypatch.setattr(pictures, "process_profile_image", fail)
         response = await upload(client, ada)
 
         assert response.status_code == 503
@@ -452,12 +448,12 @@ class TestUploads:
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(picture_storage, "DECODE_TIMEOUT", 0.001)
+        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.001)
 
-        picture_storage.decoder.acquire_on_behalf_of_nowait("another upload")
+        pictures.decoder.acquire_on_behalf_of_nowait("another upload")
         async with asyncio.timeout(10):
             response = await upload(client, ada)
-        picture_storage.decoder.release_on_behalf_of("another upload")
+        pictures.decoder.release_on_behalf_of("another upload")
 
         assert response.status_code == 503
         assert response.json() == {"detail": UPLOAD_FAILED}
@@ -474,7 +470,7 @@ class TestUploads:
             lock.release()
             return made
 
-        monkeypatch.setattr(picture_storage, "process_profile_image", process)
+        monkeypatch.setattr(pictures, "process_profile_image", process)
         responses = await asyncio.gather(
             *(upload(concurrent_client, ada) for _ in range(3))
         )

@@ -8,8 +8,8 @@ import pytest
 from httpx import AsyncClient, Response
 
 from database import DatabaseUnavailable, get_db
+from exceptions import TOO_MANY_ATTEMPTS
 from main import app
-from rate_limit import RateLimitExceeded
 from tests.conftest import create_post, make_client
 
 PROBLEM = "application/problem+json"
@@ -52,7 +52,7 @@ ERRORS: dict[int, tuple[str, str, dict[str, Any], bool, str]] = {
 }
 # Errors that the database or a rate limit can cause for any request.
 FAILURES: dict[int, tuple[Exception, str]] = {
-    429: (RateLimitExceeded(7), "Too Many Requests"),
+    429: (TOO_MANY_ATTEMPTS.exception(Retry_After="7"), "Too Many Requests"),
     500: (RuntimeError("a secret detail"), "Internal Server Error"),
     503: (DatabaseUnavailable("a secret address"), "Service Unavailable"),
 }

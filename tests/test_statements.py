@@ -44,7 +44,7 @@ async def places(
         ("/forgot-password", 0),
         ("/reset-password", 0),
         ("/nothing", 0),
-        ("/posts/0", 0),
+        ("/posts/0", 1),
     ],
 )
 async def test_number_of_statements_to_read(

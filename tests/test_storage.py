@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import image_utils
+import storage
 from config import BASE_DIR, settings
 from database import DatabaseUnavailable, engine
 from models import User
@@ -87,13 +88,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def bucket(bucket: Any) -> Iterator[Any]:
     """Create a bucket; close its client at the end, in case a test made it fail."""
     yield bucket
-    image_utils.s3_client.cache_clear()
+    storage.s3_client.cache_clear()
 
 
 def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Configure the app to use an S3-compatible service."""
     monkeypatch.setattr(settings, "s3_endpoint_url", url)
-    image_utils.s3_client.cache_clear()
+    storage.s3_client.cache_clear()
 
 
 @pytest.fixture
@@ -420,7 +421,7 @@ async def test_upload_during_account_deletion_leaves_nothing(
         return process(content)
 
     monkeypatch.setattr(
-        "picture_storage.process_profile_image", process_while_the_account_goes
+        "routers.pictures.process_profile_image", process_while_the_account_goes
     )
     response = await client.patch(
         f"/api/users/{user_id}/picture", files={"file": PHOTO}, headers=ada
@@ -448,7 +449,7 @@ def other_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Create a bucket on that server and configure the app to use it."""
     monkeypatch.setattr(settings, "s3_bucket_name", "other-bucket")
     use_endpoint(monkeypatch, s3_server)
-    image_utils.s3_client().create_bucket(
+    storage.s3_client().create_bucket(
         Bucket="other-bucket",
         ACL="public-read",
         CreateBucketConfiguration={"LocationConstraint": "us-east-2"},
@@ -588,7 +589,7 @@ def test_failed_write_leaves_no_temporary_file(media: Path) -> None:
     # A folder with the file's name is in the way.
     (media / "profile_pics" / "a.jpg").mkdir(parents=True)
 
-    with pytest.raises(image_utils.StorageError):
+    with pytest.raises(storage.StorageError):
         image_utils.upload_profile_image(b"a picture", "a.jpg")
 
     assert files(media) == []

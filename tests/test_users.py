@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from config import settings
-from image_utils import StorageError
 from models import PasswordResetToken, Post, User
+from storage import StorageError
 from tests.conftest import (
     PASSWORD,
     CountingBody,
@@ -766,7 +766,7 @@ async def test_failed_storage_is_unavailable(
     def fail(content: bytes, filename: str) -> None:
         raise StorageError("out of order")
 
-    monkeypatch.setattr("picture_storage.upload_profile_image", fail)
+    monkeypatch.setattr("routers.pictures.upload_profile_image", fail)
 
     response = await client.patch(
         f"/api/users/{await get_user_id(client, ada)}/picture",

@@ -1,14 +1,14 @@
-"""The address of the development server, for absolute URLs."""
+"""The URL of the development server."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config import settings
 
 
-class ServerAddressMiddleware:
-    """Build absolute URLs from the address that the development server listens on.
+class ServerURLMiddleware:
+    """Build absolute URLs with the host and port that the development server uses.
 
-    It comes from the socket and not from the `Host` header, which the client chooses.
+    They come from the socket rather than the `Host` header, which clients can forge.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -17,5 +17,5 @@ class ServerAddressMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A Unix socket has no port.
         if scope["type"] == "http" and scope.get("server") and scope["server"][1]:
-            settings.set_server_address(*scope["server"])
+            settings.set_server_url(*scope["server"])
         await self.app(scope, receive, send)

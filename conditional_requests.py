@@ -1,0 +1,21 @@
+"""ETags and the conditions that refer to them (RFC 9110, sections 8.8.3 and 13)."""
+
+import hashlib
+import re
+
+ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
+
+
+def etag_of(body: bytes) -> str:
+    """Return a strong ETag, which differs whenever a byte of the body does."""
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
+    """Return whether `If-Match`, or weakly `If-None-Match`, lists an ETag."""
+    if condition.strip() == "*":
+        return True
+    listed: list[str] = ETAG.findall(condition)
+    if weakly:
+        return etag.removeprefix("W/") in (each.removeprefix("W/") for each in listed)
+    return etag in listed and not etag.startswith("W/")

@@ -1,0 +1,87 @@
+"""Deletion of profile pictures that no user has any longer.
+
+Unlike a database, storage has no transactions. So the deletion of a picture is
+scheduled before it is uploaded, and in the transaction that removes it from a user; the
+transaction that assigns it to a user cancels the deletion. If a step fails, the
+cleanup deletes the picture later.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import storage
+from database import AsyncSessionLocal, DatabaseUnavailable
+from executors import QueueFull
+from image_utils import delete_profile_image
+from models import OrphanedPicture
+
+logger = logging.getLogger(__name__)
+
+# The S3 client has timeouts too, but they don't include waiting for the executor.
+DELETE_TIMEOUT = 3.0
+# Longer than an upload takes from scheduling the deletion to canceling it.
+GRACE_PERIOD = timedelta(seconds=60)
+CLEANUP_INTERVAL = 15.0
+
+NEXT_ORPHAN = (
+    select(OrphanedPicture)
+    .where(OrphanedPicture.delete_after < func.now())
+    .order_by(OrphanedPicture.delete_after)
+    .limit(1)
+    # Other processes clean up at the same time.
+    .with_for_update(skip_locked=True)
+)
+
+
+def schedule_deletion(db: AsyncSession, filename: str) -> None:
+    """Schedule the deletion of a picture for some time after this transaction."""
+    db.add(OrphanedPicture(filename=filename, delete_after=func.now() + GRACE_PERIOD))
+
+
+async def cancel_deletion(db: AsyncSession, filename: str) -> bool:
+    """Cancel a scheduled deletion; return whether it was still possible."""
+    scheduled = delete(OrphanedPicture).where(OrphanedPicture.filename == filename)
+    return await db.scalar(scheduled.returning(OrphanedPicture.id)) is not None
+
+
+async def delete_now(filename: str) -> bool:
+    """Delete a picture from storage; log an error and return False if that fails."""
+    try:
+        async with asyncio.timeout(DELETE_TIMEOUT):
+            await storage.executor.run(delete_profile_image, filename)
+    except (storage.StorageError, QueueFull, TimeoutError) as exc:
+        logger.warning("Picture %s not deleted yet: %r", filename, exc)
+        return False
+    return True
+
+
+async def run_cleanup() -> None:
+    while True:
+        await asyncio.sleep(CLEANUP_INTERVAL)
+        try:
+            async with AsyncSessionLocal() as db:
+                await delete_orphans(db)
+        except (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError) as exc:
+            logger.warning("Orphaned pictures not deleted: %s", type(exc).__name__)
+
+
+async def delete_orphans(db: AsyncSession) -> None:
+    """Delete the orphaned pictures that are due, until a deletion fails.
+
+    A row stays locked while its picture is deleted, so that no upload can cancel the
+    deletion halfway.
+    """
+    is_deleted = True
+    while is_deleted and (orphan := await db.scalar(NEXT_ORPHAN)) is not None:
+        is_deleted = await delete_now(orphan.filename)
+        if is_deleted:
+            await db.delete(orphan)
+        else:
+            # If only this picture can't be deleted, others must not wait for it.
+            orphan.delete_after = func.now() + GRACE_PERIOD
+        await db.commit()

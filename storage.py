@@ -1,0 +1,91 @@
+"""Storage for uploaded files: an S3 bucket, or local files under `var/media`."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from config import settings
+from executors import BoundedExecutor
+from static_files import IMMUTABLE
+
+# For the functions below, which block.
+executor = BoundedExecutor("storage", max_workers=16, max_queue=48)
+
+
+class StorageError(Exception):
+    """A file could not be stored or deleted."""
+
+
+def put(key: str, content: bytes, *, content_type: str) -> None:
+    """Store a file that never changes; raise `StorageError` if that may have failed."""
+    with _storage_errors():
+        if settings.s3_bucket_name is None:
+            _write_file(settings.media_dir / key, content)
+        else:
+            s3_client().put_object(
+                Bucket=settings.s3_bucket_name,
+                Key=key,
+                Body=content,
+                ContentType=content_type,
+                CacheControl=IMMUTABLE,
+            )
+
+
+def delete(key: str) -> None:
+    """Delete a file if it exists; raise `StorageError` if that may have failed."""
+    with _storage_errors():
+        if settings.s3_bucket_name is None:
+            (settings.media_dir / key).unlink(missing_ok=True)
+        else:
+            s3_client().delete_object(Bucket=settings.s3_bucket_name, Key=key)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError, OSError) as error:
+        raise StorageError(f"{type(error).__name__}: {error}") from error
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        draft.chmod(0o644)
+        # Atomic, so that clients never get an incomplete file.
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@cache
+def s3_client() -> Any:
+    """Return the S3 client; boto3 creates its type at run time."""
+    key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key
+    return boto3.client(
+        "s3",
+        region_name=settings.s3_region,
+        endpoint_url=settings.s3_endpoint_url,
+        aws_access_key_id=key_id.get_secret_value() if key_id else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(
+            connect_timeout=2,
+            read_timeout=4,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            # S3-compatible services rarely have a host name for each bucket.
+            s3={"addressing_style": "path" if settings.s3_endpoint_url else "virtual"},
+        ),
+    )
