@@ -17,11 +17,11 @@ from exceptions import (
     INVALID_TOKEN,
     POST_MODIFIED,
     POST_NOT_FOUND,
+    TOO_BUSY,
     UPDATE_POST_FORBIDDEN,
     USER_NOT_FOUND,
     APIError,
 )
-from executors import hold
 from models import Post, User
 from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
 from rate_limit import client_network
@@ -57,8 +57,15 @@ async def get_page_request(
     if limit <= MAX_SHORT_LIMIT:
         yield page
         return
-    async with hold(_long_pages, seconds=LONG_PAGE_TIMEOUT):
+    try:
+        async with asyncio.timeout(LONG_PAGE_TIMEOUT):
+            await _long_pages.acquire()
+    except TimeoutError as exc:
+        raise TOO_BUSY.exception() from exc
+    try:
         yield page
+    finally:
+        _long_pages.release()
 
 
 ClientIP = Annotated[str, Depends(get_client_ip)]

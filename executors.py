@@ -1,19 +1,18 @@
-"""Bounded thread pools for blocking and CPU-bound work, and bounded waiting."""
+"""Bounded thread pools for blocking and CPU-bound work."""
 
 import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
-    """Too much work is waiting already, or has waited for too long."""
+    """Too much work is waiting already."""
 
 
 class BoundedExecutor:
@@ -48,17 +47,3 @@ class BoundedExecutor:
         # On other systems this would affect the whole process.
         if self._niceness and sys.platform == "linux":
             os.nice(self._niceness)
-
-
-@asynccontextmanager
-async def hold(semaphore: asyncio.Semaphore, *, seconds: float) -> AsyncIterator[None]:
-    """Hold a semaphore; raise `QueueFull` if it isn't free within this time."""
-    try:
-        async with asyncio.timeout(seconds):
-            await semaphore.acquire()
-    except TimeoutError as exc:
-        raise QueueFull from exc
-    try:
-        yield
-    finally:
-        semaphore.release()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 from anyio import CapacityLimiter, fail_after
 from anyio.to_thread import run_sync
@@ -27,7 +27,7 @@ from exceptions import (
     error_responses,
     file_too_large,
 )
-from executors import QueueFull, hold
+from executors import QueueFull
 from image_utils import (
     DECODE_TIMEOUT,
     InvalidImage,
@@ -45,10 +45,6 @@ router = APIRouter(prefix="/api/users", tags=["users"])
 UserToUpdate = Annotated[User, Depends(own_user(UPDATE_PICTURE_FORBIDDEN))]
 UserToDelete = Annotated[User, Depends(own_user(DELETE_PICTURE_FORBIDDEN))]
 
-# How many files may be in memory at the same time. While a file arrives, Starlette
-# writes all but its first megabyte to a temporary file.
-MAX_UPLOADS = 20
-upload_slots = asyncio.Semaphore(MAX_UPLOADS)
 decoder = CapacityLimiter(1)
 # The S3 client has timeouts too, but they don't include waiting for the executor.
 UPLOAD_TIMEOUT = 10.0
@@ -132,21 +128,26 @@ async def read_avatar(request: Request) -> tuple[bytes, str]:
             raise RequestValidationError([MISSING_FILE])
         if (file.size or 0) > settings.max_upload_size_bytes:
             raise file_too_large().exception()
-        async with hold(upload_slots, seconds=DECODE_TIMEOUT):
-            return await decode(await file.read())
+        return await decode(file.file)
 
 
-async def decode(content: bytes) -> tuple[bytes, str]:
+async def decode(file: BinaryIO) -> tuple[bytes, str]:
+    """Decode a file once no other is being decoded; wait for at most 15 seconds."""
     try:
-        # The timeout applies until decoding starts.
+        # The timeout applies until the thread starts.
         with fail_after(DECODE_TIMEOUT):
-            return await run_sync(process_profile_image, content, limiter=decoder)
+            return await run_sync(make_avatar, file, limiter=decoder)
     # Without tracebacks, whose cycles would keep the file in memory for a while.
     except InvalidImage as exc:
         raise INVALID_IMAGE.exception() from exc.with_traceback(None)
     except OSError as exc:
         logger.error("Picture not decoded: %r", exc)
         raise UPLOAD_FAILED.exception() from exc.with_traceback(None)
+
+
+def make_avatar(file: BinaryIO) -> tuple[bytes, str]:
+    # Read only now: files that wait stay on disk, but for their first megabyte.
+    return process_profile_image(file.read())
 
 
 async def store_avatar(db: AsyncSession, avatar: bytes, filename: str) -> None:

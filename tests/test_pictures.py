@@ -4,10 +4,10 @@ import asyncio
 import gc
 import threading
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
@@ -21,18 +21,9 @@ from models import OrphanedPicture, utcnow
 from routers import pictures
 from storage import StorageError
 from tests.conftest import get_user_id, list_objects, sign_up
-from tests.test_executors import assert_busy
-from tests.test_storage import PHOTO, UPLOAD_FAILED, me, upload
+from tests.test_storage import UPLOAD_FAILED, me, upload
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def slots(monkeypatch: pytest.MonkeyPatch) -> asyncio.Semaphore:
-    """Return the upload slots, of which there is one."""
-    slots = asyncio.Semaphore(1)
-    monkeypatch.setattr(pictures, "upload_slots", slots)
-    return slots
 
 
 async def send_start_only() -> AsyncIterator[bytes]:
@@ -326,20 +317,8 @@ async def test_cleanup_continues_after_an_error(
 
 
 class TestUploads:
-    async def test_upload_without_a_slot_is_rejected(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-        slots: asyncio.Semaphore,
-    ) -> None:
-        monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
-        await slots.acquire()
-
-        assert_busy(await upload(client, ada))
-
-    async def test_slow_upload_takes_no_slot(
-        self, concurrent_client: AsyncClient, slots: asyncio.Semaphore
+    async def test_slow_upload_does_not_block_others(
+        self, concurrent_client: AsyncClient
     ) -> None:
         ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
         slow = asyncio.create_task(
@@ -357,48 +336,26 @@ class TestUploads:
         with suppress(asyncio.CancelledError):
             await slow
 
-    async def test_upload_waits_for_a_slot(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-        slots: asyncio.Semaphore,
+    async def test_file_is_read_when_its_turn_comes(
+        self, client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        arrived = asyncio.Event()
-
-        def acquire() -> Coroutine[None, None, Literal[True]]:
-            arrived.set()
-            return asyncio.Semaphore.acquire(slots)
-
-        await slots.acquire()
-        monkeypatch.setattr(slots, "acquire", acquire)
-        waiting = asyncio.create_task(upload(client, ada))
-        await arrived.wait()
-
-        slots.release()
-
-        assert (await waiting).status_code == 200
-
-    @pytest.mark.parametrize("content", [PHOTO, b"not a picture"])
-    async def test_slot_is_held_until_the_picture_is_decoded(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-        slots: asyncio.Semaphore,
-        content: bytes,
-    ) -> None:
-        held = []
+        read_while_waiting = []
 
         def process(content: bytes) -> tuple[bytes, str]:
-            held.append(slots.locked())
+            read_while_waiting.append(waiting_for_decoder)
             return process_profile_image(content)
 
         monkeypatch.setattr(pictures, "process_profile_image", process)
-        await upload(client, ada, content)
+        waiting_for_decoder = True
+        pictures.decoder.acquire_on_behalf_of_nowait("another upload")
+        waiting = asyncio.create_task(upload(client, ada))
+        while not pictures.decoder.statistics().tasks_waiting:  # noqa: ASYNC110 -- it has no event
+            await asyncio.sleep(0.01)
+        waiting_for_decoder = False
+        pictures.decoder.release_on_behalf_of("another upload")
 
-        assert held == [True]
-        assert not slots.locked()
+        assert (await waiting).status_code == 200
+        assert read_while_waiting == [False]
 
     @pytest.mark.parametrize("content", [send_start_only, trickle])
     async def test_upload_that_does_not_arrive_ends(
@@ -406,7 +363,6 @@ class TestUploads:
         client: AsyncClient,
         ada: dict[str, str],
         monkeypatch: pytest.MonkeyPatch,
-        slots: asyncio.Semaphore,
         content: Callable[[], AsyncIterator[bytes]],
     ) -> None:
         monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
