@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile \
 	--durations=10
 
-.PHONY: run migrate demo test coverage test-e2e torture lighthouse screenshots openapi fuzz-api check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e stress lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
@@ -29,8 +29,8 @@ coverage: .venv/installed ## Run the same tests and check code coverage
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
-torture: .venv/installed ## Run load, fuzz and fault-injection tests (one hour)
-	TORTURE=full $(BIN)/python -m pytest tests/torture tests/e2e/test_hostile_strings.py
+stress: .venv/installed ## Run load, fuzz and fault-injection tests (one hour)
+	$(BIN)/python -m pytest tests/stress tests/e2e/test_hostile_strings.py --stress
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
 	$(BIN)/python -m tools.lighthouse

@@ -65,6 +65,18 @@ PASSWORD = "correct horse"
 openapi_spec = OpenAPISpec(app.openapi())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stress", action="store_true", help="run races and load at full size"
+    )
+
+
+@pytest.fixture(scope="session")
+def stress(request: pytest.FixtureRequest) -> bool:
+    """Return whether tests run at full size."""
+    return bool(request.config.getoption("--stress"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Check all responses of the run against the OpenAPI document."""
     folder = Path(__file__).parent

@@ -16,7 +16,7 @@ import image_utils
 from config import BASE_DIR
 from image_decoder import make_avatar
 from image_utils import InvalidImage, process_profile_image
-from tests.torture.pictures import (
+from tests.stress.pictures import (
     Make,
     chunk,
     encoded,

@@ -1,6 +1,6 @@
 """A hundred hostile strings in every field and on every page.
 
-`TORTURE=full` tests all of them; otherwise only a few of each kind.
+`--stress` tests all of them; otherwise only a few of each kind.
 """
 
 import json
@@ -25,7 +25,7 @@ from tests.e2e.conftest import (
     navigation,
     start_edit,
 )
-from tests.torture.conftest import FULL
+from tests.stress.conftest import FULL
 
 RUN = "__pwned=1"
 STRINGS = [

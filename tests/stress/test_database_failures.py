@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import asyncpg
 import pytest
 
-from tests.torture.conftest import Figures
-from tests.torture.load import (
+from tests.stress.conftest import Figures
+from tests.stress.load import (
     Call,
     Seen,
     flood,
@@ -21,7 +21,7 @@ from tests.torture.load import (
     with_form,
     with_json,
 )
-from tests.torture.site import (
+from tests.stress.site import (
     PASSWORD,
     SHUTDOWN_SECONDS,
     Person,

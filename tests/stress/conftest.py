@@ -1,11 +1,11 @@
 """Shared fixtures of the stress tests: duration, measurements, and sites.
 
-`TORTURE=full` (set by `make torture`) runs them at full length; otherwise a short form
+`--stress` (set by `make stress`) runs them at full length; otherwise a short form
 fits into every test run. Only the full form fails on timings, because on a busy machine
 they prove nothing.
 """
 
-import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from config import BASE_DIR
-from tests.torture.site import (
+from tests.stress.site import (
     Postgres,
     Site,
     migrated_database,
@@ -22,8 +22,8 @@ from tests.torture.site import (
     running_postgres,
 )
 
-FULL = os.environ.get("TORTURE") == "full"
-REPORT = BASE_DIR / "var" / "torture.md"
+FULL = "--stress" in sys.argv
+REPORT = BASE_DIR / "var" / "stress.md"
 HEADINGS = ("what", "measured", "limit", "holds")
 FIGURE = "figure"
 
@@ -87,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not rows:
         return
     lines = table([HEADINGS, *rows])
-    terminalreporter.section("torture")
+    terminalreporter.section("stress")
     for line in lines:
         terminalreporter.write_line(line)
     if FULL:

@@ -1,7 +1,7 @@
 """Load generation: a minimal HTTP/1.1 client, and a probe that measures latency.
 
 The probe is a separate process, so that generating the load does not count as latency.
-`python -m tests.torture.load PORT RATE PATH...` requests the paths in turn over one
+`python -m tests.stress.load PORT RATE PATH...` requests the paths in turn over one
 connection until its input ends, and prints what it has seen.
 """
 
@@ -311,7 +311,7 @@ def probing(
     """
     probe = Probe()
     rate = str(PROBES_PER_SECOND)
-    command = [sys.executable, "-m", "tests.torture.load", str(port), rate, *paths]
+    command = [sys.executable, "-m", "tests.stress.load", str(port), rate, *paths]
     probe.begin(WARMING)
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

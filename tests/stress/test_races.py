@@ -26,8 +26,8 @@ from tests.conftest import (
     login_user,
     sign_up,
 )
+from tests.stress.conftest import Figures
 from tests.test_races import count, count_responses, sign_ups, upload
-from tests.torture.conftest import Figures
 
 CROWD = 50
 MOST_TRIES = 100

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.torture.conftest import FULL, Figures, NewSite
-from tests.torture.load import (
+from tests.stress.conftest import FULL, Figures, NewSite
+from tests.stress.load import (
     LOADED,
     Call,
     Connection,
@@ -24,7 +24,7 @@ from tests.torture.load import (
     with_json,
     with_picture,
 )
-from tests.torture.neighbours import (
+from tests.stress.neighbours import (
     Behavior,
     Bucket,
     FaultyService,
@@ -39,7 +39,7 @@ from tests.torture.neighbours import (
     responds_slowly,
     running_moto,
 )
-from tests.torture.site import (
+from tests.stress.site import (
     PASSWORD,
     SHUTDOWN_SECONDS,
     SMTP_PASSWORD,

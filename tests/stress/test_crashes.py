@@ -15,8 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.torture.conftest import Figures
-from tests.torture.site import (
+from tests.stress.conftest import Figures
+from tests.stress.site import (
     Person,
     Postgres,
     Site,

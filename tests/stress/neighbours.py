@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.databases import free_port
-from tests.torture.site import child
+from tests.stress.site import child
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter

@@ -37,10 +37,10 @@ from tests.conftest import (
     sign_up,
 )
 from tests.recorder import Json, operations, without_numbers
+from tests.stress.conftest import NewSite
+from tests.stress.site import PASSWORD as SITE_PASSWORD
+from tests.stress.site import Site
 from tests.test_races import upload
-from tests.torture.conftest import NewSite
-from tests.torture.site import PASSWORD as SITE_PASSWORD
-from tests.torture.site import Site
 
 NEW_PASSWORD = "battery staple"
 HOUR = 3600

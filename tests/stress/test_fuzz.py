@@ -22,10 +22,10 @@ from starlette.types import Message
 from main import app
 from models import Post, User
 from tests.conftest import auth_header, create_post, get_user_id, login_user, sign_up
+from tests.stress.conftest import Figures
+from tests.stress.fuzz import Case, Known, make_case, raw_case, short
+from tests.stress.site import Site
 from tests.test_races import count
-from tests.torture.conftest import Figures
-from tests.torture.fuzz import Case, Known, make_case, raw_case, short
-from tests.torture.site import Site
 
 SEED = 1
 LIMIT_SECONDS = 2.0

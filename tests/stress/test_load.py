@@ -18,8 +18,8 @@ from itertools import chain
 
 import pytest
 
-from tests.torture.conftest import FULL, Figures, NewSite
-from tests.torture.load import (
+from tests.stress.conftest import FULL, Figures, NewSite
+from tests.stress.load import (
     LOADED,
     Call,
     Connection,
@@ -36,8 +36,8 @@ from tests.torture.load import (
     with_json,
     with_picture,
 )
-from tests.torture.pictures import JPEG_LARGE, WORST, encoded, many_scans, noise
-from tests.torture.site import PASSWORD, Person, Site, fill, running
+from tests.stress.pictures import JPEG_LARGE, WORST, encoded, many_scans, noise
+from tests.stress.site import PASSWORD, Person, Site, fill, running
 
 SLOWER = 3.0
 SLOWEST_READ = 0.5

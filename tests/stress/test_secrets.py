@@ -16,8 +16,8 @@ from PIL import Image
 from config import BASE_DIR
 from tests.conftest import auth_header, new_reset_link, reset_links
 from tests.databases import free_port
-from tests.torture.load import with_form, with_json, with_picture
-from tests.torture.neighbours import (
+from tests.stress.load import with_form, with_json, with_picture
+from tests.stress.neighbours import (
     FaultyService,
     accepts_mail,
     accepts_without_response,
@@ -27,7 +27,7 @@ from tests.torture.neighbours import (
     rejects_logins,
     rejects_mail,
 )
-from tests.torture.site import (
+from tests.stress.site import (
     DATABASE_PASSWORD,
     MARK,
     PASSWORD,

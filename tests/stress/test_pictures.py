@@ -15,8 +15,8 @@ from httpx import AsyncClient
 
 from config import BASE_DIR, settings
 from tests.conftest import get_user_id
-from tests.torture.conftest import FULL, Figures
-from tests.torture.pictures import PHOTOS, WORST, Cost, hostile
+from tests.stress.conftest import FULL, Figures
+from tests.stress.pictures import PHOTOS, WORST, Cost, hostile
 
 ANSWERS = {200, 400, 413}
 MAX_SECONDS = 4.0
@@ -48,7 +48,7 @@ def measured(folder: Path, content: bytes) -> Cost:
     """Measure the cost of a picture in a new process."""
     file = folder / "picture"
     file.write_bytes(content)
-    command = [sys.executable, "-m", "tests.torture.pictures", str(file)]
+    command = [sys.executable, "-m", "tests.stress.pictures", str(file)]
     output = subprocess.run(command, cwd=BASE_DIR, check=True, stdout=subprocess.PIPE)
     return Cost(**json.loads(output.stdout))
 

@@ -24,9 +24,9 @@ import trustme
 from config import BASE_DIR
 from tests.conftest import wait_until_healthy
 from tests.databases import free_port
-from tests.torture.conftest import Figures
-from tests.torture.load import LOADED, Probe, probing, slowdown, wait_for
-from tests.torture.site import Site, fill, running
+from tests.stress.conftest import Figures
+from tests.stress.load import LOADED, Probe, probing, slowdown, wait_for
+from tests.stress.site import Site, fill, running
 
 CONFIGURATION = BASE_DIR / "deploy" / "nginx.conf"
 SLOWER = 2.0

@@ -1,6 +1,6 @@
 """Hostile and expensive pictures, and the cost of reading them.
 
-`python -m tests.torture.pictures FILE` measures the cost in a separate process.
+`python -m tests.stress.pictures FILE` measures the cost in a separate process.
 """
 
 import json
