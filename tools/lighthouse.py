@@ -13,11 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
 from playwright.sync_api import sync_playwright
 
 from config import BASE_DIR
-from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
+from tests.server import LiveServer
+from tools.demo_site import CHROMIUM_FLAGS, EMAIL, chromium, demo_site
+from tools.seed import PASSWORD
 
 LIGHTHOUSE = BASE_DIR / "node_modules" / ".bin" / "lighthouse"
 GOALS = {"performance": 98, "accessibility": 100, "best-practices": 100, "seo": 100}
@@ -118,7 +119,7 @@ def measure(url: str, profile: Path | None = None) -> Result:
     return max(results, key=lambda result: sum(result.scores.values()))
 
 
-def sign_in(url: str, profile: Path) -> None:
+def sign_in(site: LiveServer, profile: Path) -> None:
     """Store an access token in a browser profile."""
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
@@ -126,16 +127,15 @@ def sign_in(url: str, profile: Path) -> None:
         )
         page = context.new_page()
         # robots.txt, so that nothing that the pages load is cached.
-        page.goto(f"{url}/robots.txt")
-        page.evaluate(
-            "token => localStorage.setItem('access_token', token)", access_token(url)
-        )
+        page.goto(f"{site.url}/robots.txt")
+        token = site.log_in(EMAIL, PASSWORD)
+        page.evaluate("token => localStorage.setItem('access_token', token)", token)
         context.close()
 
 
-def measure_all(url: str) -> dict[str, Result]:
+def measure_all(site: LiveServer) -> dict[str, Result]:
     """Audit each page; the account page anonymously too, which redirects to login."""
-    (post,) = httpx.get(f"{url}/api/posts?limit=1").json()["posts"]
+    (post,) = site.call("GET", "/api/posts?limit=1")["posts"]
     pages = {
         "home": "/",
         "post": f"/posts/{post['id']}",
@@ -143,10 +143,10 @@ def measure_all(url: str) -> dict[str, Result]:
         "login": "/login",
         "account (anonymous)": "/account",
     }
-    results = {name: measure(url + path) for name, path in pages.items()}
+    results = {name: measure(site.url + path) for name, path in pages.items()}
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        sign_in(url, Path(profile))
-        results["account"] = measure(f"{url}/account", Path(profile))
+        sign_in(site, Path(profile))
+        results["account"] = measure(f"{site.url}/account", Path(profile))
     return results
 
 
@@ -179,8 +179,8 @@ def main() -> int:
     """Audit all pages, print the results, and return the exit status."""
     if not LIGHTHOUSE.exists():
         raise SystemExit("Lighthouse is required: npm ci")
-    with demo_site() as url:
-        results = measure_all(url)
+    with demo_site() as site:
+        results = measure_all(site)
     size = results["home"].bytes_without_pictures
     sys.stdout.write(f"{table(results)}\n\n")
     sys.stdout.write(

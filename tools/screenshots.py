@@ -6,11 +6,12 @@ Requires Chromium.
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
-from tools.demo_site import CHROMIUM_FLAGS, access_token, chromium, demo_site
+from tests.server import LiveServer
+from tools.demo_site import CHROMIUM_FLAGS, EMAIL, chromium, demo_site
+from tools.seed import PASSWORD
 
 FOLDER = Path(__file__).parents[1] / "docs"
 DESKTOP = (1280, 800)
@@ -53,25 +54,24 @@ def new_page(
     )
 
 
-def take_all(browser: Browser, url: str) -> None:
+def take_all(browser: Browser, site: LiveServer) -> None:
     """Take home, a post, its author, the editor and the account, in both themes."""
-    token = access_token(url)
-    me = httpx.get(
-        f"{url}/api/users/me", headers={"Authorization": f"Bearer {token}"}
-    ).json()
-    posts = httpx.get(f"{url}/api/users/{me['id']}/posts?limit=100").json()["posts"]
+    token = site.log_in(EMAIL, PASSWORD)
+    bearer = {"Authorization": f"Bearer {token}"}
+    me = site.client.get("/api/users/me", headers=bearer).json()
+    posts = site.call("GET", f"/api/users/{me['id']}/posts?limit=100")["posts"]
     longest = max(posts[:10], key=lambda post: len(post["content"]))
 
-    page = new_page(browser, url, DESKTOP, "light")
+    page = new_page(browser, site.url, DESKTOP, "light")
     page.goto("/")
     take(page, "home")
 
-    page = new_page(browser, url, DESKTOP, "dark", token)
+    page = new_page(browser, site.url, DESKTOP, "dark", token)
     page.goto(f"/posts/{longest['id']}")
     page.locator("[data-post-view-target=ownerActions]:not([hidden])").wait_for()
     take(page, "post-dark")
 
-    page = new_page(browser, url, DESKTOP, "light", token)
+    page = new_page(browser, site.url, DESKTOP, "light", token)
     page.goto("/account")
     take(page, "account")
     page.goto("/")
@@ -83,11 +83,11 @@ def take_all(browser: Browser, url: str) -> None:
     )
     take(page, "editor")
 
-    page = new_page(browser, url, PHONE, "dark")
+    page = new_page(browser, site.url, PHONE, "dark")
     page.goto("/")
     take(page, "phone-home-dark")
 
-    page = new_page(browser, url, PHONE, "light")
+    page = new_page(browser, site.url, PHONE, "light")
     page.goto(f"/users/{me['id']}/posts")
     take(page, "phone-author")
     page.goto(f"/posts/{longest['id']}")
@@ -96,11 +96,11 @@ def take_all(browser: Browser, url: str) -> None:
 
 def main() -> None:
     """Take all screenshots."""
-    with demo_site() as url, sync_playwright() as playwright:
+    with demo_site() as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=CHROMIUM_FLAGS
         )
-        take_all(browser, url)
+        take_all(browser, site)
         browser.close()
 
 
