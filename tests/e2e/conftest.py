@@ -1,332 +1,202 @@
-"""Shared fixtures of the browser tests: a server, a monitored browser, users."""
+"""A server, a monitored browser, users, and what they do in the browser."""
 
-import asyncio
 import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import (
     Browser,
     BrowserContext,
-    ConsoleMessage,
+    FilePayload,
     Locator,
     Page,
-    Request,
-    Response,
     Route,
-    StorageState,
+    ViewportSize,
     expect,
     sync_playwright,
 )
-from sqlalchemy import make_url
 
-from config import BASE_DIR
-from tests.conftest import (
-    ADMIN_URL,
-    PASSWORD,
-    auth_header,
-    new_reset_link,
-    wait_until_healthy,
-)
-from tests.databases import execute, free_port, scratch_database
+from tests.conftest import ADMIN_URL
+from tests.databases import scratch_database
+from tests.server import PASSWORD, LiveServer, Person
+from tools.demo_site import CHROMIUM_FLAGS
 
 CHROMIUM = shutil.which("chromium")
-NO_CHROMIUM = "The browser tests need Chromium: apt-get install chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1280, "height": 900}
+TIMEOUT_MS = 30_000
+PHONE: ViewportSize = {"width": 360, "height": 740}
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
 # Turn forbidden actions of a page into console errors, which fail the test.
 WATCH = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
-window.alert = () => console.error("a stored script called alert");
 Object.defineProperty(window, "__pwned", {
   set: () => console.error("a stored script ran"),
 });
 """
+STORAGE_BLOCKED = """
+Object.defineProperty(window, "localStorage", {
+  get() { throw new DOMException("blocked", "SecurityError"); },
+});
+"""
+
+AXE = Path(__file__).parent.joinpath("vendor/axe-core-4.14.1/axe.min.js").read_text()
+RUN_AXE = """
+async () => {
+  const { violations } = await axe.run(document, {
+    resultTypes: ["violations"],
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+  });
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ html, failureSummary }) => `${id}: ${html} ${failureSummary}`));
+}
+"""
 
 Json = dict[str, Any]
-NewContext = Callable[..., BrowserContext]
-
-
-# The server
-
-
-@dataclass(frozen=True)
-class Person:
-    """A user with a valid access token."""
-
-    id: int
-    name: str
-    email: str
-    token: str
-
-
-class Blog:
-    """The running app, for access without a browser."""
-
-    def __init__(self, url: str, database_url: str, var_dir: Path) -> None:
-        self.url = url
-        self.database_url = make_url(database_url)
-        self.outbox = var_dir / "outbox"
-        self.client = httpx.Client(base_url=url, timeout=20)
-
-    def call(
-        self, method: str, path: str, person: Person | None = None, **options: Any
-    ) -> Any:
-        """Call the API, which must succeed, and return the response's JSON."""
-        headers = auth_header(person.token) if person else {}
-        response = self.client.request(method, path, headers=headers, **options)
-        assert response.is_success, response.text
-        return response.json() if response.content else None
-
-    def sign_up(self, name: str) -> Person:
-        """Create a user with the next free email address."""
-        email = f"{re.sub('[^a-z]', '', name.lower())}@example.com"
-        account = {"username": name, "email": email, "password": PASSWORD}
-        user = self.call("POST", "/api/users", json=account)
-        return Person(user["id"], name, email, self.new_token(email))
-
-    def new_token(self, email: str) -> str:
-        """Log in and return the token."""
-        form = {"username": email, "password": PASSWORD}
-        token: str = self.call("POST", "/api/users/token", data=form)["access_token"]
-        return token
-
-    def end_sessions(self, person: Person) -> None:
-        """Invalidate all tokens of a user; the password stays the same."""
-        passwords = {"current_password": PASSWORD, "new_password": PASSWORD}
-        self.call("PATCH", "/api/users/me/password", person, json=passwords)
-
-    def write(self, author: Person, content: str = "Some text", title: str = "") -> Any:
-        """Publish a post and return the API's JSON."""
-        post = {"title": title, "content": content}
-        return self.call("POST", "/api/posts", author, json=post)
-
-    def write_many(self, author: Person, number: int) -> list[int]:
-        """Publish this many posts and return their ids, newest first."""
-        ids = [self.write(author, f"Post number {n}")["id"] for n in range(number)]
-        return ids[::-1]
-
-    def change(self, author: Person, post: Json, content: str) -> None:
-        """Update a post while a page shows it."""
-        path = f"/api/posts/{post['id']}"
-        self.call("PATCH", path, author, json={"content": content})
-
-    def delete(self, author: Person, post_id: int) -> None:
-        """Delete a post."""
-        self.call("DELETE", f"/api/posts/{post_id}", author)
-
-    def post_ids(self) -> list[int]:
-        """Return the ids of up to a hundred posts, newest first."""
-        posts = self.call("GET", "/api/posts?limit=100")["posts"]
-        return [post["id"] for post in posts]
-
-    def run_sql(self, statement: str) -> None:
-        """Run SQL for changes that no request can make."""
-        in_own_thread(execute(self.database_url, statement))
-
-    def empty(self) -> None:
-        """Delete everything that tests have created."""
-        self.run_sql("TRUNCATE users CASCADE")
-        shutil.rmtree(self.outbox, ignore_errors=True)
-
-    def wait_for_emailed_link(self) -> str:
-        """Wait for the reset email, which follows the response, and return its URL."""
-        return new_reset_link(self.outbox)
-
-
-def in_own_thread(work: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine in a new thread, because Playwright has a loop in this one."""
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work).result()
+NewPage = Callable[..., Page]
 
 
 @pytest.fixture(scope="package")
-def running_blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Blog]:
-    """Run the app in another process with a separate database."""
-    var_dir = tmp_path_factory.mktemp("blog")
-    url = f"http://127.0.0.1:{free_port()}"
-    with scratch_database(ADMIN_URL) as database_url:
-        environment = build_environment(url, database_url, var_dir)
-        run = [sys.executable, "-m"]
-        subprocess.run(
-            [*run, "alembic", "upgrade", "head"],
-            cwd=BASE_DIR,
-            env=environment,
-            check=True,
-            capture_output=True,
-        )
-        serve = ["uvicorn", "main:app", "--port", url.rpartition(":")[2]]
-        server = subprocess.Popen(
-            [*run, *serve, "--log-level", "warning"], cwd=BASE_DIR, env=environment
-        )
-        try:
-            wait_until_healthy(url, server)
-            blog = Blog(url, database_url, var_dir)
-            yield blog
-            blog.client.close()
-        finally:
-            server.terminate()
-            server.wait(timeout=15)
-
-
-def build_environment(url: str, database_url: str, var_dir: Path) -> dict[str, str]:
-    """Return settings for local emails and pictures and for links to this server."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("S3_")
-    }
-    return inherited | {
-        "DATABASE_URL": database_url,
-        "VAR_DIR": str(var_dir),
-        "FRONTEND_URL": url,
-    }
-
-
-@pytest.fixture
-def blog(running_blog: Blog) -> Blog:
-    """Return an app without accounts and posts."""
-    running_blog.empty()
-    return running_blog
-
-
-@pytest.fixture
-def ada(blog: Blog) -> Person:
-    """Create a user, ada."""
-    return blog.sign_up("ada")
-
-
-@pytest.fixture
-def bob(blog: Blog) -> Person:
-    """Create another user, bob."""
-    return blog.sign_up("bob")
-
-
-# The browser
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print once why no browser test ran."""
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     if CHROMIUM is None:
-        terminalreporter.write_line(NO_CHROMIUM)
+        # A build must not pass without a browser.
+        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        stop("The browser tests need Chromium: apt-get install chromium")
+    path = tmp_path_factory.mktemp("server")
+    with scratch_database(ADMIN_URL) as url, LiveServer(path, database_url=url) as app:
+        yield app
+
+
+@pytest.fixture
+def server(running_server: LiveServer) -> LiveServer:
+    """Return the server without users, posts and emails."""
+    running_server.sql("TRUNCATE users CASCADE")
+    shutil.rmtree(running_server.var_dir / "outbox", ignore_errors=True)
+    return running_server
+
+
+@pytest.fixture
+def ada(server: LiveServer) -> Person:
+    return server.sign_up("ada")
+
+
+@pytest.fixture
+def bob(server: LiveServer) -> Person:
+    return server.sign_up("bob")
+
+
+@pytest.fixture
+def post(server: LiveServer, ada: Person) -> Json:
+    """Publish a post of ada."""
+    post: Json = server.write(ada, "Some text", "A title")
+    return post
+
+
+def post_ids(server: LiveServer) -> list[int]:
+    """Return the ids of up to a hundred posts, newest first."""
+    posts = server.call("GET", "/api/posts?limit=100")["posts"]
+    return [post["id"] for post in posts]
+
+
+def edit(server: LiveServer, author: Person, post: Json, **texts: str) -> None:
+    """Update a post while a page shows it."""
+    server.call("PATCH", f"/api/posts/{post['id']}", author, json=texts)
+
+
+def end_sessions(server: LiveServer) -> None:
+    """Revoke the tokens of all users."""
+    server.sql("UPDATE users SET token_version = token_version + 1")
 
 
 # Package scope, because its event loop would conflict with those of other tests. After
 # the server, because creating and dropping a database needs a loop, too.
 @pytest.fixture(scope="package")
-def browser(running_blog: Blog) -> Iterator[Browser]:
-    """Start one browser for all tests."""
+def browser(running_server: LiveServer) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        expect.set_options(timeout=8000)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="package", autouse=True)
-def chromium() -> None:
-    """Fail if there is no browser: a build must not pass without one."""
-    if CHROMIUM is None:
-        stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        stop(NO_CHROMIUM)
+        expect.set_options(timeout=TIMEOUT_MS)
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
 
 
 @pytest.fixture
-def new_context(browser: Browser, blog: Blog) -> Iterator[NewContext]:
-    """Create browser contexts; fail the test if a page does something forbidden."""
-    problems: list[str] = []
+def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
+    """Open pages, each in its own context; fail if one does something forbidden."""
+    violations: list[str] = []
     with ExitStack() as contexts:
 
         def make(
             person: Person | None = None, *, init_script: str = "", **options: Any
-        ) -> BrowserContext:
+        ) -> Page:
             context = browser.new_context(
-                base_url=blog.url,
-                storage_state=signed_in(blog, person),
+                base_url=server.url,
+                **storage_of(person, server.url),
                 **{"viewport": DESKTOP, **options},
             )
             contexts.callback(context.close)
-            context.set_default_timeout(8000)
+            context.set_default_timeout(TIMEOUT_MS)
             context.add_init_script(WATCH + init_script)
-            watch(context, blog.url, problems)
-            return context
+            watch(context, server.url, violations)
+            return context.new_page()
 
         yield make
-    assert problems == []
+    assert violations == []
 
 
-def signed_in(blog: Blog, person: Person | None) -> StorageState:
-    """Return the browser storage of a logged-in user."""
+def storage_of(person: Person | None, origin: str) -> Json:
+    """Return the option for the browser storage of a user."""
     if person is None:
         return {}
-    return {
-        "origins": [
-            {
-                "origin": blog.url,
-                "localStorage": [{"name": "access_token", "value": person.token}],
-            }
-        ]
-    }
+    token = {"name": "access_token", "value": person.token}
+    return {"storage_state": {"origins": [{"origin": origin, "localStorage": [token]}]}}
 
 
-def watch(context: BrowserContext, origin: str, problems: list[str]) -> None:
+def watch(context: BrowserContext, origin: str, violations: list[str]) -> None:
     """Record forbidden actions of all pages in a context."""
 
-    def note_console(message: ConsoleMessage) -> None:
-        # The browser's own message about a response or connection error, which a test
-        # may cause.
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            problems.append(f"console: {message.text}")
+    def forbid(is_violation: bool, description: str) -> None:
+        if is_violation:
+            violations.append(description)
 
-    def note_request(request: Request) -> None:
-        if not request.url.startswith((f"{origin}/", "data:", "blob:")):
-            problems.append(f"left the site: {request.url}")
-
-    def note_response(response: Response) -> None:
-        kind = response.request.resource_type
-        if response.status >= 400 and kind not in {"document", "fetch"}:
-            problems.append(f"{response.status}: {response.url}")
-
-    context.on("console", note_console)
-    context.on("request", note_request)
-    context.on("response", note_response)
-    context.on("weberror", lambda error: problems.append(f"script: {error.error}"))
+    # The browser itself reports failed requests, which a test may cause.
+    allowed, own = "Failed to load resource", (f"{origin}/", "data:", "blob:")
+    context.on(
+        "console", lambda m: forbid(m.type == "error" and allowed not in m.text, m.text)
+    )
+    context.on("request", lambda r: forbid(not r.url.startswith(own), r.url))
+    context.on(
+        "response",
+        lambda r: forbid(
+            r.status >= 400 and r.request.resource_type not in {"document", "fetch"},
+            r.url,
+        ),
+    )
+    context.on("weberror", lambda e: forbid(True, f"script: {e.error}"))
 
 
 @pytest.fixture
-def page(new_context: NewContext) -> Page:
+def page(new_page: NewPage) -> Page:
     """Open a page without login."""
-    return new_context().new_page()
+    return new_page()
 
 
 @pytest.fixture
-def ada_page(new_context: NewContext, ada: Person) -> Page:
+def ada_page(new_page: NewPage, ada: Person) -> Page:
     """Open a page where ada is logged in."""
-    return new_context(ada).new_page()
+    return new_page(ada)
 
 
-# Actions
-
-
-def navigation(page: Page) -> Locator:
-    """Return the navigation bar."""
+def navbar(page: Page) -> Locator:
     return page.get_by_role("navigation", name="Main")
+
+
+def main(page: Page) -> Locator:
+    return page.get_by_role("main")
 
 
 def button(place: Page | Locator, name: str) -> Locator:
@@ -335,68 +205,126 @@ def button(place: Page | Locator, name: str) -> Locator:
 
 
 def dialog(page: Page, name: str) -> Locator:
-    """Return the open dialog with this title."""
-    return page.get_by_role("dialog", name=name, exact=True)
+    return page.locator(f"#{name}")
+
+
+def opener(page: Page, name: str) -> Locator:
+    """Return the visible buttons that open a dialog."""
+    return page.locator(f"[data-bs-target='#{name}']:visible")
+
+
+def field(form: Page | Locator, name: str) -> Locator:
+    return form.locator(f"[name={name}]:visible")
+
+
+def post_cards(page: Page) -> Locator:
+    return page.locator("[data-post-card]")
+
+
+def shown_ids(page: Page) -> list[int]:
+    """Return the ids of the listed posts, from top to bottom."""
+    cards = post_cards(page).all()
+    return [int(card.get_attribute("data-post-id") or 0) for card in cards]
+
+
+def overflow(page: Page) -> int:
+    """Return by how many pixels the page can be scrolled sideways."""
+    width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return width
+
+
+def stored(page: Page, prefix: str) -> list[str]:
+    """Return the values that the browser stores under keys with this prefix."""
+    items = page.evaluate("Object.entries(localStorage)")
+    return [value for key, value in items if key.startswith(prefix)]
+
+
+def expect_logged_in(page: Page, name: str) -> None:
+    expect(navbar(page).locator("[data-navbar-target=username]")).to_have_text(name)
+
+
+def expect_logged_out(page: Page) -> None:
+    expect(navbar(page).get_by_role("link", name="Log in")).to_be_visible()
+
+
+def expect_success(page: Page, message: str = "") -> None:
+    """Expect the dialog with a success message."""
+    success = dialog(page, "success-modal").filter(has_text=message)
+    expect(success).to_be_visible()
+
+
+def expect_error(invalid: Locator, message: str) -> None:
+    """Expect a field to have the focus and an error message."""
+    expect(invalid).to_be_focused()
+    expect(invalid).to_have_attribute("aria-invalid", "true")
+    expect(invalid).to_have_accessible_description(re.compile(message))
+
+
+def find_violations(page: Page) -> list[str]:
+    """Return axe's violations in both themes, on a phone and on a desktop."""
+    page.evaluate(AXE)
+    found: list[str] = []
+    for viewport in (PHONE, DESKTOP):
+        page.set_viewport_size(viewport)
+        for theme in ("light", "dark"):
+            # Reduce motion, so that axe measures no color during a transition.
+            page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+            expect(page.locator("html")).to_have_attribute("data-bs-theme", theme)
+            found += page.evaluate(RUN_AXE)
+    return found
 
 
 def fill(form: Page | Locator, **texts: str) -> None:
-    """Fill the inputs with these names."""
+    """Fill the fields with these names."""
     for name, text in texts.items():
-        form.locator(f"[name={name}]:visible").fill(text)
+        field(form, name).fill(text)
 
 
-def open_dialog(page: Page, opener: str, name: str) -> Locator:
+def submit(form: Locator) -> None:
+    form.locator("[type=submit]").click()
+
+
+def open_dialog(page: Page, name: str) -> Locator:
     """Press the button that opens a dialog; return the dialog when it is ready."""
-    button(page, opener).click()
+    opener(page, name).first.click()
     opened = dialog(page, name)
     expect(opened.locator("form")).not_to_have_attribute("aria-busy", "true")
     return opened
 
 
-def start_post(page: Page, path: str = "/") -> Locator:
-    """Go to a page and open the dialog for a new post."""
-    page.goto(path)
-    return open_dialog(page, "New post", "New post")
+def start_post(page: Page) -> Locator:
+    """Go to the home page and open the dialog for a new post."""
+    page.goto("/")
+    return open_dialog(page, "post-create")
 
 
 def start_edit(page: Page, post: Json) -> Locator:
     """Go to an own post and open its edit dialog."""
     page.goto(f"/posts/{post['id']}")
-    return open_dialog(page, "Edit", "Edit post")
+    return open_dialog(page, "post-edit")
 
 
-def log_in(page: Page, person_email: str, password: str = PASSWORD) -> None:
+def close_success(page: Page) -> None:
+    button(dialog(page, "success-modal"), "OK").click()
+
+
+def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
     """Fill in and submit the login form on this page."""
-    fill(page, email=person_email, password=password)
-    button(page.get_by_role("main"), "Log in").click()
+    fill(page, email=email, password=password)
+    submit(main(page))
 
 
-def expect_signed_in(page: Page, name: str) -> None:
-    """Expect the navigation bar to name this user."""
-    expect(navigation(page).locator("[data-navbar-target=username]")).to_have_text(name)
+def load_more(page: Page) -> None:
+    """Press the button and wait until the posts are loaded."""
+    button(page, "Load more").click()
+    expect(page.locator("[data-post-list]")).to_have_attribute("aria-busy", "false")
 
 
-def expect_signed_out(page: Page) -> None:
-    """Expect the navigation bar to offer login."""
-    expect(navigation(page).get_by_role("link", name="Log in")).to_be_visible()
-
-
-def shown_ids(page: Page) -> list[int]:
-    """Return the ids of the listed posts, from top to bottom."""
-    ids: list[int] = page.locator("[data-post-card]").evaluate_all(
-        "cards => cards.map((card) => Number(card.dataset.postId))"
-    )
-    return ids
-
-
-def stored(page: Page, prefix: str) -> list[str]:
-    """Return the values that the browser stores under keys with this prefix."""
-    values: list[str] = page.evaluate(
-        """(prefix) => Object.entries(localStorage)
-             .filter(([key]) => key.startsWith(prefix)).map(([, value]) => value)""",
-        prefix,
-    )
-    return values
+def picture() -> FilePayload:
+    """Create a picture like a camera's."""
+    file = BytesIO()
+    Image.new("RGB", (600, 400), "teal").save(file, "JPEG")
+    return FilePayload(name="me.jpg", mimeType="image/jpeg", buffer=file.getvalue())
 
 
 @contextmanager
@@ -404,9 +332,7 @@ def held(page: Page, url: str) -> Iterator[list[Route]]:
     """Hold matching requests until the context ends; yield them."""
     routes: list[Route] = []
     page.route(url, lambda route: routes.append(route))
-    try:
-        yield routes
-    finally:
-        for route in routes:
-            route.continue_()
-        page.unroute(url)
+    yield routes
+    for route in routes:
+        route.continue_()
+    page.unroute(url)

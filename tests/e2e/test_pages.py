@@ -1,37 +1,51 @@
-"""Layout, content security policy, and manifest of every page."""
+"""Accessibility and layout of every page. Other tests check the states they reach."""
 
 import json
 from io import BytesIO
-from urllib.parse import urljoin
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
+from static_files import STATIC_DIR
 from tests.e2e.conftest import (
     DESKTOP,
     PHONE,
-    Blog,
-    NewContext,
-    Person,
+    Json,
+    NewPage,
     button,
+    dialog,
+    expect_success,
+    fill,
+    find_violations,
+    opener,
+    overflow,
+    start_post,
+    submit,
 )
+from tests.server import LiveServer, Person
 
-# {0} is the id of ada, {1} the id of one of her posts.
-PUBLIC_PAGES = [
+# {0} is the id of a user, {1} that of one of their posts, {2} a user without posts.
+OWN_PATHS = ["/", "/posts/{1}", "/account"]
+PUBLIC_PATHS = [
     "/",
     "/posts/{1}",
     "/users/{0}/posts",
     "/login",
     "/register",
     "/forgot-password",
+    "/users/{2}/posts",
+    "/?page=9",
+    "/reset-password",
     "/reset-password?token=a",
     "/no-such-page",
 ]
-OWN_PAGES = ["/", "/posts/{1}", "/account"]
+VIEWS = [(path, True) for path in OWN_PATHS] + [(path, False) for path in PUBLIC_PATHS]
 LONGEST_NAME = "Wolfeschlegelsteinhausenbergerdorff" + "n" * 15
 LONGEST_TITLE = "Rindfleischetikettierungsueberwachungsaufgaben" + "x" * 54
 LONG_TEXT = "https://example.com/" + "a" * 300 + "\n" + "W" * 200
+# At 200% and 400% zoom, a 1280 x 1024 window has this many CSS pixels.
+ZOOMS = {"200%": {"width": 640, "height": 512}, "400%": {"width": 320, "height": 256}}
 
 MEASURE_SHIFTS = """
 window.layoutShift = 0;
@@ -41,118 +55,123 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
-OVERFLOW = "() => document.documentElement.scrollWidth - innerWidth"
+# Less than 44 pixels, apart from rounding.
+SMALL_TARGETS = """all => all.filter((e) => !e.matches(".skip-link"))
+  .filter((e) => e.getBoundingClientRect().height < 43.5).map((e) => e.outerHTML)"""
+FADED_BUTTONS = """all => all.filter((button) => {
+  const { borderTopWidth, borderTopColor, backgroundColor } = getComputedStyle(button);
+  return borderTopWidth === "0px" || borderTopColor === backgroundColor;
+}).map((button) => button.outerHTML)"""
+LOOKS = """all => all.map((e) => getComputedStyle(e)).map(
+  ({ outline, border, boxShadow }) => outline + border + boxShadow)"""
 
 
-@pytest.fixture
-def longest(blog: Blog) -> Person:
-    """Create a user with the longest possible name."""
-    return blog.sign_up(LONGEST_NAME)
+class TestPage:
+    @pytest.mark.parametrize(("path", "is_user"), VIEWS)
+    def test_phone(
+        self,
+        new_page: NewPage,
+        server: LiveServer,
+        bob: Person,
+        path: str,
+        is_user: bool,
+    ) -> None:
+        author = server.sign_up(LONGEST_NAME)
+        server.insert_posts(author, 10)
+        post = server.write(author, LONG_TEXT, LONGEST_TITLE)
+        page = new_page(author if is_user else None, viewport=PHONE)
+
+        page.goto(path.format(author.id, post["id"], bob.id), wait_until="networkidle")
+
+        assert overflow(page) <= 0
+        button(page, "Menu").click()
+        expect(page.locator("#menu.show")).to_be_visible()
+        targets = page.locator("a:visible, button:visible, input:visible")
+        assert targets.evaluate_all(SMALL_TARGETS) == []
+        assert find_violations(page) == []
+
+    @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+    @pytest.mark.parametrize(("path", "is_user"), VIEWS[:9])
+    def test_layout_is_stable(
+        self,
+        new_page: NewPage,
+        ada: Person,
+        post: Json,
+        path: str,
+        is_user: bool,
+        viewport: ViewportSize,
+    ) -> None:
+        person = ada if is_user else None
+        page = new_page(person, viewport=viewport, init_script=MEASURE_SHIFTS)
+
+        page.goto(path.format(ada.id, post["id"]), wait_until="networkidle")
+
+        assert page.evaluate("layoutShift") < 0.02
+
+    def test_empty_home_page(self, ada_page: Page) -> None:
+        ada_page.goto("/")
+        expect(opener(ada_page, "post-create")).to_have_count(2)
+        assert find_violations(ada_page) == []
+
+        opener(ada_page, "post-create").last.click()
+
+        expect(dialog(ada_page, "post-create")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_docs_work_under_strict_csp(page: Page, path: str) -> None:
-    page.goto(path, wait_until="networkidle")
+@pytest.mark.parametrize("zoom", ZOOMS)
+class TestZoom:
+    @pytest.mark.parametrize("path", ["/posts/{1}", "/users/{0}/posts", "/account"])
+    def test_page(
+        self, new_page: NewPage, server: LiveServer, ada: Person, path: str, zoom: str
+    ) -> None:
+        post = server.write(ada, "word " * 200, "A title of quite a few words")
+        page = new_page(ada, viewport=ZOOMS[zoom])
 
-    expect(page.get_by_text("/api/posts", exact=True).first).to_be_visible()
+        page.goto(path.format(ada.id, post["id"]))
+        expect(opener(page, "post-create")).to_be_visible()
 
+        header = page.get_by_role("banner")
+        assert header.evaluate("(header) => header.offsetHeight") < 80
+        assert overflow(page) <= 0
 
-# Layout
+    def test_dialog(self, new_page: NewPage, ada: Person, zoom: str) -> None:
+        form = start_post(new_page(ada, viewport=ZOOMS[zoom]))
+        fill(form, content="word " * 200)
 
+        submit(form)
 
-@pytest.mark.parametrize("path", [*PUBLIC_PAGES, "/account"])
-def test_pages_do_not_scroll_sideways_on_a_phone(
-    new_context: NewContext, blog: Blog, longest: Person, path: str
-) -> None:
-    post = blog.write(longest, LONG_TEXT, LONGEST_TITLE)
-    # Login and registration redirect logged-in users.
-    person = longest if path in OWN_PAGES else None
-    page = new_context(person, viewport=PHONE).new_page()
-
-    page.goto(path.format(longest.id, post["id"]), wait_until="networkidle")
-    closed = page.evaluate(OVERFLOW)
-    button(page, "Menu").click()
-    expect(button(page, "Dark")).to_be_visible()
-
-    assert closed <= 0
-    assert page.evaluate(OVERFLOW) <= 0
+        expect_success(form.page)
 
 
-@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("path", OWN_PAGES)
-def test_layout_is_stable_for_logged_in_users(
-    new_context: NewContext,
-    blog: Blog,
-    ada: Person,
-    path: str,
-    viewport: dict[str, int],
-) -> None:
-    post = blog.write_many(ada, 12)[0]
-    page = new_context(ada, viewport=viewport, init_script=MEASURE_SHIFTS).new_page()
+@pytest.mark.parametrize("path", ["/", "/posts/{}", "/account"])
+def test_forced_colors(new_page: NewPage, ada: Person, post: Json, path: str) -> None:
+    page = new_page(ada, forced_colors="active")
 
-    page.goto(path.format(ada.id, post), wait_until="networkidle")
+    page.goto(path.format(post["id"]), wait_until="networkidle")
 
-    assert page.evaluate("() => layoutShift") < 0.02
+    assert page.locator(".btn:visible").evaluate_all(FADED_BUTTONS) == []
+    themes = page.locator("[data-theme-toggle] button")
+    light, dark, selected = themes.evaluate_all(LOOKS)
+    assert light == dark != selected
 
 
-@pytest.mark.parametrize("path", PUBLIC_PAGES[:6])
-def test_layout_is_stable_for_anonymous_users(
-    new_context: NewContext, blog: Blog, ada: Person, path: str
-) -> None:
-    post = blog.write_many(ada, 12)[0]
-    page = new_context(viewport=PHONE, init_script=MEASURE_SHIFTS).new_page()
+class TestManifest:
+    def test_installable(self, page: Page) -> None:
+        page.goto("/")
+        session = page.context.new_cdp_session(page)
 
-    page.goto(path.format(ada.id, post), wait_until="networkidle")
+        manifest = session.send("Page.getAppManifest")
+        errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
 
-    assert page.evaluate("() => layoutShift") < 0.02
+        assert manifest["errors"] == []
+        # Browsers call a separate context incognito.
+        assert {error["errorId"] for error in errors} <= {"in-incognito"}
 
+    def test_icon_sizes(self) -> None:
+        icons = json.loads((STATIC_DIR / "site.webmanifest").read_text())["icons"]
+        drawn = [icon for icon in icons if icon["type"] == "image/png"]
 
-@pytest.mark.parametrize("path", ["/", "/posts/{1}", "/login", "/account"])
-def test_touch_targets_are_large_enough(
-    new_context: NewContext, blog: Blog, ada: Person, path: str
-) -> None:
-    post = blog.write(ada)
-    person = ada if path in OWN_PAGES else None
-    page = new_context(person, viewport=PHONE).new_page()
-    page.goto(path.format(ada.id, post["id"]), wait_until="networkidle")
-    button(page, "Menu").click()
-    expect(button(page, "Dark")).to_be_visible()
+        files = [BytesIO((STATIC_DIR / icon["src"]).read_bytes()) for icon in drawn]
 
-    small = page.locator("a:visible, button:visible, input:visible").evaluate_all(
-        """all => all.filter((e) => !e.matches(".skip-link"))
-             .filter((e) => e.getBoundingClientRect().height < 43.5)
-             .map((e) => e.outerHTML)"""
-    )
-
-    assert small == []
-
-
-# Installing
-
-
-def test_site_is_installable(page: Page) -> None:
-    page.goto("/")
-    session = page.context.new_cdp_session(page)
-
-    manifest = session.send("Page.getAppManifest")
-    errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
-
-    assert manifest["errors"] == []
-    # Browsers call a separate context incognito.
-    assert [error for error in errors if error["errorId"] != "in-incognito"] == []
-
-
-def test_manifest_icons_have_declared_sizes(page: Page, blog: Blog) -> None:
-    page.goto("/")
-    url = page.locator("link[rel=manifest]").get_attribute("href")
-    assert url is not None
-    icons = json.loads(blog.client.get(url).text)["icons"]
-    drawn = [icon for icon in icons if icon["type"] == "image/png"]
-
-    responses = [blog.client.get(urljoin(url, icon["src"])) for icon in drawn]
-
-    sizes = [Image.open(BytesIO(response.content)).size for response in responses]
-    assert [f"{width}x{height}" for width, height in sizes] == [
-        icon["sizes"] for icon in drawn
-    ]
-    assert {"any", "maskable"} == {icon["purpose"] for icon in drawn}
+        sizes = ["{}x{}".format(*Image.open(file).size) for file in files]
+        assert sizes == [icon["sizes"] for icon in drawn]

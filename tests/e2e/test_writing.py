@@ -1,36 +1,68 @@
-"""Writing: no text is lost, whatever happens."""
-
-import re
+"""Writing posts: no text is lost, whatever happens."""
 
 import pytest
-from playwright.sync_api import Dialog, Locator, Page, Request, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.conftest import PASSWORD
 from tests.e2e.conftest import (
-    Blog,
     Json,
-    NewContext,
-    Person,
+    NewPage,
     button,
+    close_success,
     dialog,
+    edit,
+    end_sessions,
+    expect_error,
+    expect_logged_in,
+    expect_success,
+    field,
     fill,
+    find_violations,
     held,
+    main,
     open_dialog,
+    opener,
+    post_cards,
+    post_ids,
     shown_ids,
     start_edit,
     start_post,
     stored,
+    submit,
 )
+from tests.server import PASSWORD, LiveServer, Person
 
 TEXT = "Two hours of thought"
+STORAGE_FULL = "Storage.prototype.setItem = () => { throw new Error('full'); }"
 
 
-def content_of(form: Locator) -> Locator:
-    return form.get_by_label("Content", exact=True)
+@pytest.fixture
+def form(ada_page: Page) -> Locator:
+    """Open the dialog for a new post and write a text."""
+    form = start_post(ada_page)
+    fill(form, content=TEXT)
+    return form
+
+
+@pytest.fixture
+def edit_form(ada_page: Page, post: Json) -> Locator:
+    """Open the dialog that edits the post, and write another text."""
+    form = start_edit(ada_page, post)
+    fill(form, content=TEXT)
+    return form
 
 
 def draft_prompt(form: Locator) -> Locator:
     return form.locator("[data-draft-prompt]")
+
+
+def form_error(form: Locator) -> Locator:
+    return form.locator("[data-form-target=error]")
+
+
+def use_token(page: Page, token: str) -> None:
+    """Change the token as a login in another tab would."""
+    page.evaluate("(token) => localStorage.setItem('access_token', token)", token)
+    page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
 
 
 def abandon(form: Locator) -> None:
@@ -40,554 +72,381 @@ def abandon(form: Locator) -> None:
     expect(form).to_be_hidden()
 
 
-def published(page: Page) -> None:
-    expect(dialog(page, "Done")).to_contain_text("Post published.")
+class TestDraft:
+    def test_closed_tab(self, ada_page: Page, form: Locator) -> None:
+        fill(form, title="Thoughts")
+        other = ada_page.context.new_page()
+        ada_page.close()
+
+        form = start_post(other)
+
+        expect(draft_prompt(form)).to_contain_text(f"Thoughts {TEXT}")
+        expect(field(form, "content")).to_have_value("")
+        button(form, "Restore draft").click()
+        expect(field(form, "title")).to_have_value("Thoughts")
+        expect(field(form, "content")).to_have_value(TEXT)
+
+    def test_offered_for_its_post_only(
+        self, server: LiveServer, ada: Person, post: Json, edit_form: Locator
+    ) -> None:
+        abandon(edit_form)
+        other = server.write(ada)
+
+        expect(draft_prompt(start_edit(edit_form.page, other))).to_be_hidden()
+        start_edit(edit_form.page, post)
+
+        expect(edit_form.locator("[data-draft-prompt-target=outdated]")).to_be_hidden()
+        expect(field(edit_form, "content")).to_have_value("Some text")
+        button(edit_form, "Restore draft").click()
+        expect(field(edit_form, "content")).to_have_value(TEXT)
+
+    def test_not_offered_to_another_user(self, bob: Person, form: Locator) -> None:
+        abandon(form)
+        use_token(form.page, bob.token)
+
+        start_post(form.page)
+
+        expect(field(form, "content")).to_be_enabled()
+        expect(draft_prompt(form)).to_be_hidden()
+
+    def test_ignored_draft_is_kept(self, ada_page: Page, form: Locator) -> None:
+        abandon(form)
+        fill(start_post(ada_page), content="Second thoughts")
+        abandon(form)
+
+        start_post(ada_page)
+        expect(draft_prompt(form)).to_contain_text("Second thoughts")
+        button(form, "Discard draft").click()
+
+        expect(draft_prompt(form)).to_contain_text(TEXT)
+        button(form, "Discard draft").click()
+        expect(draft_prompt(form)).to_be_hidden()
+        assert stored(ada_page, "draft:") == []
+
+    def test_kept_until_published(self, ada_page: Page, form: Locator) -> None:
+        ada_page.route(
+            "**/api/posts", lambda route: route.fulfill(status=422, json={}), times=1
+        )
+        submit(form)
+        expect(form_error(form)).to_be_focused()
+        expect(field(form, "content")).to_have_value(TEXT)
+        assert TEXT in stored(ada_page, "draft:")[0]
+
+        submit(form)
+
+        expect_success(ada_page)
+        assert stored(ada_page, "draft:") == []
+
+    def test_outdated(
+        self, server: LiveServer, ada: Person, post: Json, edit_form: Locator
+    ) -> None:
+        abandon(edit_form)
+        edit(server, ada, post, content="Two")
+
+        start_edit(edit_form.page, post)
+
+        expect(draft_prompt(edit_form)).to_contain_text(TEXT)
+        expect(edit_form.locator("[data-draft-prompt-target=outdated]")).to_be_visible()
+        expect(field(edit_form, "content")).to_have_value("Two")
+        assert find_violations(edit_form.page) == []
+
+    def test_full_storage(self, new_page: NewPage, ada: Person) -> None:
+        form = start_post(new_page(ada, init_script=STORAGE_FULL))
+        fill(form, content=TEXT)
+
+        submit(form)
+
+        expect_success(form.page, "Post published.")
+
+
+class TestExpiredSession:
+    def test_password_is_asked(self, server: LiveServer, form: Locator) -> None:
+        end_sessions(server)
+        submit(form)
+        expect(field(form, "password")).to_be_focused()
+        assert find_violations(form.page) == []
+
+        form.page.keyboard.type(PASSWORD)
+        form.page.keyboard.press("Enter")
+        expect_success(form.page)
+
+        [post] = server.call("GET", "/api/posts")["posts"]
+        assert post["content"] == TEXT
+        assert stored(form.page, "draft:") == []
 
+    def test_wrong_password(self, server: LiveServer, edit_form: Locator) -> None:
+        end_sessions(server)
+        submit(edit_form)
+        fill(edit_form, password="not this one")
+        submit(edit_form)
+        expect_error(field(edit_form, "password"), "Incorrect password.")
+        expect(field(edit_form, "content")).to_have_value(TEXT)
 
-def sent_by(page: Page, method: str) -> list[Request]:
-    """Collect requests with this method to the posts API from now on."""
-    requests: list[Request] = []
+        fill(edit_form, password=PASSWORD)
+        submit(edit_form)
 
-    def note(request: Request) -> None:
-        if request.method == method and "/api/posts" in request.url:
-            requests.append(request)
+        expect_success(edit_form.page)
+        assert server.call("GET", "/api/posts")["posts"][0]["content"] == TEXT
 
-    page.on("request", note)
-    return requests
+    def test_other_user(self, server: LiveServer, bob: Person, form: Locator) -> None:
+        use_token(form.page, bob.token)
 
+        submit(form)
+        expect(form.locator("[data-reauth-target=username]")).to_have_text("ada")
+        fill(form, password=PASSWORD)
+        submit(form)
+        expect_success(form.page)
 
-# Drafts
+        [post] = server.call("GET", "/api/posts")["posts"]
+        assert post["author"]["username"] == "ada"
 
 
-def test_draft_is_offered_after_tab_was_closed(ada_page: Page) -> None:
-    fill(start_post(ada_page), title="Thoughts", content=TEXT)
-    again = ada_page.context.new_page()
-    ada_page.close()
+@pytest.fixture
+def failed_form(form: Locator) -> Locator:
+    """Submit the new post; the server publishes it, but the response is lost."""
 
-    form = start_post(again)
-
-    expect(draft_prompt(form)).to_contain_text(f"Thoughts {TEXT}")
-    expect(content_of(form)).to_have_value("")
-    button(form, "Restore draft").click()
-    expect(form.get_by_label("Title")).to_have_value("Thoughts")
-    expect(content_of(form)).to_have_value(TEXT)
-
-
-def test_edit_draft_is_offered_for_its_post_only(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    post, other = blog.write(ada, "One"), blog.write(ada, "Other")
-    form = start_edit(ada_page, post)
-    fill(form, content=TEXT)
-    abandon(form)
-
-    expect(draft_prompt(start_edit(ada_page, other))).to_be_hidden()
-    form = start_edit(ada_page, post)
-
-    expect(content_of(form)).to_have_value("One")
-    button(form, "Restore draft").click()
-    expect(content_of(form)).to_have_value(TEXT)
-
-
-def test_draft_is_not_offered_to_another_user(
-    ada_page: Page, blog: Blog, bob: Person
-) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    abandon(form)
-
-    ada_page.evaluate("(token) => localStorage.access_token = token", bob.token)
-    form = start_post(ada_page)
-
-    expect(content_of(form)).to_be_enabled()
-    expect(draft_prompt(form)).to_be_hidden()
-
-
-def test_writing_keeps_an_ignored_draft(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content="First thoughts")
-    abandon(form)
-    form = start_post(ada_page)
-    fill(form, content="Second thoughts")
-    abandon(form)
-
-    form = start_post(ada_page)
-    expect(draft_prompt(form)).to_contain_text("Second thoughts")
-    button(form, "Discard draft").click()
-
-    expect(draft_prompt(form)).to_contain_text("First thoughts")
-    button(form, "Discard draft").click()
-    expect(draft_prompt(form)).to_be_hidden()
-    assert stored(ada_page, "draft:") == []
-
-
-def test_draft_is_cleared_after_successful_save(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-
-    with held(ada_page, "**/api/posts") as requests:
-        button(form, "Publish").click()
-        expect(form.locator("form")).to_have_attribute("aria-busy", "true")
-        while_sending = stored(ada_page, "draft:")
-    published(ada_page)
-
-    assert len(requests) == 1
-    assert TEXT in while_sending[0]
-    assert stored(ada_page, "draft:") == []
-
-
-def test_rejected_text_is_kept_as_draft(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    ada_page.route("**/api/posts", lambda route: route.fulfill(status=422, json={}))
-
-    button(form, "Publish").click()
-
-    expect(form.get_by_role("alert").first).to_be_focused()
-    expect(content_of(form)).to_have_value(TEXT)
-    assert TEXT in stored(ada_page, "draft:")[0]
-
-
-def test_outdated_draft_is_marked(ada_page: Page, blog: Blog, ada: Person) -> None:
-    post = blog.write(ada, "One")
-    form = start_edit(ada_page, post)
-    fill(form, content=TEXT)
-    abandon(form)
-    form = open_dialog(ada_page, "Edit", "Edit post")
-    expect(draft_prompt(form)).to_contain_text(TEXT)
-    expect(form.get_by_text("The post has been edited since then.")).to_be_hidden()
-
-    blog.change(ada, post, "Two")
-    form = start_edit(ada_page, post)
-
-    expect(draft_prompt(form)).to_contain_text(TEXT)
-    expect(form.get_by_text("The post has been edited since then.")).to_be_visible()
-    expect(content_of(form)).to_have_value("Two")
-
-
-def test_saved_edit_leaves_no_draft(ada_page: Page, blog: Blog, ada: Person) -> None:
-    form = start_edit(ada_page, blog.write(ada, "Before"))
-    fill(form, content=TEXT)
-
-    button(form, "Save changes").click()
-
-    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
-    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
-    assert stored(ada_page, "draft:") == []
-
-
-def test_writing_works_without_storage(new_context: NewContext, ada: Person) -> None:
-    page = new_context(
-        ada,
-        init_script="Storage.prototype.setItem = () => { throw new Error('full'); }",
-    ).new_page()
-    form = start_post(page)
-    fill(form, content=TEXT)
-
-    button(form, "Publish").click()
-
-    published(page)
-
-
-# Expired sessions
-
-
-def test_expired_session_asks_for_password_and_retries(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form = start_post(ada_page)
-    fill(form, title="Title", content=TEXT)
-    blog.end_sessions(ada)
-    sent = sent_by(ada_page, "POST")
-    button(form, "Publish").click()
-    expect(form.get_by_label("Password", exact=True)).to_be_focused()
-
-    ada_page.keyboard.type(PASSWORD)
-    ada_page.keyboard.press("Enter")
-    published(ada_page)
-
-    refused, accepted = sent
-    assert refused.post_data_json == accepted.post_data_json
-    assert len(blog.post_ids()) == 1
-    assert stored(ada_page, "draft:") == []
-
-
-def test_expired_session_asks_inside_edit_dialog(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form = start_edit(ada_page, blog.write(ada, "Before"))
-    fill(form, content=TEXT)
-    blog.end_sessions(ada)
-    button(form, "Save changes").click()
-
-    fill(form, password=PASSWORD)
-    button(form, "Save changes").click()
-
-    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
-    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
-
-
-def test_wrong_password_in_dialog_keeps_text(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    blog.end_sessions(ada)
-    button(form, "Publish").click()
-
-    fill(form, password="not this one")
-    button(form, "Publish").click()
-
-    expect(form.get_by_label("Password", exact=True)).to_be_focused()
-    expect(form).to_contain_text("Incorrect password.")
-    expect(content_of(form)).to_have_value(TEXT)
-
-
-def test_text_is_only_sent_as_its_author(
-    ada_page: Page, blog: Blog, ada: Person, bob: Person
-) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    ada_page.context.new_page().goto("/login")
-    ada_page.evaluate("(token) => localStorage.access_token = token", bob.token)
-    ada_page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
-
-    button(form, "Publish").click()
-    expect(form).to_contain_text("enter the password for ada")
-    fill(form, password=PASSWORD)
-    button(form, "Publish").click()
-    published(ada_page)
-
-    posts = blog.call("GET", "/api/posts")["posts"]
-    assert [post["author"]["username"] for post in posts] == ["ada"]
-
-
-# Network errors
-
-
-def test_retry_publishes_after_network_error(ada_page: Page, blog: Blog) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    ada_page.context.set_offline(True)
-    button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
-    expect(content_of(form)).to_have_value(TEXT)
-
-    ada_page.context.set_offline(False)
-    button(form, "Try again").click()
-
-    published(ada_page)
-    assert len(blog.post_ids()) == 1
-
-
-def test_unavailable_server_keeps_text_and_session(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    ada_page.route(
-        "**/api/posts",
-        lambda route: route.fulfill(status=503, json={"detail": "away"}),
-        times=1,
-    )
-    button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("try again in a moment")
-
-    button(form, "Try again").click()
-
-    published(ada_page)
-
-
-def lose_response(page: Page) -> None:
-    """Let the next request to publish succeed, but drop its response."""
-
-    def arrive(route: Route) -> None:
+    def lose_response(route: Route) -> None:
         route.fetch()
         route.abort()
 
-    page.route("**/api/posts", arrive, times=1)
+    form.page.route("**/api/posts", lose_response, times=1)
+    submit(form)
+    expect(form_error(form)).to_contain_text("Can't reach the site")
+    expect(field(form, "content")).to_have_value(TEXT)
+    return form
 
 
-def test_lost_response_creates_no_second_post(ada_page: Page, blog: Blog) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    lose_response(ada_page)
-    button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
-
-    button(form, "Try again").click()
-
-    published(ada_page)
-    assert shown_ids(ada_page) == blog.post_ids()
-    assert len(blog.post_ids()) == 1
-
-
-def test_text_changed_after_lost_response_is_kept(ada_page: Page, blog: Blog) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    lose_response(ada_page)
-    button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
-    fill(form, content=f"{TEXT} more")
-    button(form, "Try again").click()
-    expect(form.get_by_role("alert").first).to_contain_text(
-        "Your first attempt went through"
+class TestRetry:
+    @pytest.mark.parametrize(
+        ("status", "message"), [(503, "in a moment"), (429, "in 2 minutes")]
     )
-    assert f"{TEXT} more" in "".join(stored(ada_page, "draft:"))
+    def test_error(self, form: Locator, status: int, message: str) -> None:
+        response = {"status": status, "headers": {"Retry-After": "61"}}
+        form.page.route(
+            "**/api/posts", lambda route: route.fulfill(**response, json={}), times=1
+        )
+        submit(form)
+        expect(form_error(form)).to_contain_text(f"Please try again {message}.")
 
-    button(form, "Try again").click()
+        button(form, "Try again").click()
 
-    published(ada_page)
-    assert len(blog.post_ids()) == 2
+        expect_success(form.page)
 
+    def test_no_second_post(self, server: LiveServer, failed_form: Locator) -> None:
+        assert find_violations(failed_form.page) == []
 
-def test_post_deleted_after_lost_response_is_republished(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    lose_response(ada_page)
-    button(form, "Publish").click()
-    expect(form.get_by_role("alert").first).to_contain_text("Can't reach the site")
-    [first_id] = blog.post_ids()
-    blog.call("DELETE", f"/api/posts/{first_id}", ada)
-    button(form, "Try again").click()
-    expect(form.get_by_role("alert").first).to_contain_text("then deleted")
+        button(failed_form, "Try again").click()
 
-    button(form, "Try again").click()
+        expect_success(failed_form.page)
+        assert shown_ids(failed_form.page) == post_ids(server)
+        assert len(post_ids(server)) == 1
 
-    published(ada_page)
-    assert len(blog.post_ids()) == 1
+    def test_changed_text(self, server: LiveServer, failed_form: Locator) -> None:
+        fill(failed_form, content=f"{TEXT} more")
+        button(failed_form, "Try again").click()
+        expect(form_error(failed_form)).to_contain_text("first attempt went through")
+        assert f"{TEXT} more" in "".join(stored(failed_form.page, "draft:"))
 
+        button(failed_form, "Try again").click()
 
-# Edit conflicts
+        expect_success(failed_form.page)
+        assert len(post_ids(server)) == 2
 
+    def test_deleted_post(self, server: LiveServer, failed_form: Locator) -> None:
+        server.sql("DELETE FROM posts")
+        button(failed_form, "Try again").click()
+        expect(form_error(failed_form)).to_contain_text("then deleted")
 
-def save_over_another_edit(page: Page, blog: Blog, ada: Person) -> tuple[Locator, Json]:
-    """Save an edit of a post that was edited elsewhere in between."""
-    post: Json = blog.write(ada, "One", "A title")
-    form = start_edit(page, post)
-    fill(form, content=TEXT)
-    blog.change(ada, post, "Two")
-    button(form, "Save changes").click()
-    conflict = form.locator("[data-edit-conflict]")
-    expect(conflict).to_be_focused()
-    expect(conflict).to_contain_text("edited elsewhere")
-    expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
-    expect(content_of(form)).to_have_value(TEXT)
-    return form, post
+        button(failed_form, "Try again").click()
+
+        expect_success(failed_form.page)
+        assert len(post_ids(server)) == 1
 
 
-def test_conflict_can_keep_own_version(ada_page: Page, blog: Blog, ada: Person) -> None:
-    form, post = save_over_another_edit(ada_page, blog, ada)
-    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two"
-
-    button(form, "Keep my version").click()
-
-    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
-    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == TEXT
-    assert stored(ada_page, "draft:") == []
-
-
-def test_conflict_can_use_current_version(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form, post = save_over_another_edit(ada_page, blog, ada)
-
-    button(form, "Use current version").click()
-
-    expect(content_of(form)).to_have_value("Two")
-    expect(content_of(form)).to_be_focused()
-    expect(draft_prompt(form)).to_contain_text(TEXT)
-    fill(form, content="Two and a half")
-    button(form, "Save changes").click()
-    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
-    assert blog.call("GET", f"/api/posts/{post['id']}")["content"] == "Two and a half"
-    assert TEXT in stored(ada_page, "draft:")[0]
+@pytest.fixture
+def conflict(
+    server: LiveServer, ada: Person, post: Json, edit_form: Locator
+) -> Locator:
+    """Save an edit of a post that was edited elsewhere; return the edit dialog."""
+    edit(server, ada, post, content="Two")
+    submit(edit_form)
+    expect(edit_form.locator("[data-edit-conflict]")).to_be_focused()
+    return edit_form
 
 
-def test_renamed_author_causes_no_conflict(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    form = start_edit(ada_page, blog.write(ada, "One"))
-    fill(form, content=TEXT)
-    blog.call("PATCH", f"/api/users/{ada.id}", ada, json={"username": "ada l."})
+class TestConflict:
+    def test_keep_own(self, server: LiveServer, post: Json, conflict: Locator) -> None:
+        expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
+        expect(field(conflict, "content")).to_have_value(TEXT)
+        assert find_violations(conflict.page) == []
+        assert server.call("GET", f"/api/posts/{post['id']}")["content"] == "Two"
 
-    button(form, "Save changes").click()
+        button(conflict, "Keep my version").click()
 
-    expect(dialog(ada_page, "Done")).to_contain_text("Changes saved.")
-    expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
+        expect_success(conflict.page, "Changes saved.")
+        assert server.call("GET", f"/api/posts/{post['id']}")["content"] == TEXT
+        assert stored(conflict.page, "draft:") == []
+
+    def test_use_current(self, server: LiveServer, conflict: Locator) -> None:
+        button(conflict, "Use current version").click()
+
+        expect(field(conflict, "content")).to_have_value("Two")
+        expect(field(conflict, "content")).to_be_focused()
+        expect(draft_prompt(conflict)).to_contain_text(TEXT)
+        fill(conflict, content="Two and a half")
+        submit(conflict)
+        expect_success(conflict.page, "Changes saved.")
+        [post] = server.call("GET", "/api/posts")["posts"]
+        assert post["content"] == "Two and a half"
+        assert TEXT in stored(conflict.page, "draft:")[0]
+
+    def test_rename(self, server: LiveServer, ada: Person, edit_form: Locator) -> None:
+        server.call("PATCH", f"/api/users/{ada.id}", ada, json={"username": "ada l."})
+
+        submit(edit_form)
+
+        expect_success(edit_form.page, "Changes saved.")
 
 
-def test_edited_post_shows_edit_mark(ada_page: Page, blog: Blog, ada: Person) -> None:
-    post: Json = blog.write(ada, "One")
-    form = start_edit(ada_page, post)
-    edited = ada_page.locator("[data-byline-target=edited]")
-    expect(edited).to_be_hidden()
+class TestSubmit:
+    def test_new_post(self, ada_page: Page, server: LiveServer, bob: Person) -> None:
+        server.write(bob, "An older one")
+        form = start_post(ada_page)
+        fill(form, title="News", content=TEXT)
 
-    fill(form, content=TEXT)
-    button(form, "Save changes").click()
+        submit(form)
 
-    expect(edited).to_have_text(re.compile(r"^edited \w+ \d\d, \d{4}$"))
-    from_script = edited.inner_text()
-    ada_page.reload()
-    expect(edited).to_have_text(from_script)
-    ada_page.goto("/")
-    expect(edited).to_have_text(from_script)
+        expect_success(ada_page, "Post published.")
+        assert find_violations(ada_page) == []
+        by_script = post_cards(ada_page).first.inner_text()
+        ada_page.reload()
+        by_server = post_cards(ada_page).first.inner_text()
+        assert by_script.split()[:2] == ["News", "ada"]
+        assert by_script == by_server
+
+    def test_saved_edit(self, ada_page: Page, edit_form: Locator) -> None:
+        edited = ada_page.locator("[data-byline-target=edited]")
+        expect(edited).to_be_hidden()
+
+        fill(edit_form, title="Another title")
+        submit(edit_form)
+
+        expect(ada_page.get_by_role("heading", level=1)).to_have_text("Another title")
+        expect(ada_page).to_have_title("Another title – FastAPI Blog")
+        expect(ada_page.get_by_role("article")).to_contain_text(TEXT)
+        expect(edited).to_be_visible()
+        assert stored(ada_page, "draft:") == []
+        by_script = edited.inner_text()
+        ada_page.reload()
+        expect(edited).to_have_text(by_script)
+
+    def test_pressed_twice(self, server: LiveServer, form: Locator) -> None:
+        with held(form.page, "**/api/posts") as requests:
+            form.locator("[type=submit]").dblclick()
+            form.page.keyboard.press("Enter")
+        expect_success(form.page)
+
+        assert len(requests) == 1
+        assert len(post_ids(server)) == 1
+
+    def test_empty_post(self, ada_page: Page, server: LiveServer) -> None:
+        form = start_post(ada_page)
+
+        submit(form)
+
+        expect_error(field(form, "content"), "This field is required.")
+        assert post_ids(server) == []
+        assert find_violations(ada_page) == []
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("username", "ADA", "already exists"),
+            ("username", "a\u200bb", "It must not"),
+            ("username", "x" * 51, "at most 50 characters"),
+            ("email", "ada@example.com", "already registered"),
+            ("password", "short", "at least 8 characters"),
+        ],
+    )
+    def test_invalid_field(
+        self, page: Page, ada: Person, name: str, value: str, message: str
+    ) -> None:
+        account = {"username": "eve", "email": "eve@example.com", "password": PASSWORD}
+        page.goto("/register")
+        fill(page, **(account | {name: value}))
+
+        submit(main(page))
+
+        expect_error(field(main(page), name), message)
+
+    @pytest.mark.parametrize(
+        ("length", "text"),
+        [(79, ""), (80, "20 characters left."), (101, "1 character over the limit.")],
+    )
+    def test_character_counter(self, form: Locator, length: int, text: str) -> None:
+        fill(form, title="\N{GRINNING FACE}" * length)
+
+        expect(form.locator("[data-character-counter$=title]")).to_have_text(text)
 
 
-# Submitting
-
-
-def test_submit_cannot_be_pressed_twice(ada_page: Page, blog: Blog) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    sent = sent_by(ada_page, "POST")
-
-    with held(ada_page, "**/api/posts"):
-        for _ in range(3):
-            button(form, "Publish").dispatch_event("click")
+class TestLeaving:
+    def test_closing_dialog_asks(self, ada_page: Page, form: Locator) -> None:
+        ada_page.keyboard.press("Escape")
+        expect(button(form, "Keep editing")).to_be_focused()
+        assert find_violations(ada_page) == []
         ada_page.keyboard.press("Enter")
-    published(ada_page)
 
-    assert len(sent) == 1
-    assert len(blog.post_ids()) == 1
+        expect(field(form, "content")).to_be_focused()
+        expect(field(form, "content")).to_have_value(TEXT)
 
+    def test_leaving_page_asks(self, ada_page: Page, form: Locator) -> None:
+        ada_page.on("dialog", lambda question: question.dismiss())
 
-def test_empty_post_is_rejected_at_the_field(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    sent = sent_by(ada_page, "POST")
+        with ada_page.expect_event("dialog") as asked:
+            ada_page.evaluate("() => { location.href = '/login'; }")
 
-    button(form, "Publish").click()
+        assert asked.value.type == "beforeunload"
+        expect(field(form, "content")).to_have_value(TEXT)
 
-    expect(content_of(form)).to_be_focused()
-    expect(content_of(form)).to_have_accessible_description("This field is required.")
-    expect(content_of(form)).to_have_attribute("aria-invalid", "true")
-    assert sent == []
+    def test_undone_edit(self, ada_page: Page, server: LiveServer, ada: Person) -> None:
+        form = start_edit(ada_page, server.write(ada, "Line one\r\nline two"))
+        fill(form, content="Something else")
+        fill(form, content="Line one\nline two")
 
+        button(form, "Cancel").click()
 
-def test_server_error_is_shown_at_its_field(ada_page: Page, bob: Person) -> None:
-    ada_page.goto("/account")
-    expect(ada_page.get_by_label("Username", exact=True)).to_have_value("ada")
-    fill(ada_page, email=bob.email)
-
-    button(ada_page, "Save changes").click()
-
-    email = ada_page.get_by_label("Email", exact=True)
-    expect(email).to_be_focused()
-    expect(email).to_have_accessible_description("Email already registered")
+        expect(form).to_be_hidden()
 
 
-@pytest.mark.parametrize(
-    ("path", "label", "field", "fields", "text"),
-    [
-        ("/login", "Log in", "Password", {}, "Incorrect email or password"),
-        ("/register", "Register", "Username", {"username": "ADA"}, "already exists"),
-        ("/register", "Register", "Password", {"password": "short"}, "at least 8"),
-        ("/register", "Register", "Username", {"username": "a\u200bb"}, "It must not"),
-        ("/register", "Register", "Email", {"email": "a@b"}, "email"),
-    ],
-)
-def test_validation_error_focuses_its_field(
-    page: Page,
-    ada: Person,
-    path: str,
-    label: str,
-    field: str,
-    fields: dict[str, str],
-    text: str,
-) -> None:
-    page.goto(path)
-    known = {"username": "eve", "email": "eve@example.com", "password": "wrong words"}
-    names = page.locator("main [name]").evaluate_all("all => all.map((e) => e.name)")
-    fill(page, **{name: fields.get(name, known[name]) for name in names})
+class TestPostPage:
+    def test_deletion(self, ada_page: Page, server: LiveServer, post: Json) -> None:
+        ada_page.goto("/forgot-password")
+        ada_page.goto(f"/posts/{post['id']}")
+        form = open_dialog(ada_page, "post-delete")
+        assert find_violations(ada_page) == []
+        submit(form)
+        close_success(ada_page)
+        ada_page.wait_for_url("/")
 
-    button(page.get_by_role("main"), label).click()
+        ada_page.go_back()
 
-    place = page.get_by_role("main").get_by_label(field, exact=True)
-    expect(place).to_be_focused()
-    expect(place).to_have_accessible_description(re.compile(re.escape(text)))
+        expect(ada_page).to_have_url(f"{server.url}/forgot-password")
+        assert post_ids(server) == []
 
+    def test_another_user(self, new_page: NewPage, bob: Person, post: Json) -> None:
+        page = new_page(bob)
 
-@pytest.mark.parametrize(
-    ("length", "text"),
-    [
-        (79, ""),
-        (80, "20 characters left."),
-        (99, "1 character left."),
-        (101, "1 character over the limit."),
-    ],
-)
-def test_title_counts_down_near_its_limit(
-    ada_page: Page, length: int, text: str
-) -> None:
-    form = start_post(ada_page)
+        page.goto(f"/posts/{post['id']}")
+        expect_logged_in(page, "bob")
 
-    fill(form, title="\N{GRINNING FACE}" * length)
+        expect(opener(page, "post-edit")).to_have_count(0)
+        expect(opener(page, "post-delete")).to_have_count(0)
 
-    expect(form.locator("[data-character-counter$=title]")).to_have_text(text)
+    def test_unavailable(self, ada_page: Page, post: Json) -> None:
+        ada_page.route("**/api/posts/*", lambda route: route.abort())
+        ada_page.goto(f"/posts/{post['id']}")
 
+        opener(ada_page, "post-edit").click()
 
-# Leaving
-
-
-def test_closing_dialog_with_unsaved_text_asks(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-
-    ada_page.keyboard.press("Escape")
-    expect(button(form, "Keep editing")).to_be_focused()
-    ada_page.keyboard.press("Enter")
-
-    expect(content_of(form)).to_be_focused()
-    expect(content_of(form)).to_have_value(TEXT)
-
-
-def test_closing_empty_dialog_does_not_ask(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    expect(form.get_by_label("Title")).to_be_focused()
-
-    ada_page.keyboard.press("Escape")
-
-    expect(form).to_be_hidden()
-    expect(button(ada_page, "New post")).to_be_focused()
-
-
-def leave(page: Page) -> None:
-    page.evaluate("() => { location.href = '/login'; }")
-
-
-def test_leaving_page_with_unsaved_text_asks(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    ada_page.on("dialog", lambda question: question.dismiss())
-
-    with ada_page.expect_event("dialog") as asked:
-        leave(ada_page)
-
-    assert asked.value.type == "beforeunload"
-    expect(content_of(form)).to_have_value(TEXT)
-
-
-def test_leaving_page_after_publishing_does_not_ask(ada_page: Page) -> None:
-    form = start_post(ada_page)
-    fill(form, content=TEXT)
-    button(form, "Publish").click()
-    published(ada_page)
-    questions: list[Dialog] = []
-    ada_page.on("dialog", lambda question: questions.append(question))
-
-    ada_page.goto("/forgot-password")
-
-    assert questions == []
-
-
-def test_only_changed_edit_counts_as_unsaved(
-    ada_page: Page, blog: Blog, ada: Person
-) -> None:
-    post: Json = blog.write(ada, "Line one\r\nline two")
-    form = start_edit(ada_page, post)
-    fill(form, content="Something else")
-    fill(form, content="Line one\nline two")
-
-    button(form, "Cancel").click()
-
-    expect(form).to_be_hidden()
+        expect(dialog(ada_page, "error-modal")).to_contain_text("Can't reach the site")
+        assert find_violations(ada_page) == []

@@ -1,0 +1,153 @@
+"""The account page, and resetting a forgotten password."""
+
+import pytest
+from playwright.sync_api import FilePayload, Locator, Page, expect
+
+from tests.e2e.conftest import (
+    Json,
+    close_success,
+    expect_error,
+    expect_logged_in,
+    expect_logged_out,
+    field,
+    fill,
+    find_violations,
+    log_in,
+    main,
+    navbar,
+    open_dialog,
+    picture,
+    submit,
+)
+from tests.server import PASSWORD, LiveServer, Person
+
+NEW_PASSWORD = "battery staple"
+
+
+@pytest.fixture
+def account(ada_page: Page) -> Page:
+    """Open the account page of ada."""
+    ada_page.goto("/account")
+    expect_logged_in(ada_page, "ada")
+    expect(field(main(ada_page), "username")).to_have_value("ada")
+    return ada_page
+
+
+class TestPicture:
+    @pytest.fixture
+    def form(self, account: Page) -> Locator:
+        return account.locator("[data-account-picture]")
+
+    def test_upload(self, server: LiveServer, form: Locator, post: Json) -> None:
+        field(form, "file").set_input_files(picture())
+        expect(form.get_by_role("img", name="Preview")).to_be_visible()
+
+        submit(form)
+        expect(form.get_by_role("status")).to_have_text("Picture updated.")
+        path = server.call("GET", f"/api/users/{post['user_id']}")["image_path"]
+
+        expect(form.locator("img")).to_have_attribute("src", path)
+        expect(navbar(form.page).locator("img")).to_have_attribute("src", path)
+        form.page.goto(f"/posts/{post['id']}")
+        shown = main(form.page).locator("img")
+        expect(shown).to_have_attribute("src", path)
+        assert shown.evaluate("(image) => image.naturalWidth") == 300
+
+    def test_remove(self, server: LiveServer, ada: Person, form: Locator) -> None:
+        file = {"file": picture()["buffer"]}
+        server.call("PATCH", f"/api/users/{ada.id}/picture", ada, files=file)
+        form.page.reload()
+
+        form.locator("[data-account-picture-target=remove]").click()
+
+        expect(form.get_by_role("status")).to_have_text("Picture removed.")
+        assert server.call("GET", f"/api/users/{ada.id}")["image_file"] is None
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"no picture", "supported image"),
+            (b"x" * (5 * 1024 * 1024 + 1), "maximum is 5 MB"),
+        ],
+        ids=["invalid", "too large"],
+    )
+    def test_rejected(self, form: Locator, content: bytes, message: str) -> None:
+        file = FilePayload(name="me.png", mimeType="image/png", buffer=content)
+
+        field(form, "file").set_input_files(file)
+
+        expect_error(field(form, "file"), message)
+
+
+class TestPassword:
+    def test_change(self, account: Page) -> None:
+        form = account.locator("[data-account-password]")
+        fill(form, current_password=PASSWORD, new_password=NEW_PASSWORD)
+
+        submit(form)
+
+        expect(form.get_by_role("status")).to_contain_text("Password changed.")
+        account.reload()
+        expect_logged_in(account, "ada")
+
+    def test_wrong_password(self, account: Page) -> None:
+        form = account.locator("[data-account-password]")
+        fill(form, current_password="not this one", new_password=NEW_PASSWORD)
+
+        submit(form)
+
+        expect_error(field(form, "current_password"), "Current password is incorrect")
+        assert find_violations(account) == []
+
+    def test_reset(self, page: Page, server: LiveServer, ada: Person) -> None:
+        page.goto("/login")
+        page.get_by_role("link", name="Forgot your password?").click()
+        fill(page, email=ada.email)
+        submit(main(page))
+        expect(page.get_by_role("status")).not_to_be_empty()
+        link = server.wait_for_reset_link()
+
+        page.goto(link)
+        expect(page).to_have_url(f"{server.url}/reset-password")
+        # The page can still be reloaded.
+        page.reload()
+        fill(page, new_password=NEW_PASSWORD)
+        submit(main(page))
+        expect(page.get_by_role("status")).to_contain_text("Password reset")
+        page.goto(link)
+        fill(page, new_password=PASSWORD)
+        submit(main(page))
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("Invalid or expired reset token")
+        page.goto("/login")
+        log_in(page, ada.email, NEW_PASSWORD)
+        expect_logged_in(page, "ada")
+
+    def test_incomplete_reset_link(self, page: Page) -> None:
+        page.goto("/reset-password")
+
+        incomplete = page.locator("[data-reset-password-target=incomplete]")
+        expect(incomplete).to_be_visible()
+        expect(main(page).locator("form")).to_be_hidden()
+
+
+class TestDeletion:
+    def test_password(self, account: Page, server: LiveServer) -> None:
+        form = open_dialog(account, "account-delete")
+        fill(form, confirmation=PASSWORD)
+
+        submit(form)
+        close_success(account)
+
+        expect_logged_out(account)
+        assert server.sql("SELECT * FROM users") == []
+
+    def test_error(self, account: Page, server: LiveServer, ada: Person) -> None:
+        form = open_dialog(account, "account-delete")
+        fill(form, confirmation="something else")
+
+        submit(form)
+
+        expect_error(field(form, "confirmation"), "doesn't match your password")
+        assert find_violations(account) == []
+        assert server.call("GET", "/api/users/me", ada)["id"] == ada.id
