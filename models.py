@@ -24,6 +24,7 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, vali
 
 from config import settings
 from database import Base
+from unicode_text import truncate
 
 USERNAME_LENGTH = 50
 EMAIL_LENGTH = 120
@@ -49,16 +50,6 @@ def casefold_username(username: str) -> str:
     See the Unicode Standard, definition D145 (canonical caseless matching).
     """
     return unicodedata.normalize("NFC", username.casefold())
-
-
-def truncate(content: str, length: int) -> str:
-    """Shorten a text to at most `length` characters, preferably between two words."""
-    if len(content) <= length:
-        return content
-    beginning = content[: length - 1]
-    words, space, _ = beginning.rpartition(" ")
-    # Text without spaces, such as Chinese, is cut at the limit.
-    return (words.rstrip() if space else beginning) + "…"
 
 
 class User(Base):

@@ -12,6 +12,7 @@ import models
 import schemas
 from config import BASE_DIR, settings
 from static_files import modulepreloads
+from unicode_text import truncate
 
 # The title and the message of an error page; other errors get the standard's phrase.
 ERROR_TEXTS = {
@@ -55,6 +56,8 @@ environment = Environment(
     # In production, files don't change while the app runs.
     auto_reload=not settings.is_production,
 )
+# In place of Jinja's own filter, which cuts within characters.
+environment.filters["truncate"] = truncate
 environment.globals.update(
     absolute_url=absolute_url,
     format_date=format_date,

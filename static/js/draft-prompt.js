@@ -1,7 +1,7 @@
 // Offers a draft when the form opens: restore it, discard it, or leave it for later.
 // Hook: <div data-draft-prompt> in a post form.
 import { findDraft, removeDraft } from "./drafts.js";
-import { findTargets } from "./utils.js";
+import { findTargets, truncate } from "./utils.js";
 
 const EXCERPT_LENGTH = 80;
 
@@ -26,9 +26,8 @@ export function showDraftPrompt(form, author, saved, onRestore) {
 
 function describe({ date, excerpt, outdated }, draft, saved) {
   const savedAt = new Date(draft.savedAt);
-  const text = `${draft.title} ${draft.content}`.trim();
   date.dateTime = savedAt.toISOString();
   date.textContent = savedAt.toLocaleString("en-US", { dateStyle: "long", timeStyle: "short" });
   outdated.hidden = draft.version === saved.version;
-  excerpt.textContent = text.length > EXCERPT_LENGTH ? `${text.slice(0, EXCERPT_LENGTH)}…` : text;
+  excerpt.textContent = truncate(`${draft.title} ${draft.content}`.trim(), EXCERPT_LENGTH);
 }

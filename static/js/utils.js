@@ -34,6 +34,16 @@ export function characterCount(text) {
   return [...text].length;
 }
 
+/** Shorten a text to at most this many characters as people count them, with an ellipsis. */
+export function truncate(text, length) {
+  const characters = [];
+  for (const { segment } of new Intl.Segmenter().segment(text)) {
+    if (characters.length === length) return `${characters.slice(0, -1).join("").trimEnd()}…`;
+    characters.push(segment);
+  }
+  return text;
+}
+
 export function escapeHtml(text) {
   const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
   return String(text).replace(/[&<>"']/g, (character) => entities[character]);

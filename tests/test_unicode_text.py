@@ -1,0 +1,96 @@
+"""Truncation, visibility and identity of text."""
+
+import pytest
+
+from models import Post
+from unicode_text import caseless_key, is_visible, truncate, without_bidi_controls
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+
+
+class TestTruncate:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("sixteen letters!", "sixteen letters!"),
+            ("one two three four five", "one two three…"),
+            ("one two three\tfour", "one two three…"),
+            ("字" * 13 + "\u3000" + "字" * 9, "字" * 13 + "…"),
+            # The only whitespace is too far from the limit.
+            ("See " + "a" * 20, "See " + "a" * 11 + "…"),
+            ("Hi\n" + "字" * 20, "Hi\n" + "字" * 12 + "…"),
+            ("Python の" + "字" * 20, "Python の" + "字" * 7 + "…"),
+            # The limit is inside of a flag, an accent, or a family.
+            ("🇩🇪" * 10, "🇩🇪" * 7 + "…"),
+            ("e\u0301" * 10, "e\u0301" * 7 + "…"),
+            (FAMILY * 4, FAMILY * 3 + "…"),
+            ("a" + "\u0301" * 20, "…"),
+        ],
+        ids=ascii,
+    )
+    def test_at_most_sixteen_characters(self, text: str, expected: str) -> None:
+        assert truncate(text, 16) == expected
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "Python の" + "字" * 400,
+            "See https://example.com/" + "a" * 400,
+            "Hi all\n" + "字" * 400,
+            "สวัสดี " + "ภาษาไทย" * 60,
+            "नमस्ते " + "क्षत्रिय" * 60,
+        ],
+        ids=ascii,
+    )
+    def test_untitled_post_is_listed_by_its_beginning(self, content: str) -> None:
+        post = Post(title="", content=content)
+
+        assert 48 <= len(post.display_title) <= 60
+        assert 240 <= len(post.excerpt) <= 300
+
+
+class TestIsVisible:
+    @pytest.mark.parametrize("text", ["a", " é ", "字", "🇩🇪", "\u200dم"], ids=ascii)
+    def test_visible(self, text: str) -> None:
+        assert is_visible(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", " ", "\u200d", "\u3164", "\u115f", "\u2800", "\u00ad", "\u3000\ufe0f"],
+        ids=ascii,
+    )
+    def test_invisible(self, text: str) -> None:
+        assert not is_visible(text)
+
+
+class TestCaselessKey:
+    @pytest.mark.parametrize(
+        "text",
+        ["ALICE", "Al\u200dice", "Alice\ufe0f", "Ａｌｉｃｅ", " alice ", "\u00adalice"],
+        ids=ascii,
+    )
+    def test_same_name(self, text: str) -> None:
+        assert caseless_key(text) == "alice"
+
+    @pytest.mark.parametrize(
+        ("text", "other"),
+        [
+            ("Al ice", "Al  ice"),
+            ("Al ice", "al\u3000ice"),
+            ("STRASSE", "straße"),
+            ("ΣΊΣΥΦΟΣ", "σίσυφος"),
+            ("ﬁn", "FIN"),
+            ("é", "E\u0301"),
+        ],
+        ids=ascii,
+    )
+    def test_same_words(self, text: str, other: str) -> None:
+        assert caseless_key(text) == caseless_key(other)
+
+    @pytest.mark.parametrize("other", ["Al ice", "Alicé", "Аlice"], ids=ascii)
+    def test_other_name(self, other: str) -> None:
+        assert caseless_key(other) != caseless_key("Alice")
+
+
+def test_bidi_controls_are_removed() -> None:
+    assert without_bidi_controls("a\u202eb\u2066c\u200f") == "abc"

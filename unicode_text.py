@@ -1,0 +1,62 @@
+"""Text as people see it: characters, visibility, identity and direction (Unicode)."""
+
+import unicodedata
+
+import regex
+
+GRAPHEME_CLUSTER = regex.compile(r"\X")
+WHITESPACE = regex.compile(r"\s+")
+# A text is cut at whitespace only in this last part of it: otherwise a text without
+# spaces, such as Chinese, could lose most of its beginning.
+BREAKABLE_PART = 5
+# Characters that are neither blank nor invisible. U+2800 is a blank braille pattern.
+VISIBLE = regex.compile(r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800]")
+IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+# Unicode Annex 9, table 4, and the implicit marks.
+BIDI_CONTROLS = regex.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def truncate(text: str, length: int) -> str:
+    """Shorten a text to at most `length` code points, with an ellipsis.
+
+    It ends at whitespace in the last fifth, or else between two grapheme clusters
+    (Unicode Annex 29).
+    """
+    if len(text) <= length:
+        return text
+    limit = length - 1
+    earliest = limit - limit // BREAKABLE_PART
+    # The character after the limit can be the whitespace to end at.
+    breaks = list(WHITESPACE.finditer(text, earliest, limit + 1))
+    if breaks:
+        return text[: breaks[-1].start()].rstrip() + "…"
+    end = 0
+    for cluster in GRAPHEME_CLUSTER.finditer(text, 0, limit + length):
+        if cluster.end() > limit:
+            break
+        end = cluster.end()
+    return text[:end] + "…"
+
+
+def is_visible(text: str) -> bool:
+    """Return whether a text has a character that people can see."""
+    return VISIBLE.search(text) is not None
+
+
+def caseless_key(text: str) -> str:
+    """Return a key that is equal for texts that look like the same words.
+
+    It is toNFKC_Casefold (the Unicode Standard, definition R5 in section 3.13) with
+    runs of whitespace collapsed to one space.
+    """
+    folded = text
+    # Folding can produce characters that normalization changes again.
+    for _ in range(2):
+        folded = unicodedata.normalize("NFKC", folded).casefold()
+        folded = IGNORABLE.sub("", folded)
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def without_bidi_controls(text: str) -> str:
+    """Return a text whose direction controls can't affect the text around it."""
+    return str(BIDI_CONTROLS.sub("", text))
