@@ -1,6 +1,5 @@
 """Tables, constraints, and the queries that pages and the API share."""
 
-import unicodedata
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -24,7 +23,7 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, vali
 
 from config import settings
 from database import Base
-from unicode_text import truncate
+from unicode_text import caseless_key, truncate
 
 USERNAME_LENGTH = 50
 EMAIL_LENGTH = 120
@@ -33,8 +32,8 @@ DISPLAY_TITLE_LENGTH = 60
 EXCERPT_LENGTH = 300
 IDEMPOTENCY_KEY_LENGTH = 255
 
-# Case folding can turn one character into three.
-USERNAME_KEY_LENGTH = 3 * USERNAME_LENGTH
+# Case folding can turn one character into eighteen.
+USERNAME_KEY_LENGTH = 18 * USERNAME_LENGTH
 
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -42,14 +41,6 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
-
-
-def casefold_username(username: str) -> str:
-    """Return the case-insensitive key of a username.
-
-    See the Unicode Standard, definition D145 (canonical caseless matching).
-    """
-    return unicodedata.normalize("NFC", username.casefold())
 
 
 class User(Base):
@@ -91,7 +82,9 @@ class User(Base):
 
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
-        self.username_key = casefold_username(username)
+        # An unchanged name keeps its key, which a migration may have made unique.
+        if username != self.username:
+            self.username_key = caseless_key(username)
         return username
 
     @property
@@ -103,10 +96,10 @@ class User(Base):
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
-        """Select the user with this username, ignoring case."""
+        """Select the user whose username looks like this one: see `caseless_key`."""
         return select(cls).where(
             or_(
-                cls.username_key == casefold_username(username),
+                cls.username_key == caseless_key(username),
                 func.lower(cls.username) == func.lower(username),
             )
         )

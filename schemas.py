@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from config import MAX_BODY_BYTES
 from database import MAX_ID
 from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
+from unicode_text import is_visible
 
 CONTENT_LENGTH = 100_000
 PASSWORD_MIN_LENGTH = 8
@@ -57,20 +58,27 @@ def validate_storable(value: str) -> str:
 
 
 def validate_visible(value: str) -> str:
-    """Reject characters that are invisible or change the direction of the text."""
+    """Reject text that is invisible, or has control or direction characters."""
     for character in value:
         if (
             unicodedata.category(character) in INVISIBLE_CATEGORIES
             and character not in ZERO_WIDTH_JOINERS
         ):
             raise ValueError("must not contain control or invisible characters")
+    if not is_visible(value):
+        raise ValueError("must contain a visible character")
     return value
 
 
 def validate_not_blank(value: str) -> str:
-    if not value.strip():
+    if not is_visible(value):
         raise ValueError("must not be blank")
     return value
+
+
+def invisible_to_empty(value: str) -> str:
+    """Return a title, or "" (untitled) if it has no visible character."""
+    return value if is_visible(value) else ""
 
 
 def normalize_email(value: str) -> str:
@@ -135,6 +143,7 @@ Title = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH),
     Storable,
+    AfterValidator(invisible_to_empty),
     Field(examples=["First light"]),
 ]
 Content = Annotated[
@@ -156,7 +165,7 @@ class UserCreate(Schema):
     """Sign-up request."""
 
     username: Username
-    """1 to 50 characters; unique regardless of case."""
+    """1 to 50 characters; unique regardless of case, width and spacing."""
     email: Email
     """At most 120 characters; stored in lower case."""
     password: NewPassword
@@ -167,7 +176,7 @@ class UserUpdate(Schema):
     """Fields of your own account to update; absent or null leaves a field unchanged."""
 
     username: Username | None = None
-    """1 to 50 characters; unique regardless of case."""
+    """1 to 50 characters; unique regardless of case, width and spacing."""
     email: Email | None = None
     """At most 120 characters; stored in lower case."""
 
@@ -222,7 +231,7 @@ class PostCreate(Schema):
     """A new post."""
 
     title: Title | None = None
-    """At most 100 characters; absent, null or empty means untitled."""
+    """At most 100 characters; absent, null, empty or invisible means untitled."""
     content: Content
     """1 to 100,000 characters; must not be blank."""
 

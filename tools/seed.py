@@ -23,7 +23,8 @@ from auth import hash_password
 from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable, dispose_engine
 from image_utils import process_profile_image, upload_profile_image
-from models import Post, User, casefold_username, utcnow
+from models import Post, User, utcnow
+from unicode_text import caseless_key
 
 PASSWORD = "demo password"  # noqa: S105 - printed, and used for local databases only
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -152,9 +153,7 @@ async def add_posts(db: AsyncSession, users: list[User]) -> None:
 async def seed() -> str:
     """Add all demo content in one transaction and return a message for the caller."""
     async with AsyncSessionLocal() as db:
-        first = select(User.id).where(
-            User.username_key == casefold_username(PEOPLE[0].name)
-        )
+        first = select(User.id).where(User.username_key == caseless_key(PEOPLE[0].name))
         if await db.scalar(first) is not None:
             return "The database already contains the demo content; nothing was added."
         await add_posts(db, await add_users(db))
