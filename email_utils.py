@@ -7,12 +7,15 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.message import EmailMessage
+from email.policy import default
 from email.utils import formatdate, make_msgid, parseaddr
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 import aiosmtplib
+import idna
+import regex
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from config import BASE_DIR, LOCAL_HOSTS, settings
@@ -39,6 +42,9 @@ NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
     "address_changed": ("Your email address was changed", "/account"),
 }
 
+# Anyone can sign up with someone else's email address, and any text as a username.
+GREETED_NAME = regex.compile(r"[\p{L}\p{M}\p{N}\p{Zs}'\u2019_-]+")
+
 templates = Environment(
     loader=FileSystemLoader(BASE_DIR / "templates" / "email"),
     autoescape=select_autoescape(["html"]),
@@ -58,13 +64,17 @@ async def send_email(
         aiosmtplib.SMTPException: The server is unavailable or rejects the email.
         OSError: Writing to the outbox or TLS (`SSLError`) failed.
     """
-    message = EmailMessage()
+    recipient = ascii_domain(to_email)
+    # An encoded word inside an address is invalid (RFC 2047, section 5).
+    message = EmailMessage(policy=default.clone(utf8=not recipient.isascii()))
     message["From"] = settings.mail_from
-    message["To"] = to_email
+    message["To"] = recipient
     message["Subject"] = subject
     message["Date"] = formatdate()
     domain = parseaddr(settings.mail_from)[1].rpartition("@")[2]
     message["Message-ID"] = make_msgid(domain=domain or "localhost")
+    # Ask mail systems not to reply automatically (RFC 3834).
+    message["Auto-Submitted"] = "auto-generated"
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
     if settings.mail_server is None:
@@ -83,6 +93,14 @@ async def send_email(
             await asyncio.sleep(delay)
         else:
             return
+
+
+def ascii_domain(address: str) -> str:
+    """Return an email address with its domain in ASCII form (RFC 5891)."""
+    local, _, domain = address.rpartition("@")
+    if domain.isascii():
+        return address
+    return f"{local}@{idna.encode(domain, uts46=True).decode()}"
 
 
 async def _deliver(message: EmailMessage) -> None:
@@ -125,6 +143,8 @@ def _connect() -> tuple[str, socket.socket]:
 
 def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
     """Return whether the error is temporary (RFC 5321, section 4.2.1)."""
+    if isinstance(error, aiosmtplib.SMTPNotSupported):
+        return False
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return all(refused.code < 500 for refused in error.recipients)
     code = getattr(error, "code", None)
@@ -173,8 +193,12 @@ async def send_notification(
     await _send(change, to_email=to_email, subject=subject, username=username, url=url)
 
 
-async def _send(template: str, *, to_email: str, subject: str, **context: Any) -> None:
+async def _send(
+    template: str, *, to_email: str, subject: str, username: str, **context: Any
+) -> None:
     """Render and send an email; log errors, because the response is already decided."""
+    is_name = GREETED_NAME.fullmatch(username) is not None
+    context["greeting"] = f"Hello {username}," if is_name else "Hello,"
     try:
         await send_email(
             to_email=to_email,

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from email_validator import EmailNotValidError, validate_email
@@ -81,13 +82,19 @@ def invisible_to_empty(value: str) -> str:
     return value if is_visible(value) else ""
 
 
-def normalize_email(value: str) -> str:
-    """Return an email address as it is stored; raise if it is invalid (RFC 5321)."""
+def normalize_email(value: str, *, is_new: bool = True) -> str:
+    """Return an email address as it is stored; raise if it is invalid (RFC 5321).
+
+    Few servers deliver to addresses with other than ASCII characters before the `@`
+    (SMTPUTF8), or with more than 64 octets there. Only older accounts can have them.
+    """
     # Checked before the library normalizes it, for the reason given in `normalize_nfc`.
     if len(value) > MAX_COMPOSITION * EMAIL_LENGTH:
         raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
     try:
-        address = validate_email(value, check_deliverability=False).normalized.lower()
+        address = validate_email(
+            value, check_deliverability=False, allow_smtputf8=not is_new, strict=is_new
+        ).normalized.lower()
     except EmailNotValidError as error:
         raise ValueError(f"is not a valid email address: {error}") from error
     if len(address) > EMAIL_LENGTH:
@@ -131,6 +138,12 @@ Email = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
     AfterValidator(normalize_email),
+    Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
+]
+ExistingEmail = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
+    AfterValidator(partial(normalize_email, is_new=False)),
     Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
 NewPassword = Annotated[
@@ -295,7 +308,7 @@ class PaginatedPostsResponse(Schema):
 class ForgotPasswordRequest(Schema):
     """Password reset request."""
 
-    email: Email
+    email: ExistingEmail
     """Email address of the account."""
 
 

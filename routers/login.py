@@ -66,6 +66,6 @@ async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
 def normalized_email(form: LoginForm) -> str:
     """Return the email address as it is stored, or invalid input unchanged."""
     try:
-        return normalize_email(form.username.strip())
+        return normalize_email(form.username.strip(), is_new=False)
     except ValueError:
         return form.username

@@ -19,11 +19,11 @@ export function init(form) {
 
 async function saveProfile(form) {
   const { username, email } = form.elements;
-  const { id } = await getCurrentUser();
-  const user = await request(withId(form.dataset.url, id), {
-    method: "PATCH",
-    json: { username: username.value, email: email.value.trim() },
-  });
+  const current = await getCurrentUser();
+  const json = { username: username.value, email: email.value.trim() };
+  // What older accounts have may not be valid any longer.
+  for (const name of Object.keys(json)) if (json[name] === current[name]) delete json[name];
+  const user = await request(withId(form.dataset.url, current.id), { method: "PATCH", json });
   username.value = username.defaultValue = user.username;
   email.value = email.defaultValue = user.email;
   announceProfileChange();

@@ -58,7 +58,8 @@ function isVisible(input) {
 function validateInput(input) {
   const { minLength, maxLength } = input.dataset;
   const length = characterCount(input.type === "text" ? input.value.trim() : input.value);
-  if (input.required && !input.value.trim()) return REQUIRED;
+  // A password may consist of spaces.
+  if (input.required && !(input.type === "password" ? input.value : input.value.trim())) return REQUIRED;
   if (length < minLength) return `Use at least ${count(Number(minLength), "character")}.`;
   if (length > maxLength) return `Use at most ${count(Number(maxLength), "character")} (currently ${length}).`;
   return input.validationMessage;
