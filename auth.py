@@ -17,6 +17,7 @@ from config import settings
 from database import MAX_ID, DbSession
 from exceptions import INVALID_TOKEN, NOT_AUTHENTICATED
 from executors import BoundedExecutor
+from schemas import normalize_password
 
 REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 # A NumericDate can have a fraction (RFC 7519, section 2).
@@ -56,7 +57,7 @@ def hash_password(password: str) -> str:
 
     Slow on purpose; in requests, use `hash_password_async`.
     """
-    return password_hash.hash(password)
+    return password_hash.hash(normalize_password(password))
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
@@ -64,8 +65,10 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
     Slow on purpose; in requests, use `check_password`.
     """
+    # Older hashes are of the password as it was typed, in any form.
+    forms = dict.fromkeys((normalize_password(plain_password), plain_password))
     try:
-        return password_hash.verify(plain_password, hashed_password)
+        return any(password_hash.verify(form, hashed_password) for form in forms)
     except UnknownHashError:
         return False
 

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from config import MAX_BODY_BYTES
 from database import MAX_ID
 from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
-from unicode_text import is_visible
+from unicode_text import MAX_COMPOSITION, is_visible, to_nfc
 
 CONTENT_LENGTH = 100_000
 PASSWORD_MIN_LENGTH = 8
@@ -28,8 +28,6 @@ PASSWORD_MAX_LENGTH = 128
 
 ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
-# NFC turns at most this many characters into one (Unicode Annex 15, table 6).
-MAX_COMPOSITION = 4
 # PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Several languages need these two, and so do emoji that consist of others.
@@ -38,18 +36,17 @@ ZERO_WIDTH_JOINERS = "\u200c\u200d"
 INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 
 
-def normalize_nfc(value: Any) -> Any:
-    """Trim a string and normalize it to NFC.
-
-    A string that is too long in any form is only trimmed, because normalizing a
-    megabyte of combining marks takes minutes.
-    """
+def normalize_username(value: Any) -> Any:
     if type(value) is not str:
         return value
-    trimmed = value.strip()
-    if len(trimmed) > MAX_COMPOSITION * USERNAME_LENGTH:
-        return trimmed
-    return unicodedata.normalize("NFC", trimmed)
+    return to_nfc(value.strip(), max_length=USERNAME_LENGTH)
+
+
+def normalize_password(value: Any) -> Any:
+    """Return a password in NFC: keyboards send the same one in different forms."""
+    if type(value) is not str:
+        return value
+    return to_nfc(value, max_length=PASSWORD_MAX_LENGTH)
 
 
 def validate_storable(value: str) -> str:
@@ -88,7 +85,7 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
     Few servers deliver to addresses with other than ASCII characters before the `@`
     (SMTPUTF8), or with more than 64 octets there. Only older accounts can have them.
     """
-    # Checked before the library normalizes it, for the reason given in `normalize_nfc`.
+    # Checked before the library normalizes it, for the reason given in `to_nfc`.
     if len(value) > MAX_COMPOSITION * EMAIL_LENGTH:
         raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
     try:
@@ -130,7 +127,7 @@ Password = Annotated[AnyText, Field(examples=["three random words"])]
 Username = Annotated[
     str,
     StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
-    BeforeValidator(normalize_nfc),
+    BeforeValidator(normalize_username),
     AfterValidator(validate_visible),
     Field(examples=["Ada"]),
 ]
@@ -149,6 +146,7 @@ ExistingEmail = Annotated[
 NewPassword = Annotated[
     str,
     StringConstraints(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH),
+    BeforeValidator(normalize_password),
     Storable,
     Field(examples=["three random words"]),
 ]

@@ -9,6 +9,8 @@ WHITESPACE = regex.compile(r"\s+")
 # A text is cut at whitespace only in this last part of it: otherwise a text without
 # spaces, such as Chinese, could lose most of its beginning.
 BREAKABLE_PART = 5
+# NFC turns at most this many characters into one (Unicode Annex 15, table 6).
+MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern.
 VISIBLE = regex.compile(r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800]")
 IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
@@ -36,6 +38,16 @@ def truncate(text: str, length: int) -> str:
             break
         end = cluster.end()
     return text[:end] + "…"
+
+
+def to_nfc(text: str, *, max_length: int) -> str:
+    """Return a text in NFC, unless it has more than `max_length` characters there.
+
+    Normalizing a megabyte of combining marks would take minutes.
+    """
+    if len(text) > MAX_COMPOSITION * max_length:
+        return text
+    return unicodedata.normalize("NFC", text)
 
 
 def is_visible(text: str) -> bool:
