@@ -19,3 +19,12 @@ def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
     if weakly:
         return etag.removeprefix("W/") in (each.removeprefix("W/") for each in listed)
     return etag in listed and not etag.startswith("W/")
+
+
+def meets_conditions(
+    etag: str, if_match: str | None, if_none_match: str | None
+) -> bool:
+    """Return whether a change of a resource may be carried out (section 13.2.2)."""
+    if if_match is not None and not etag_matches(if_match, etag):
+        return False
+    return if_none_match is None or not etag_matches(if_none_match, etag, weakly=True)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth import CurrentUser
-from conditional_requests import etag_matches, etag_of
+from conditional_requests import etag_of, meets_conditions
 from config import settings
 from database import DbSession
 from exceptions import (
@@ -121,6 +121,15 @@ IfMatch = Annotated[
     ),
 ]
 
+IfNoneMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-None-Match",
+        max_length=MAX_IF_MATCH_LENGTH,
+        description="`*` changes nothing, as the post exists: you get a 412.",
+    ),
+]
+
 
 async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
     """Return a post with its author, or raise a 404."""
@@ -154,12 +163,16 @@ def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:
 
     # Parameters are resolved from left to right: the 401 comes before the 404.
     async def get_own_post(
-        user: CurrentUser, post_id: PostId, db: DbSession, if_match: IfMatch = None
+        user: CurrentUser,
+        post_id: PostId,
+        db: DbSession,
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
     ) -> Post:
         post = await find_post(db, post_id, lock=True)
         if post.user_id != user.id:
             raise forbidden.exception()
-        if if_match is not None and not etag_matches(if_match, post_etag(post)):
+        if not meets_conditions(post_etag(post), if_match, if_none_match):
             raise POST_MODIFIED.exception(ETag=post_etag(post))
         return post
 

@@ -54,7 +54,14 @@ class ServerErrorMiddleware:
             nonlocal started, complete
             started = True
             complete = is_end(message)
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                # uvloop, if the connection is closed: because of an invalid request
+                # after this one, for example, which uvicorn rejects at once.
+                if "handler is closed" in str(error):
+                    raise ClientDisconnect from error
+                raise
 
         try:
             await self.app(scope, receive, track_response)

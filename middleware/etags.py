@@ -104,7 +104,8 @@ class ConditionalGetMiddleware:
             await self.app(scope, receive, send)
             return
         request = Headers(scope=scope).mutablecopy()
-        if_none_match = ", ".join(request.getlist("if-none-match"))
+        is_get = scope["method"] == "GET"
+        if_none_match = ", ".join(request.getlist("if-none-match")) if is_get else ""
         _remove_handled_conditions(request, is_revalidation=bool(if_none_match))
         is_not_modified = False
 
@@ -114,7 +115,7 @@ class ConditionalGetMiddleware:
                 headers = MutableHeaders(scope=message)
                 _add_encoding_suffix(headers)
                 is_not_modified = (
-                    scope["method"] == "GET"
+                    is_get
                     and message["status"] == 200
                     and "etag" in headers
                     and etag_matches(if_none_match, headers["etag"], weakly=True)
