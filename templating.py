@@ -76,13 +76,21 @@ environment.globals.update(
 templates = Jinja2Templates(env=environment)
 
 
-def error_page(request: Request, exc: HTTPException) -> Response:
+def error_page(
+    request: Request, exc: HTTPException, *, last_page: str | None = None
+) -> Response:
+    """Return an error as an HTML page, with a link to the last page of a list."""
     phrase = HTTPStatus(exc.status_code).phrase
     title, message = ERROR_TEXTS.get(exc.status_code, (phrase, f"{phrase}."))
     return templates.TemplateResponse(
         request,
         "error.html",
-        {"status_code": exc.status_code, "title": title, "message": message},
+        {
+            "status_code": exc.status_code,
+            "title": title,
+            "message": message,
+            "last_page": last_page,
+        },
         status_code=exc.status_code,
         headers=exc.headers,
     )

@@ -1,15 +1,17 @@
 """HTML pages: the same for every visitor, because the login state is in the browser."""
 
+import math
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
 from dependencies import FoundPost, FoundUser
 from pagination import PageRequest, PostPage, fetch_posts
-from templating import templates
+from static_files import SHORT_CACHE_CONTROL, STATIC_DIR
+from templating import error_page, templates
 
 router = APIRouter(include_in_schema=False)
 
@@ -26,13 +28,19 @@ async def get_numbered_page(page: PageNumber = 1) -> PageRequest:
 NumberedPage = Annotated[PageRequest, Depends(get_numbered_page)]
 
 
-def pagination_context(listed: PostPage, path: str) -> dict[str, Any]:
+def list_response(
+    request: Request, template: str, listed: PostPage, path: str, **context: Any
+) -> Response:
+    """Return a page of a list, or a 404 if it is beyond the last page."""
     page = listed.skip // listed.limit + 1
 
     def numbered(number: int) -> str:
         return path if number == 1 else f"{path}?page={number}"
 
-    return {
+    if page > 1 and not listed.posts:
+        last = max(1, math.ceil(listed.total / listed.limit))
+        return error_page(request, HTTPException(404), last_page=numbered(last))
+    context |= {
         "posts": listed.posts,
         "total": listed.total,
         "limit": listed.limit,
@@ -43,14 +51,15 @@ def pagination_context(listed: PostPage, path: str) -> dict[str, Any]:
         "newer": numbered(page - 1) if page > 1 else None,
         "older": numbered(page + 1) if listed.has_more else None,
     }
+    return templates.TemplateResponse(request, template, context)
 
 
 @router.get("/site/posts")
 @router.get("/")
 async def home_page(request: Request, page: NumberedPage, db: DbSession) -> Response:
     listed = await fetch_posts(db, page)
-    context = pagination_context(listed, request.app.url_path_for("home_page"))
-    return templates.TemplateResponse(request, "home.html", context)
+    path = request.app.url_path_for("home_page")
+    return list_response(request, "home.html", listed, path)
 
 
 @router.get("/posts/{post_id}")
@@ -64,8 +73,7 @@ async def user_posts_page(
 ) -> Response:
     listed = await fetch_posts(db, page, user)
     path = request.app.url_path_for("user_posts_page", user_id=user.id)
-    context = pagination_context(listed, path) | {"author": user}
-    return templates.TemplateResponse(request, "user_posts.html", context)
+    return list_response(request, "user_posts.html", listed, path, author=user)
 
 
 @router.get("/login")
@@ -106,3 +114,20 @@ async def docs_page(request: Request) -> Response:
 async def redoc_page(request: Request) -> Response:
     headers = {"Content-Security-Policy": REDOC_POLICY}
     return templates.TemplateResponse(request, "redoc.html", headers=headers)
+
+
+# Browsers and link previews request these paths without being told to.
+@router.get("/favicon.ico")
+async def favicon() -> Response:
+    return icon("favicon.ico", "image/x-icon")
+
+
+@router.get("/apple-touch-icon.png")
+async def apple_touch_icon() -> Response:
+    return icon("apple-touch-icon.png", "image/png")
+
+
+def icon(name: str, media_type: str) -> Response:
+    content = (STATIC_DIR / "icons" / name).read_bytes()
+    headers = {"Cache-Control": SHORT_CACHE_CONTROL}
+    return Response(content, headers=headers, media_type=media_type)
