@@ -23,7 +23,12 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, vali
 
 from config import settings
 from database import Base
-from unicode_text import caseless_key, truncate
+from unicode_text import (
+    caseless_key,
+    normalize_newlines,
+    truncate,
+    without_bidi_controls,
+)
 
 USERNAME_LENGTH = 50
 EMAIL_LENGTH = 120
@@ -151,9 +156,10 @@ class Post(Base):
     @property
     def display_title(self) -> str:
         """The title, or the first words of the content if the post is untitled."""
-        return self.title or truncate(
+        title = self.title or truncate(
             " ".join(self.content.lstrip()[:1000].split()), DISPLAY_TITLE_LENGTH
         )
+        return without_bidi_controls(title)
 
     @property
     def excerpt(self) -> str:
@@ -167,11 +173,14 @@ class Post(Base):
     def edit(self, *, title: str | None, content: str | None) -> None:
         """Change title and content; None keeps the current value.
 
-        `date_updated` changes only if the title or the content does.
+        Different line endings alone change nothing: browsers send CRLF as LF.
         """
         title = self.title if title is None else title
         content = self.content if content is None else content
-        if (title, content) != (self.title, self.content):
+        is_same_content = normalize_newlines(content) == normalize_newlines(
+            self.content
+        )
+        if title != self.title or not is_same_content:
             self.title, self.content = title, content
             self.date_updated = utcnow()
 

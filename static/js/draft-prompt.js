@@ -1,7 +1,7 @@
 // Offers a draft when the form opens: restore it, discard it, or leave it for later.
 // Hook: <div data-draft-prompt> in a post form.
 import { findDraft, removeDraft } from "./drafts.js";
-import { findTargets, truncate } from "./utils.js";
+import { findTargets, formatDate, formatTime, truncate } from "./utils.js";
 
 const EXCERPT_LENGTH = 80;
 
@@ -27,7 +27,7 @@ export function showDraftPrompt(form, author, saved, onRestore) {
 function describe({ date, excerpt, outdated }, draft, saved) {
   const savedAt = new Date(draft.savedAt);
   date.dateTime = savedAt.toISOString();
-  date.textContent = savedAt.toLocaleString("en-US", { dateStyle: "long", timeStyle: "short" });
+  date.textContent = `${formatDate(savedAt)}, ${formatTime(savedAt)}`;
   outdated.hidden = draft.version === saved.version;
   excerpt.textContent = truncate(`${draft.title} ${draft.content}`.trim(), EXCERPT_LENGTH);
 }

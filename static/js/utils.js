@@ -59,6 +59,16 @@ export function formatDate(dateString) {
   });
 }
 
+/** Return "07:41 PM UTC". */
+export function formatTime(date) {
+  return date.toLocaleTimeString("en-US", {
+    hour: "2-digit",
+    minute: "2-digit",
+    timeZone: "UTC",
+    timeZoneName: "short",
+  });
+}
+
 /** Insert an id into a URL from the server: "/users/ID/posts". */
 export function withId(url, id) {
   return url.replace("ID", id);
