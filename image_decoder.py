@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from io import BytesIO
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 MAX_CPU_SECONDS = 4
 MAX_MEMORY_BYTES = 512 * 1024 * 1024
@@ -21,6 +21,16 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 MAX_JPEG_PIXELS = 50_000_000
 MAX_PIXELS = 20_000_000
 AVATAR_SIZE = (300, 300)
+# The mode to convert from, by the color space of an ICC profile, and the modes of the
+# pictures that can have such a profile.
+GRAY_MODES = {"1", "L", "LA", "I;16"}
+PROFILES = {
+    "GRAY": ("L", GRAY_MODES),
+    "RGB": ("RGB", GRAY_MODES | {"P", "RGB", "RGBA"}),
+    "CMYK": ("CMYK", {"CMYK"}),
+}
+# The largest value of a pixel, by Pillow's raw mode of a grayscale PNG.
+GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
 
 
@@ -55,6 +65,7 @@ def make_avatar(content: bytes) -> bytes:
     """Return the center of a picture as a JPEG: upright, on white, without metadata."""
     square, orientation = read_square(content)
     avatar = to_resizable_mode(square).resize(AVATAR_SIZE, Image.Resampling.LANCZOS)
+    avatar = to_srgb(avatar, square)
     # A new image, because Pillow would also save the comment of the old one.
     canvas = Image.new("RGB", AVATAR_SIZE, "white")
     canvas.paste(avatar, mask=avatar if avatar.has_transparency_data else None)
@@ -67,7 +78,8 @@ def make_avatar(content: bytes) -> bytes:
 
 def read_square(content: bytes) -> tuple[Image.Image, int]:
     """Return the center of a picture and its EXIF orientation."""
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
+    with open_image(content) as image:
+        scale_transparency(image)
         pixels = image.width * image.height
         is_jpeg = image.format in {"JPEG", "MPO"}
         if pixels > (MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS):
@@ -81,6 +93,26 @@ def read_square(content: bytes) -> tuple[Image.Image, int]:
         # ImageOps.fit would copy the whole picture if it is transparent.
         square = image.crop((left, top, left + side, top + side))
         return square, get_orientation(image)
+
+
+def open_image(content: bytes) -> ImageFile.ImageFile:
+    # Accept wrong checksums of metadata in PNG, as browsers do. While the pixels are
+    # read, the setting would also accept incomplete files.
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        return Image.open(BytesIO(content), formats=FORMATS)
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Scale the transparent color of a PNG to 8 bits, as Pillow scales the pixels."""
+    transparency = image.info.get("transparency")
+    raw_mode = str(image.tile[0].args) if image.tile else ""
+    if isinstance(transparency, int) and raw_mode in GRAY_LEVELS:
+        image.info["transparency"] = transparency * 255 // GRAY_LEVELS[raw_mode]
+    if isinstance(transparency, tuple) and raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in transparency)
 
 
 def get_orientation(image: Image.Image) -> int:
@@ -102,6 +134,31 @@ def to_resizable_mode(image: Image.Image) -> Image.Image:
     if image.mode in {"1", "P"}:
         return image.convert("RGB")
     return image
+
+
+def to_srgb(avatar: Image.Image, original: Image.Image) -> Image.Image:
+    """Convert the colors to sRGB by the profile of the original picture.
+
+    Browsers do so as well. A profile that isn't usable is ignored.
+    """
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(original.info["icc_profile"]))
+        mode, usable_for = PROFILES[profile.profile.xcolor_space.strip()]
+        if original.mode not in usable_for:
+            return avatar
+        colors = ImageCms.profileToProfile(
+            avatar.convert(mode),
+            profile,
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGB",
+        )
+    except (ImageCms.PyCMSError, KeyError, OSError):
+        return avatar
+    if colors is None:
+        return avatar
+    if avatar.mode == "RGBA":
+        colors.putalpha(avatar.getchannel("A"))
+    return colors
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

@@ -177,10 +177,8 @@ class Post(Base):
         """
         title = self.title if title is None else title
         content = self.content if content is None else content
-        is_same_content = normalize_newlines(content) == normalize_newlines(
-            self.content
-        )
-        if title != self.title or not is_same_content:
+        old, new = normalize_newlines(self.content), normalize_newlines(content)
+        if (title, new) != (self.title, old):
             self.title, self.content = title, content
             self.date_updated = utcnow()
 
