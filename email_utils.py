@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import default
 from email.utils import formatdate, make_msgid, parseaddr
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -54,11 +53,17 @@ templates = Environment(
 
 
 async def send_email(
-    *, to_email: str, subject: str, plain_text: str, html_content: str
+    *,
+    to_email: str,
+    subject: str,
+    plain_text: str,
+    html_content: str,
+    is_rehearsal: bool = False,
 ) -> None:
     """Send an email with a text and an HTML part, or write it to `var/outbox`.
 
-    Temporary errors are retried with increasing delays.
+    Temporary errors are retried with increasing delays. A rehearsal takes as much work,
+    but the server doesn't get the email.
 
     Raises:
         aiosmtplib.SMTPException: The server is unavailable or rejects the email.
@@ -78,12 +83,11 @@ async def send_email(
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
     if settings.mail_server is None:
-        path = await asyncio.to_thread(_write_to_outbox, message)
-        logger.info("MAIL_SERVER is not set: email written to %s", path)
+        await asyncio.to_thread(_write_to_outbox, message, is_rehearsal=is_rehearsal)
         return
     for delay in (*RETRY_DELAYS, None):
         try:
-            await _deliver(message)
+            await _deliver(message, is_rehearsal=is_rehearsal)
         except aiosmtplib.SMTPException as error:
             if delay is None or not _is_temporary(error):
                 raise
@@ -103,7 +107,7 @@ def ascii_domain(address: str) -> str:
     return f"{local}@{idna.encode(domain, uts46=True).decode()}"
 
 
-async def _deliver(message: EmailMessage) -> None:
+async def _deliver(message: EmailMessage, *, is_rehearsal: bool) -> None:
     password = settings.mail_password
     # Never send a password over a network without encryption.
     is_remote_login = settings.mail_username and settings.mail_server not in LOCAL_HOSTS
@@ -113,8 +117,7 @@ async def _deliver(message: EmailMessage) -> None:
         async with _deliveries, asyncio.timeout(DELIVERY_TIMEOUT):
             loop = asyncio.get_running_loop()
             local_hostname, sock = await loop.run_in_executor(_connecting, _connect)
-            await aiosmtplib.send(
-                message,
+            client = aiosmtplib.SMTP(
                 hostname=settings.mail_server,
                 local_hostname=local_hostname,
                 sock=sock,
@@ -128,6 +131,11 @@ async def _deliver(message: EmailMessage) -> None:
                 validate_certs=needs_tls,
                 timeout=SMTP_TIMEOUT,
             )
+            async with client:
+                if is_rehearsal:
+                    await client.noop()
+                else:
+                    await client.send_message(message)
     except TimeoutError as error:
         raise aiosmtplib.SMTPTimeoutError("The server is too slow") from error
 
@@ -157,18 +165,22 @@ def _error_summary(error: BaseException) -> str:
     return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
 
-def _write_to_outbox(message: EmailMessage) -> Path:
+def _write_to_outbox(message: EmailMessage, *, is_rehearsal: bool) -> None:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
     # Renamed at the end, so that an .eml file is always complete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
-    return unfinished.replace(path)
+    if is_rehearsal:
+        unfinished.unlink()
+    else:
+        unfinished.replace(path)
+        logger.info("MAIL_SERVER is not set: email written to %s", path)
 
 
 async def send_password_reset_email(
-    *, to_email: str, username: str, token: str
+    *, to_email: str, username: str, token: str, is_rehearsal: bool = False
 ) -> None:
     """Send a password reset link; errors are logged, not raised.
 
@@ -181,6 +193,18 @@ async def send_password_reset_email(
         username=username,
         url=f"{settings.site_url}/reset-password?token={quote(token)}",
         expire_minutes=settings.reset_token_expire_minutes,
+        is_rehearsal=is_rehearsal,
+    )
+
+
+async def rehearse_password_reset_email(*, to_email: str, token: str) -> None:
+    """Do the work of `send_password_reset_email` without sending anything.
+
+    Concurrent requests are as slow as for an email address that has an account, so that
+    their timing doesn't reveal which ones have.
+    """
+    await send_password_reset_email(
+        to_email=to_email, username="Unknown", token=token, is_rehearsal=True
     )
 
 
@@ -194,7 +218,13 @@ async def send_notification(
 
 
 async def _send(
-    template: str, *, to_email: str, subject: str, username: str, **context: Any
+    template: str,
+    *,
+    to_email: str,
+    subject: str,
+    username: str,
+    is_rehearsal: bool = False,
+    **context: Any,
 ) -> None:
     """Render and send an email; log errors, because the response is already decided."""
     is_name = GREETED_NAME.fullmatch(username) is not None
@@ -205,6 +235,7 @@ async def _send(
             subject=subject,
             plain_text=templates.get_template(f"{template}.txt").render(context),
             html_content=templates.get_template(f"{template}.html").render(context),
+            is_rehearsal=is_rehearsal,
         )
     except (aiosmtplib.SMTPException, OSError) as error:
         logger.error("Email %s not sent: %s", template, _error_summary(error))

@@ -250,6 +250,6 @@ class PasswordResetToken(Base):
     user: Mapped["User"] = relationship(back_populates="reset_tokens", lazy="raise")
 
     @classmethod
-    def delete_all_of(cls, user: User) -> Delete:
+    def delete_all_of(cls, user_id: int) -> Delete:
         """Delete a user's reset tokens."""
-        return delete(cls).where(cls.user_id == user.id)
+        return delete(cls).where(cls.user_id == user_id)

@@ -118,7 +118,7 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
     user.password_hash = password_hash
     user.token_version += 1
     await db.flush()
-    await db.execute(PasswordResetToken.delete_all_of(user))
+    await db.execute(PasswordResetToken.delete_all_of(user.id))
     await db.commit()
 
 

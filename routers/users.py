@@ -16,7 +16,7 @@ from fastapi import (
     Response,
     status,
 )
-from sqlalchemy import CursorResult, delete, exists, select, true
+from sqlalchemy import CursorResult, delete, exists, insert, literal, select, true
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
@@ -37,8 +37,8 @@ from database import (
     DbSession,
     sqlstate,
 )
-from dependencies import ClientIP, FoundUser, PageParams, lock_user, own_user
-from email_utils import send_password_reset_email
+from dependencies import ClientIP, FoundUser, PageParams, own_user
+from email_utils import rehearse_password_reset_email, send_password_reset_email
 from exceptions import (
     DELETE_USER_FORBIDDEN,
     EMAIL_TAKEN,
@@ -142,7 +142,7 @@ async def commit_user(
     try:
         await db.flush()
         if ends_reset_tokens:
-            await db.execute(PasswordResetToken.delete_all_of(user))
+            await db.execute(PasswordResetToken.delete_all_of(user.id))
         await db.commit()
     except StaleDataError as exc:
         await db.rollback()
@@ -318,47 +318,47 @@ async def forgot_password(
     await rate_limit.count(limit)
     user = await db.scalar(User.with_email(body.email))
     await db.commit()
-    if user is not None:
-        # After the response, which must take as long as for unknown email addresses.
-        background.add_task(send_reset_link, db, user, client_ip)
+    background.add_task(send_reset_link, db, body.email, user, client_ip)
     return MessageResponse(message=RESET_REQUESTED)
 
 
-async def send_reset_link(db: AsyncSession, user: User, client_ip: str) -> None:
+async def send_reset_link(
+    db: AsyncSession, email: str, user: User | None, client_ip: str
+) -> None:
     """Send an email with a new reset token, which replaces older ones.
 
-    Trusted clients aren't limited, so that others can't use up the user's daily limit.
+    For an unknown email address, the same work is done without an effect, so that the
+    timing of concurrent requests reveals nothing. Trusted clients aren't limited, so
+    that others can't use up the user's daily limit.
     """
-    # The work below slows down concurrent requests. Without a random delay, their
-    # timing would reveal that the account exists.
     await asyncio.sleep(rng.uniform(0, MAX_EMAIL_DELAY))
-    limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", str(user.id)))
+    limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", email))
     try:
-        if not await rate_limit.is_trusted_client(user.email, client_ip):
+        if not await rate_limit.is_trusted_client(email, client_ip):
             await rate_limit.count(limit)
-        token = await replace_reset_token(db, user)
+        token = await replace_reset_token(db, user.id if user else 0)
     except HTTPException:
         return
     except (DatabaseUnavailable, SQLAlchemyError) as exc:
         logger.error("Reset token not created: %s", type(exc).__name__)
         return
-    await send_password_reset_email(
-        to_email=user.email, username=user.username, token=token
-    )
-
-
-async def replace_reset_token(db: AsyncSession, user: User) -> str:
-    """Replace a user's reset tokens with a new one; only its hash is stored."""
-    await lock_user(db, user)
-    await db.execute(PasswordResetToken.delete_all_of(user))
-    token = generate_reset_token()
-    lifetime = timedelta(minutes=settings.reset_token_expire_minutes)
-    db.add(
-        PasswordResetToken(
-            user_id=user.id,
-            token_hash=hash_reset_token(token),
-            expires_at=utcnow() + lifetime,
+    if user is None:
+        await rehearse_password_reset_email(to_email=email, token=token)
+    else:
+        await send_password_reset_email(
+            to_email=user.email, username=user.username, token=token
         )
-    )
+
+
+async def replace_reset_token(db: AsyncSession, user_id: int) -> str:
+    """Replace a user's reset tokens with a new one; only its hash is stored."""
+    token = generate_reset_token()
+    expires_at = utcnow() + timedelta(minutes=settings.reset_token_expire_minutes)
+    user = select(User.id).where(User.id == user_id)
+    await db.execute(user.with_for_update())
+    await db.execute(PasswordResetToken.delete_all_of(user_id))
+    values = user.add_columns(literal(hash_reset_token(token)), literal(expires_at))
+    columns = ["user_id", "token_hash", "expires_at"]
+    await db.execute(insert(PasswordResetToken).from_select(columns, values))
     await db.commit()
     return token
