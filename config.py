@@ -4,12 +4,14 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
+from email.headerregistry import Address
 from email.message import EmailMessage
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
+import idna
 from dotenv import dotenv_values
 from limits import parse
 from pydantic import (
@@ -92,7 +94,7 @@ def check_redis_url(value: SecretStr) -> SecretStr:
 
 
 def check_sender(value: str) -> str:
-    """Raise if a text isn't one email address, with or without a name before it."""
+    """Return one email address, with or without a name, its domain in ASCII form."""
     try:
         message = EmailMessage()
         message["From"] = value
@@ -102,7 +104,13 @@ def check_sender(value: str) -> str:
         raise ValueError(SENDER_FORMAT) from error
     if not sender.username or not sender.domain:
         raise ValueError(SENDER_FORMAT)
-    return value
+    if sender.domain.isascii():
+        return value
+    try:
+        domain = idna.encode(sender.domain, uts46=True).decode()
+    except idna.IDNAError as error:
+        raise ValueError(SENDER_FORMAT) from error
+    return str(Address(sender.display_name, sender.username, domain))
 
 
 def check_rate(value: str) -> str:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from config import HEALTH_PATH, settings
 from database import UNAVAILABLE_ERRORS, is_unavailable
 from executors import QueueFull
-from templating import error_page
+from templating import templates
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +144,24 @@ REQUEST_IN_PROGRESS = APIError(
 )
 
 
+# The title and the message of an error page; other errors get the standard's phrase.
+PAGE_TEXTS = {
+    404: ("Page not found", "We couldn't find that page."),
+    405: ("Method not allowed", "This page doesn't support that kind of request."),
+    413: ("Request too large", "Your request is larger than this site accepts."),
+    422: ("Invalid URL", "Part of this URL isn't valid."),
+    429: ("Too many requests", "Please wait a moment and try again."),
+    500: (
+        "Something went wrong",
+        "An error occurred on our end. Please try again in a moment.",
+    ),
+    503: (
+        "Temporarily unavailable",
+        "The site is busy or unavailable. Please try again in a moment.",
+    ),
+}
+
+
 def file_too_large() -> APIError:
     megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
     return APIError(400, f"File too large. Maximum size is {megabytes:g}MB")
@@ -160,6 +178,26 @@ def error_response(request: Request, exc: StarletteHTTPException) -> Response:
     if wants_json(request):
         return json_error_response(request, exc.status_code, exc.detail, exc.headers)
     return error_page(request, exc)
+
+
+def error_page(
+    request: Request, exc: StarletteHTTPException, *, last_page: str | None = None
+) -> Response:
+    """Return an error as an HTML page, with a link to the last page of a list."""
+    phrase = HTTPStatus(exc.status_code).phrase
+    title, message = PAGE_TEXTS.get(exc.status_code, (phrase, f"{phrase}."))
+    return templates.TemplateResponse(
+        request,
+        "error.html",
+        {
+            "status_code": exc.status_code,
+            "title": title,
+            "message": message,
+            "last_page": last_page,
+        },
+        status_code=exc.status_code,
+        headers=exc.headers,
+    )
 
 
 def json_error_response(

@@ -25,6 +25,7 @@ from config import settings
 from database import Base
 from unicode_text import (
     caseless_key,
+    from_first_visible,
     normalize_newlines,
     truncate,
     without_bidi_controls,
@@ -157,13 +158,15 @@ class Post(Base):
     def display_title(self) -> str:
         """The title, or the first words of the content if the post is untitled."""
         title = self.title or truncate(
-            " ".join(self.content.lstrip()[:1000].split()), DISPLAY_TITLE_LENGTH
+            " ".join(from_first_visible(self.content)[:1000].split()),
+            DISPLAY_TITLE_LENGTH,
         )
         return without_bidi_controls(title)
 
     @property
     def excerpt(self) -> str:
-        return truncate(self.content.strip(), EXCERPT_LENGTH)
+        content = from_first_visible(self.content).rstrip()
+        return truncate(content, EXCERPT_LENGTH)
 
     @property
     def updated_at(self) -> datetime:

@@ -1,35 +1,15 @@
-"""Jinja2 templates: the environment, and the error page."""
+"""The Jinja2 environment: filters, globals, and templates."""
 
 from datetime import UTC, datetime
-from http import HTTPStatus
 
-from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.exceptions import HTTPException
 
 import models
 import schemas
 from config import BASE_DIR, settings
 from static_files import modulepreloads
 from unicode_text import truncate, without_bidi_controls
-
-# The title and the message of an error page; other errors get the standard's phrase.
-ERROR_TEXTS = {
-    404: ("Page not found", "We couldn't find that page."),
-    405: ("Method not allowed", "This page doesn't support that kind of request."),
-    413: ("Request too large", "Your request is larger than this site accepts."),
-    422: ("Invalid URL", "Part of this URL isn't valid."),
-    429: ("Too many requests", "Please wait a moment and try again."),
-    500: (
-        "Something went wrong",
-        "An error occurred on our end. Please try again in a moment.",
-    ),
-    503: (
-        "Temporarily unavailable",
-        "The site is busy or unavailable. Please try again in a moment.",
-    ),
-}
 
 
 def format_date(moment: datetime) -> str:
@@ -75,23 +55,3 @@ environment.globals.update(
     },
 )
 templates = Jinja2Templates(env=environment)
-
-
-def error_page(
-    request: Request, exc: HTTPException, *, last_page: str | None = None
-) -> Response:
-    """Return an error as an HTML page, with a link to the last page of a list."""
-    phrase = HTTPStatus(exc.status_code).phrase
-    title, message = ERROR_TEXTS.get(exc.status_code, (phrase, f"{phrase}."))
-    return templates.TemplateResponse(
-        request,
-        "error.html",
-        {
-            "status_code": exc.status_code,
-            "title": title,
-            "message": message,
-            "last_page": last_page,
-        },
-        status_code=exc.status_code,
-        headers=exc.headers,
-    )

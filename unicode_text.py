@@ -11,8 +11,11 @@ WHITESPACE = regex.compile(r"\s+")
 BREAKABLE_PART = 5
 # NFC turns at most this many characters into one (Unicode Annex 15, table 6).
 MAX_COMPOSITION = 4
-# Characters that are neither blank nor invisible. U+2800 is a blank braille pattern.
-VISIBLE = regex.compile(r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800]")
+# Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
+# U+1D159 a note without a head.
+VISIBLE = regex.compile(
+    r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800\U0001d159]"
+)
 IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 # Embeddings, overrides and isolates (Unicode Annex 9, section 2). The implicit marks
 # are harmless.
@@ -54,6 +57,12 @@ def to_nfc(text: str, *, max_length: int) -> str:
 def is_visible(text: str) -> bool:
     """Return whether a text has a character that people can see."""
     return VISIBLE.search(text) is not None
+
+
+def from_first_visible(text: str) -> str:
+    """Return a text without blank and invisible characters at its beginning."""
+    found = VISIBLE.search(text)
+    return text[found.start() :] if found else ""
 
 
 def caseless_key(text: str) -> str:

@@ -9,9 +9,10 @@ from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
 from dependencies import FoundPost, FoundUser
+from exceptions import error_page
 from pagination import PageRequest, PostPage, fetch_posts
 from static_files import SHORT_CACHE_CONTROL, STATIC_DIR
-from templating import error_page, templates
+from templating import templates
 
 router = APIRouter(include_in_schema=False)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from httpx import AsyncClient
+from pydantic import ValidationError
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import email_utils
-from config import settings
+from config import Settings, settings
 from email_utils import send_password_reset_email
 from models import User
 from tests.conftest import PASSWORD, create_test_user, get_user_id, login_user
@@ -100,6 +101,17 @@ class TestDelivery:
         await send("ada@example.com")
 
         assert mailbox.messages[0]["Auto-Submitted"] == "auto-generated"
+
+
+class TestSender:
+    def test_domain_is_ascii(self) -> None:
+        settings = Settings(mail_from="A Blog <noreply@bücher.example>")
+
+        assert settings.mail_from == "A Blog <noreply@xn--bcher-kva.example>"
+
+    def test_domain_that_no_server_can_have(self) -> None:
+        with pytest.raises(ValidationError):
+            Settings(mail_from="noreply@\u2800.example")
 
 
 class TestLegacyAddress:

@@ -48,6 +48,12 @@ class TestTruncate:
         assert 48 <= len(post.display_title) <= 60
         assert 240 <= len(post.excerpt) <= 300
 
+    def test_untitled_post_is_listed_by_what_is_visible(self) -> None:
+        post = Post(title="", content="\u3164\u200b \n" * 100 + "Hello")
+
+        assert post.display_title == "Hello"
+        assert post.excerpt == "Hello"
+
 
 class TestIsVisible:
     @pytest.mark.parametrize("text", ["a", " é ", "字", "🇩🇪", "\u200dم"], ids=ascii)
@@ -56,7 +62,17 @@ class TestIsVisible:
 
     @pytest.mark.parametrize(
         "text",
-        ["", " ", "\u200d", "\u3164", "\u115f", "\u2800", "\u00ad", "\u3000\ufe0f"],
+        [
+            "",
+            " ",
+            "\u200d",
+            "\u3164",
+            "\u115f",
+            "\u2800",
+            "\U0001d159",
+            "\u00ad",
+            "\u3000\ufe0f",
+        ],
         ids=ascii,
     )
     def test_invisible(self, text: str) -> None:
