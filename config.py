@@ -38,6 +38,7 @@ KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
 )
+SITE_NAME = "FastAPI Blog"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEALTH_PATH = "/health"
 MIB = 1024 * 1024

@@ -162,6 +162,9 @@ PAGE_TEXTS = {
 }
 
 
+OTHER_ERROR = "We couldn't process this request."
+
+
 def file_too_large() -> APIError:
     megabytes = round(settings.max_upload_size_bytes / 1024**2, 2)
     return APIError(400, f"File too large. Maximum size is {megabytes:g}MB")
@@ -185,7 +188,7 @@ def error_page(
 ) -> Response:
     """Return an error as an HTML page, with a link to the last page of a list."""
     phrase = HTTPStatus(exc.status_code).phrase
-    title, message = PAGE_TEXTS.get(exc.status_code, (phrase, f"{phrase}."))
+    title, message = PAGE_TEXTS.get(exc.status_code, (phrase, OTHER_ERROR))
     return templates.TemplateResponse(
         request,
         "error.html",

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import models
 import schemas
-from config import BASE_DIR, settings
+from config import BASE_DIR, SITE_NAME, settings
 from static_files import modulepreloads
 from unicode_text import truncate, without_bidi_controls
 
@@ -44,6 +44,7 @@ environment.globals.update(
     format_date=format_date,
     iso_date=iso_date,
     modulepreloads=modulepreloads,
+    site_name=SITE_NAME,
     limits={
         "title": models.TITLE_LENGTH,
         "username": models.USERNAME_LENGTH,

@@ -5,8 +5,8 @@ import { getErrorMessage } from "./utils.js";
 const TIMEOUT_MS = 60_000;
 
 const UNREACHABLE =
-  "Can't reach the site. Check your connection and try again; nothing you typed is lost.";
-const UNAVAILABLE = "This isn't available right now. Please try again in a moment.";
+  "Can't reach the site. Check your connection and try again. Nothing you typed was lost.";
+const UNAVAILABLE = "The site is temporarily unavailable. Please try again in a moment.";
 const STILL_RUNNING = "Your first attempt is still being processed. Please try again in a moment.";
 const SESSION_EXPIRED = "Your session has expired. Please log in again.";
 
