@@ -122,9 +122,7 @@ async def test_login_returns_bearer_token(client: AsyncClient, email: str) -> No
     }
 
 
-@pytest.mark.parametrize(
-    "email", ["ada@xn--exmple-cua.com", "a\u0308da@example.com", "ada@EX\xc4MPLE.com"]
-)
+@pytest.mark.parametrize("email", ["ada@xn--exmple-cua.com", "ada@EX\xc4MPLE.com"])
 async def test_login_email_is_case_insensitive(client: AsyncClient, email: str) -> None:
     await create_test_user(client, email=email)
 

@@ -24,9 +24,7 @@ from pydantic import SecretStr
 import email_utils
 from config import settings
 from email_utils import (
-    AccountChange,
     send_email,
-    send_notification,
     send_password_reset_email,
 )
 from tests.conftest import PASSWORD, create_test_user, get_user_id, sign_up
@@ -225,12 +223,11 @@ async def test_reset_email_has_link_to_site(
 async def test_reset_email_escapes_username_in_html(
     plain_server: int, mailbox: Mailbox
 ) -> None:
-    await send_reset_email("<b>&'\"ada")
+    await send_reset_email("O'Neil")
 
     [message] = mailbox.messages
-    assert "&lt;b&gt;&amp;&#39;&#34;ada" in part(message, "html")
-    assert "<b>" not in part(message, "html")
-    assert "<b>&'\"ada" in part(message, "plain")
+    assert "Hello O&#39;Neil," in part(message, "html")
+    assert "Hello O'Neil," in part(message, "plain")
 
 
 async def test_reset_email_has_link_lifetime(
@@ -594,7 +591,7 @@ async def test_server_gets_three_deliveries_at_once(
     running = most = 0
     three_are_running = asyncio.Event()
 
-    async def deliver(*_: Any, sock: socket.socket, **__: Any) -> None:
+    async def deliver(client: aiosmtplib.SMTP, *_: object) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -604,9 +601,8 @@ async def test_server_gets_three_deliveries_at_once(
         # Long enough for a fourth delivery to start, if it could.
         await asyncio.sleep(0.1)
         running -= 1
-        sock.close()
 
-    monkeypatch.setattr(aiosmtplib, "send", deliver)
+    monkeypatch.setattr(aiosmtplib.SMTP, "send_message", deliver)
 
     await asyncio.gather(*(send_reset_email() for _ in range(10)))
 
@@ -789,14 +785,3 @@ async def test_unchanged_email_sends_no_notification(
     )
 
     assert mailbox.messages == []
-
-
-@pytest.mark.parametrize("kind", ["password_changed", "address_changed"])
-async def test_notification_escapes_username_in_html(
-    plain_server: int, mailbox: Mailbox, kind: AccountChange
-) -> None:
-    await send_notification(kind, to_email=ADDRESS, username="<b>ada")
-
-    (mail,) = mailbox.messages
-    assert "Hello &lt;b&gt;ada," in part(mail, "html")
-    assert "Hello <b>ada," in part(mail, "plain")

@@ -114,7 +114,7 @@ def test_username_must_be_a_string(name: Any) -> None:
         ("Ada@Example.COM", "ada@example.com"),
         (" ada@example.com ", "ada@example.com"),
         ("ada+blog@mail.example.com", "ada+blog@mail.example.com"),
-        ("ÄDA@example.com", "äda@example.com"),
+        ("Ada@BÜCHER.example", "ada@bücher.example"),
         (f"{'a' * 60}@{'b' * 51}.example", f"{'a' * 60}@{'b' * 51}.example"),
     ],
 )
@@ -424,7 +424,7 @@ def test_far_too_long_username_is_not_normalized() -> None:
     # minutes.
     marks = "a" + "\u0315\u0300" * 30_000
 
-    assert schemas.normalize_nfc(marks) == marks
+    assert schemas.normalize_username(marks) == marks
 
 
 def test_far_too_long_email_is_not_parsed(
@@ -443,4 +443,4 @@ def test_longest_decomposed_username_is_normalized() -> None:
     # Each of these letters decomposes into four characters at most.
     name = "\u1fa7" * 50
 
-    assert schemas.normalize_nfc(unicodedata.normalize("NFD", name)) == name
+    assert schemas.normalize_username(unicodedata.normalize("NFD", name)) == name
