@@ -135,7 +135,7 @@ async def test_number_of_statements_to_write(
             "/api/users/forgot-password",
             {"json": {"email": "nobody@example.com"}},
             202,
-            1,
+            4,
         ),
         (
             "/api/users/reset-password",
