@@ -86,6 +86,7 @@ class TestPage:
         assert overflow(page) <= 0
         button(page, "Menu").click()
         expect(page.locator("#menu.show")).to_be_visible()
+        assert overflow(page) <= 0
         targets = page.locator("a:visible, button:visible, input:visible")
         assert targets.evaluate_all(SMALL_TARGETS) == []
         assert find_violations(page) == []

@@ -3,15 +3,15 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import Blog, Person
+from tests.e2e.conftest import Json
+from tests.server import Person
 
 
 @pytest.fixture
-def printed_post(page: Page, blog: Blog, ada: Person) -> Page:
+def printed_post(page: Page, post: Json) -> Page:
     """Open a post in the dark theme, as it is printed."""
-    post = blog.write(ada, "Some text", "A title")
     page.add_init_script("localStorage.setItem('theme', 'dark')")
-    page.goto(f"{blog.url}/posts/{post['id']}")
+    page.goto(f"/posts/{post['id']}")
     expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
     page.emulate_media(media="print", color_scheme="dark")
     return page
