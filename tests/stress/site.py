@@ -21,7 +21,7 @@ from config import BASE_DIR, Settings
 from embedded_postgres import EmbeddedPostgres
 from tests.conftest import ADMIN_URL, auth_header, wait_until_healthy
 from tests.databases import execute, free_port, scratch_database
-from tests.test_container import server_settings
+from tests.server import server_settings
 
 # Part of every secret and of nothing else, so that it must not occur in any output.
 MARK = "marked-secret"
