@@ -14,6 +14,7 @@ import httpx
 import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis import CheckContext, HookContext, Response
 from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
     positive_data_acceptance,
@@ -21,8 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 URL = os.environ["FUZZ_URL"]
 PASSWORD = os.environ["FUZZ_PASSWORD"]
-ANSWERS_FILE = Path(os.environ["FUZZ_ANSWERS"])
-# Both are empty for the anonymous run.
+# Empty for the anonymous run.
 TOKEN = os.environ["FUZZ_TOKEN"]
 OWN_ID = os.environ["FUZZ_OWN_ID"]
 
@@ -39,16 +39,16 @@ RULES_IN_WORDS = (
     "cursor can't be combined with skip",
     "Idempotency-Key was used for another request",
 )
-
 # Their limits apply after surrounding whitespace is trimmed.
 TRIMMED = ("username", "email", "title")
+
+Case = schemathesis.Case[Any]
 
 responses: Counter[tuple[str, int]] = Counter()
 sign_ups = itertools.count(1)
 
 
 def photo() -> bytes:
-    """Return a picture that the app accepts."""
     file = BytesIO()
     Image.new("RGB", (40, 30), "teal").save(file, "JPEG")
     return file.getvalue()
@@ -67,9 +67,7 @@ schemathesis.openapi.format(
 
 @schemathesis.check
 def valid_data_acceptance(
-    context: schemathesis.CheckContext,
-    response: schemathesis.Response,
-    case: schemathesis.Case[Any],
+    context: CheckContext, response: Response, case: Case
 ) -> bool | None:
     """Run `positive_data_acceptance`, except where only the prose states a rule."""
     if response.status_code == 422 and any(
@@ -81,17 +79,12 @@ def valid_data_acceptance(
 
 @schemathesis.check
 def invalid_data_rejection(
-    context: schemathesis.CheckContext,
-    response: schemathesis.Response,
-    case: schemathesis.Case[Any],
+    context: CheckContext, response: Response, case: Case
 ) -> bool | None:
     """Run `negative_data_rejection`, except for text that trimming makes valid."""
     fields = case.body if isinstance(case.body, dict) else {}
-    is_padded = any(
-        isinstance(value, str) and value != value.strip()
-        for value in map(fields.get, TRIMMED)
-    )
-    if is_padded and response.status_code < 300:
+    values = [value for value in map(fields.get, TRIMMED) if isinstance(value, str)]
+    if response.status_code < 300 and any(value != value.strip() for value in values):
         return None
     return negative_data_rejection(context, response, case)
 
@@ -99,19 +92,10 @@ def invalid_data_rejection(
 class Bearer:
     """Authenticate as one user."""
 
-    def get(
-        self, _case: schemathesis.Case[Any], _context: schemathesis.AuthContext
-    ) -> str:
-        """Return the token, which stays valid; see `spare_own_account`."""
+    def get(self, _case: Case, _context: schemathesis.AuthContext) -> str:
         return TOKEN
 
-    def set(
-        self,
-        case: schemathesis.Case[Any],
-        token: str,
-        _context: schemathesis.AuthContext,
-    ) -> None:
-        """Set the Authorization header."""
+    def set(self, case: Case, token: str, _context: schemathesis.AuthContext) -> None:
         case.headers["Authorization"] = f"Bearer {token}"
 
 
@@ -120,42 +104,40 @@ if TOKEN:
 
 
 @schemathesis.hook("before_call")
-def spare_own_account(
-    _context: schemathesis.HookContext,
-    case: schemathesis.Case[Any],
-    _kwargs: dict[str, Any],
-) -> None:
-    """Use a spare account for requests that would invalidate the shared token.
-
-    Deleting the account or changing the password invalidates the token, and every later
-    case would get a 401. Such requests are sent for an account created just before.
-    Other changes to the account leave the token valid.
-    """
+def spare_own_account(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
+    """Use a spare account for requests that would invalidate the token."""
     if not TOKEN or case.headers.get("Authorization") != f"Bearer {TOKEN}":
         return
+    label, body = case.operation.label, case.body
     deletes = (
-        case.operation.label == "DELETE /api/users/{user_id}"
+        label == "DELETE /api/users/{user_id}"
         and str(case.path_parameters.get("user_id")) == OWN_ID
     )
     changes_password = (
-        case.operation.label == "PATCH /api/users/me/password"
-        and isinstance(case.body, dict)
-        and case.body.get("current_password") == PASSWORD
+        label == "PATCH /api/users/me/password"
+        and isinstance(body, dict)
+        and body.get("current_password") == PASSWORD
     )
-    if not deletes and not changes_password:
-        return
-    user_id, token = sign_up_spare()
-    case.headers["Authorization"] = f"Bearer {token}"
-    if deletes:
-        case.path_parameters["user_id"] = user_id
+    if deletes or changes_password:
+        user_id, token = sign_up_spare()
+        case.headers["Authorization"] = f"Bearer {token}"
+        if deletes:
+            case.path_parameters["user_id"] = user_id
+
+
+def sign_up_spare() -> tuple[int, str]:
+    """Create an account that may be deleted; return its id and a token."""
+    name = f"spare-{secrets.token_hex(8)}"
+    email = f"{name}@example.com"
+    account = {"username": name, "email": email, "password": PASSWORD}
+    user = httpx.post(f"{URL}/api/users", json=account).raise_for_status().json()
+    form = {"username": email, "password": PASSWORD}
+    login = httpx.post(f"{URL}/api/users/token", data=form).raise_for_status().json()
+    return user["id"], login["access_token"]
 
 
 @schemathesis.hook("before_call")
-def sign_up_new_user(
-    _context: schemathesis.HookContext,
-    case: schemathesis.Case[Any],
-    _kwargs: dict[str, Any],
-) -> None:
+def sign_up_new_user(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
     """Give every other sign-up a new name and email address; most others are taken."""
     if (
         case.operation.label == "POST /api/users"
@@ -170,30 +152,14 @@ def sign_up_new_user(
         case.body = {**case.body, "username": username, "email": email}
 
 
-def sign_up_spare() -> tuple[int, str]:
-    """Create an account that may be deleted; return its id and a token."""
-    name = f"spare-{secrets.token_hex(8)}"
-    email = f"{name}@example.com"
-    account = {"username": name, "email": email, "password": PASSWORD}
-    made = httpx.post(f"{URL}/api/users", json=account).raise_for_status()
-    form = {"username": email, "password": PASSWORD}
-    login = httpx.post(f"{URL}/api/users/token", data=form).raise_for_status()
-    return made.json()["id"], login.json()["access_token"]
-
-
 @schemathesis.hook("after_call")
-def count_response(
-    _context: schemathesis.HookContext,
-    case: schemathesis.Case[Any],
-    response: schemathesis.Response,
-) -> None:
-    """Count the response for the final table."""
+def count_response(_context: HookContext, case: Case, response: Response) -> None:
     if response.request.method == case.operation.method.upper():
         responses[case.operation.label, response.status_code] += 1
 
 
 @atexit.register
 def write_responses() -> None:
-    """Write the counts for the parent process."""
+    """Write the counts for the parent process, into its folder for this run."""
     rows = [[label, status, count] for (label, status), count in responses.items()]
-    ANSWERS_FILE.write_text(json.dumps(rows))
+    Path("responses.json").write_text(json.dumps(rows))

@@ -1,4 +1,4 @@
-"""A client generated from the OpenAPI document: type checks, and a user journey."""
+"""A client generated from the OpenAPI document: its types, and a journey with it."""
 
 import importlib
 import json
@@ -11,66 +11,68 @@ from pathlib import Path
 import httpx
 import pytest
 
-from config import BASE_DIR
+from tests.conftest import ADMIN_URL
+from tests.databases import scratch_database
 from tests.server import LiveServer
 
 JOURNEY = Path(__file__).with_name("generated_client_journey.py")
+PHOTO = Path(__file__).with_name("test_image.jpg")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    with LiveServer(tmp_path_factory.mktemp("client")) as server:
+    folder = tmp_path_factory.mktemp("server")
+    with (
+        scratch_database(ADMIN_URL) as url,
+        LiveServer(folder, database_url=url) as server,
+    ):
         yield server
 
 
 @pytest.fixture(scope="module")
-def generated(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generate the package `blog_client` and return its folder."""
     folder = tmp_path_factory.mktemp("generated")
     document = folder / "openapi.json"
-    document.write_text(httpx.get(f"{server.url}/openapi.json").text)
+    document.write_text(httpx.get(f"{server.url}/openapi.json", timeout=30).text)
     config = folder / "config.json"
     # By default the generator formats its output, which needs ruff on the PATH.
     config.write_text(json.dumps({"post_hooks": []}))
-    completed = subprocess.run(
-        [
-            *(sys.executable, "-m", "openapi_python_client", "generate"),
-            *("--path", str(document), "--config", str(config), "--meta", "none"),
-            *("--output-path", str(folder / "blog_client"), "--fail-on-warning"),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
     # A warning means that the generator did not understand part of the document.
-    assert completed.returncode == 0, completed.stdout + completed.stderr
+    run(
+        *("-m", "openapi_python_client", "generate", "--meta", "none"),
+        *("--path", str(document), "--config", str(config)),
+        *("--output-path", str(folder / "blog_client"), "--fail-on-warning"),
+    )
     return folder
 
 
-def test_generated_client_passes_type_check(generated: Path, tmp_path: Path) -> None:
+def run(*arguments: str, **environment: str) -> None:
     completed = subprocess.run(
-        [
-            *(sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull),
-            *("--cache-dir", str(tmp_path), "--explicit-package-bases"),
-            *(str(generated / "blog_client"), str(JOURNEY)),
-        ],
-        cwd=BASE_DIR,
-        env=os.environ | {"MYPYPATH": str(generated)},
+        [sys.executable, *arguments],
+        env=os.environ | environment,
         check=False,
         capture_output=True,
         text=True,
     )
-    assert completed.returncode == 0, completed.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_account_journey(
-    server: LiveServer, generated: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(generated)
-    module = importlib.import_module("tests.generated_client_journey")
-    photo = Path(__file__).with_name("test_image.jpg").read_bytes()
+class TestGeneratedClient:
+    def test_passes_type_check(self, folder: Path, tmp_path: Path) -> None:
+        run(
+            *("-m", "mypy", "--strict", "--config-file", os.devnull),
+            *("--cache-dir", str(tmp_path), "--explicit-package-bases"),
+            *(str(folder / "blog_client"), str(JOURNEY)),
+            MYPYPATH=str(folder),
+        )
 
-    def mailed_token() -> str:
-        return server.wait_for_reset_link().partition("token=")[2]
+    def test_journey(
+        self, server: LiveServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(folder)
+        module = importlib.import_module("tests.generated_client_journey")
 
-    module.journey(server.url, photo=photo, mailed_token=mailed_token)
+        module.journey(server.url, PHOTO.read_bytes())
+
+        assert server.sql("SELECT FROM users") == []

@@ -1,7 +1,8 @@
-"""Race conditions between concurrent requests."""
+"""Races between concurrent requests; `--stress` makes them larger and repeats them."""
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
@@ -11,11 +12,13 @@ from httpx import AsyncClient, Response
 from PIL import Image
 from sqlalchemy import func, select
 
+import database
 from auth import hash_reset_token
-from database import AsyncSessionLocal
-from models import PasswordResetToken, Post, User, utcnow
+from database import AsyncSessionLocal, engine
+from models import IdempotencyKey, PasswordResetToken, Post, User, utcnow
 from tests.conftest import (
     PASSWORD,
+    auth_header,
     create_post,
     get_user_id,
     list_objects,
@@ -23,17 +26,87 @@ from tests.conftest import (
     sign_up,
 )
 
-CROWD = 20
+Headers = dict[str, str]
+Outcome = tuple[int, str]
+
+NAME_TAKEN = (400, "Username already exists")
+EMAIL_TAKEN = (400, "Email already registered")
+LOGGED_OUT = (401, "Invalid or expired token")
+POST_NOT_FOUND = (404, "Post not found")
+POST_MODIFIED = (412, "The post has been modified since you last read it")
+POST = {"title": "T", "content": "C"}
 
 
-def count_responses(responses: list[Response]) -> Counter[tuple[int, str]]:
-    """Count the responses by status and `detail`."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    rounds = 100 if metafunc.config.getoption("--stress") else 1
+    metafunc.parametrize("round_number", range(1, rounds + 1), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def round_number(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(scope="module")
+def crowd(stress: bool) -> int:
+    """Return the number of concurrent requests."""
+    return 50 if stress else 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def patient_engine() -> AsyncIterator[None]:
+    """Wait longer for locks and connections: a 503 would be right, but hide races."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "STATEMENT_TIMEOUT", 60.0)
+        patch.setattr(engine.pool, "_timeout", 60)
+        # The next pool has the timeout of this one.
+        await engine.dispose()
+        yield
+    engine.pool._timeout = database.POOL_TIMEOUT  # type: ignore[attr-defined]
+    await engine.dispose()
+
+
+@pytest.fixture
+def client(concurrent_client: AsyncClient) -> AsyncClient:
+    return concurrent_client
+
+
+@pytest.fixture
+async def user_id(client: AsyncClient, ada: Headers) -> int:
+    return await get_user_id(client, ada)
+
+
+@pytest.fixture
+def user_path(user_id: int) -> str:
+    return f"/api/users/{user_id}"
+
+
+@pytest.fixture
+async def post_path(client: AsyncClient, ada: Headers) -> str:
+    return f"/api/posts/{(await create_post(client, ada))['id']}"
+
+
+async def at_once(
+    number: int,
+    request: Callable[[int], Awaitable[Response]],
+    *others: Awaitable[Response],
+) -> list[Response]:
+    """Send a number of similar requests, and others, before any response arrives."""
+    return await asyncio.gather(*map(request, range(number)), *others)
+
+
+def outcomes(responses: list[Response]) -> Counter[Outcome]:
+    """Count the responses by status and, for errors, `detail`."""
     return Counter(
-        (response.status_code, response.json().get("detail", ""))
-        if response.content
-        else (response.status_code, "")
+        (response.status_code, response.json()["detail"] if response.is_error else "")
         for response in responses
     )
+
+
+def winner_of(responses: list[Response]) -> int:
+    """Return the index of the only successful response."""
+    (index,) = [i for i, response in enumerate(responses) if response.is_success]
+    return index
 
 
 async def count(model: type[Any]) -> int:
@@ -42,366 +115,310 @@ async def count(model: type[Any]) -> int:
         return await session.scalar(select(func.count(model.id))) or 0
 
 
-async def upload(
-    client: AsyncClient, headers: dict[str, str], user_id: int
-) -> Response:
-    output = BytesIO()
-    Image.new("RGB", (30, 30)).save(output, "PNG")
-    return await client.patch(
-        f"/api/users/{user_id}/picture",
-        files={"file": ("me.png", output.getvalue())},
-        headers=headers,
-    )
+async def usernames() -> list[str]:
+    async with AsyncSessionLocal() as session:
+        return list(await session.scalars(select(User.username).order_by(User.id)))
 
 
-async def sign_ups(client: AsyncClient, users: list[tuple[str, str]]) -> list[Response]:
-    """Sign up all users at the same time."""
-    return await asyncio.gather(
-        *(
-            client.post(
-                "/api/users",
-                json={"username": name, "email": email, "password": PASSWORD},
-            )
-            for name, email in users
-        )
-    )
-
-
-async def test_equal_sign_ups_create_one_user(concurrent_client: AsyncClient) -> None:
-    users = [("ada", "ada@example.com")] * CROWD
-
-    responses = await sign_ups(concurrent_client, users)
-
-    assert count_responses(responses) == {
-        (201, ""): 1,
-        (400, "Username already exists"): CROWD - 1,
-    }
-    assert await count(User) == 1
-
-
-async def test_sign_ups_differing_in_case_create_one_user(
-    concurrent_client: AsyncClient,
-) -> None:
-    names = ["Éva", "éVA"] * (CROWD // 2)
-    users = [(name, f"{number}@example.com") for number, name in enumerate(names)]
-
-    responses = await sign_ups(concurrent_client, users)
-
-    assert count_responses(responses) == {
-        (201, ""): 1,
-        (400, "Username already exists"): CROWD - 1,
-    }
-
-
-async def test_sign_ups_with_one_email_create_one_user(
-    concurrent_client: AsyncClient,
-) -> None:
-    users = [(f"ada{number}", "ada@example.com") for number in range(CROWD)]
-
-    responses = await sign_ups(concurrent_client, users)
-
-    assert count_responses(responses) == {
-        (201, ""): 1,
-        (400, "Email already registered"): CROWD - 1,
-    }
-
-
-async def test_different_sign_ups_all_succeed(concurrent_client: AsyncClient) -> None:
-    users = [(f"ada{number}", f"{number}@example.com") for number in range(CROWD)]
-
-    responses = await sign_ups(concurrent_client, users)
-
-    assert count_responses(responses) == {(201, ""): CROWD}
-
-
-async def test_reset_token_works_once(concurrent_client: AsyncClient) -> None:
-    headers = await sign_up(concurrent_client, "ada")
+async def store_reset_token(user_id: int) -> None:
     async with AsyncSessionLocal() as session:
         session.add(
             PasswordResetToken(
-                user_id=await get_user_id(concurrent_client, headers),
-                token_hash=hash_reset_token("a-token"),
+                user_id=user_id,
+                token_hash=hash_reset_token("a token"),
                 expires_at=utcnow() + timedelta(hours=1),
             )
         )
         await session.commit()
 
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.post(
-                "/api/users/reset-password",
-                json={"token": "a-token", "new_password": f"password {number}"},
-            )
-            for number in range(CROWD)
+
+async def upload(client: AsyncClient, headers: Headers, user_id: int) -> Response:
+    picture = BytesIO()
+    Image.new("RGB", (30, 30)).save(picture, "PNG")
+    files = {"file": ("me.png", picture.getvalue())}
+    path = f"/api/users/{user_id}/picture"
+    return await client.patch(path, files=files, headers=headers)
+
+
+async def publish(client: AsyncClient, headers: Headers, key: str = "") -> Response:
+    condition = {"Idempotency-Key": key} if key else {}
+    return await client.post("/api/posts", json=POST, headers=headers | condition)
+
+
+class TestUniqueness:
+    @pytest.fixture
+    async def users(self, client: AsyncClient) -> list[tuple[str, Headers]]:
+        """Return the paths and headers of `user0` to `user5`."""
+        people = [await sign_up(client, f"user{n}") for n in range(6)]
+        ids = [await get_user_id(client, headers) for headers in people]
+        return [
+            (f"/api/users/{i}", person) for i, person in zip(ids, people, strict=True)
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "email", "error"),
+        [
+            ("ada", "{n}@example.com", NAME_TAKEN),
+            ("{e}va", "{n}@example.com", NAME_TAKEN),
+            ("ada{n}", "ada@example.com", EMAIL_TAKEN),
+        ],
+    )
+    async def test_one_user_signs_up(
+        self, client: AsyncClient, crowd: int, name: str, email: str, error: Outcome
+    ) -> None:
+        names = [name.format(n=n, e="Éé"[n % 2]) for n in range(crowd)]
+        emails = [email.format(n=n) for n in range(crowd)]
+
+        responses = await at_once(
+            crowd,
+            lambda n: client.post(
+                "/api/users",
+                json={"username": names[n], "email": emails[n], "password": PASSWORD},
+            ),
         )
+
+        assert outcomes(responses) == {(201, ""): 1, error: crowd - 1}
+        assert await usernames() == [names[winner_of(responses)]]
+
+    @pytest.mark.parametrize(
+        ("body", "error"),
+        [
+            ({"username": "countess"}, NAME_TAKEN),
+            ({"email": "countess@example.com"}, EMAIL_TAKEN),
+        ],
     )
-
-    assert count_responses(responses) == {
-        (200, ""): 1,
-        (400, "Invalid or expired reset token"): CROWD - 1,
-    }
-    winner = [response.status_code for response in responses].index(200)
-    assert await login_user(concurrent_client, "ada@example.com", f"password {winner}")
-
-
-async def test_concurrent_reset_requests_leave_one_token(
-    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def send_nothing(**_mail: str) -> None:
-        pass
-
-    monkeypatch.setattr("routers.users.send_password_reset_email", send_nothing)
-    await sign_up(concurrent_client, "ada")
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.post(
-                "/api/users/forgot-password", json={"email": "ada@example.com"}
-            )
-            for _ in range(CROWD)
+    async def test_one_user_updates(
+        self,
+        client: AsyncClient,
+        users: list[tuple[str, Headers]],
+        body: Headers,
+        error: Outcome,
+    ) -> None:
+        responses = await at_once(
+            6, lambda n: client.patch(users[n][0], json=body, headers=users[n][1])
         )
-    )
 
-    assert count_responses(responses) == {(202, ""): CROWD}
-    assert await count(PasswordResetToken) == 1
+        assert outcomes(responses) == {(200, ""): 1, error: 5}
 
-
-async def test_one_concurrent_password_change_wins(
-    concurrent_client: AsyncClient,
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.patch(
-                "/api/users/me/password",
-                json={
-                    "current_password": PASSWORD,
-                    "new_password": f"password {number}",
-                },
-                headers=headers,
-            )
-            for number in range(CROWD)
+    async def test_users_swap_names(
+        self, client: AsyncClient, users: list[tuple[str, Headers]]
+    ) -> None:
+        responses = await at_once(
+            6,
+            lambda n: client.patch(
+                users[n][0], json={"username": f"user{n ^ 1}"}, headers=users[n][1]
+            ),
         )
-    )
 
-    statuses = [response.status_code for response in responses]
-    # Later requests fail because of a revoked token or a changed password.
-    assert statuses.count(200) == 1
-    assert set(statuses) <= {200, 400, 401}
-    assert await login_user(
-        concurrent_client, "ada@example.com", f"password {statuses.index(200)}"
-    )
+        assert outcomes(responses) == {NAME_TAKEN: 6}
+        assert await usernames() == [f"user{n}" for n in range(6)]
 
 
-async def test_concurrent_uploads_leave_one_referenced_object(
-    concurrent_client: AsyncClient, bucket: Any
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
+class TestPassword:
+    @pytest.fixture(autouse=True)
+    def no_email(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def send(**_: str) -> None:
+            pass
 
-    responses = await asyncio.gather(
-        *(upload(concurrent_client, headers, user_id) for _ in range(6))
-    )
+        monkeypatch.setattr("routers.users.send_password_reset_email", send)
+        monkeypatch.setattr("routers.users.MAX_EMAIL_DELAY", 0)
 
-    user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
-    assert count_responses(responses) == {(200, ""): 6}
-    assert list_objects(bucket) == [f"profile_pics/{user['image_file']}"]
+    def change(
+        self, client: AsyncClient, headers: Headers, new_password: str
+    ) -> Awaitable[Response]:
+        passwords = {"current_password": PASSWORD, "new_password": new_password}
+        return client.patch("/api/users/me/password", json=passwords, headers=headers)
 
+    def reset(self, client: AsyncClient, new_password: str) -> Awaitable[Response]:
+        body = {"token": "a token", "new_password": new_password}
+        return client.post("/api/users/reset-password", json=body)
 
-async def test_upload_and_removal_leave_no_orphaned_object(
-    concurrent_client: AsyncClient, bucket: Any
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
-    await upload(concurrent_client, headers, user_id)
+    async def test_one_reset_wins(
+        self, client: AsyncClient, user_id: int, crowd: int
+    ) -> None:
+        await store_reset_token(user_id)
 
-    await asyncio.gather(
-        *(upload(concurrent_client, headers, user_id) for _ in range(3)),
-        *(
-            concurrent_client.delete(f"/api/users/{user_id}/picture", headers=headers)
-            for _ in range(3)
-        ),
-    )
+        responses = await at_once(crowd, lambda n: self.reset(client, f"password {n}"))
 
-    user = (await concurrent_client.get("/api/users/me", headers=headers)).json()
-    named = [f"profile_pics/{name}" for name in [user["image_file"]] if name]
-    assert list_objects(bucket) == named
+        error = (400, "Invalid or expired reset token")
+        assert outcomes(responses) == {(200, ""): 1, error: crowd - 1}
+        password = f"password {winner_of(responses)}"
+        assert await login_user(client, "ada@example.com", password)
 
-
-async def test_upload_during_account_deletion_leaves_no_object(
-    concurrent_client: AsyncClient, bucket: Any
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
-
-    *uploads, deletion = await asyncio.gather(
-        *(upload(concurrent_client, headers, user_id) for _ in range(4)),
-        concurrent_client.delete(f"/api/users/{user_id}", headers=headers),
-    )
-
-    assert deletion.status_code == 204
-    assert {response.status_code for response in uploads} <= {200, 401}
-    assert list_objects(bucket) == []
-
-
-async def test_post_during_account_deletion_is_consistent(
-    concurrent_client: AsyncClient,
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
-    post = {"title": "T", "content": "C"}
-
-    first, deletion, *posts = await asyncio.gather(
-        concurrent_client.post("/api/posts", json=post, headers=headers),
-        concurrent_client.delete(f"/api/users/{user_id}", headers=headers),
-        *(
-            concurrent_client.post("/api/posts", json=post, headers=headers)
-            for _ in range(CROWD - 2)
-        ),
-    )
-
-    assert deletion.status_code == 204
-    assert set(count_responses([first, *posts])) <= {
-        (201, ""),
-        (401, "Invalid or expired token"),
-    }
-    assert await count(Post) == 0
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "detail"),
-    [
-        ("username", "countess", "Username already exists"),
-        ("email", "countess@example.com", "Email already registered"),
-    ],
-)
-async def test_one_user_gets_contested_name_or_email(
-    concurrent_client: AsyncClient, field: str, value: str, detail: str
-) -> None:
-    people = [await sign_up(concurrent_client, f"user{n}") for n in range(6)]
-    ids = [await get_user_id(concurrent_client, person) for person in people]
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.patch(
-                f"/api/users/{user_id}", json={field: value}, headers=person
-            )
-            for user_id, person in zip(ids, people, strict=True)
+    async def test_one_change_wins(
+        self, client: AsyncClient, ada: Headers, crowd: int
+    ) -> None:
+        responses = await at_once(
+            crowd, lambda n: self.change(client, ada, f"password {n}")
         )
-    )
 
-    assert count_responses(responses) == {(200, ""): 1, (400, detail): 5}
+        winner = winner_of(responses)
+        token = responses[winner].json()["access_token"]
+        assert await login_user(client, "ada@example.com", f"password {winner}")
+        assert await get_user_id(client, auth_header(token))
+        assert {response.status_code for response in responses} <= {200, 400, 401}
 
+    async def test_reset_or_change_wins(
+        self, client: AsyncClient, ada: Headers, user_id: int, crowd: int
+    ) -> None:
+        await store_reset_token(user_id)
+        changes = [self.change(client, ada, f"change {n}") for n in range(crowd)]
 
-async def test_swapping_names_causes_no_server_error(
-    concurrent_client: AsyncClient,
-) -> None:
-    ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
-    ada_id, bob_id = [await get_user_id(concurrent_client, who) for who in (ada, bob)]
-
-    responses = await asyncio.gather(
-        concurrent_client.patch(
-            f"/api/users/{ada_id}", json={"username": "bob"}, headers=ada
-        ),
-        concurrent_client.patch(
-            f"/api/users/{bob_id}", json={"username": "ada"}, headers=bob
-        ),
-    )
-
-    assert {response.status_code for response in responses} <= {200, 400, 503}
-    assert await count(User) == 2
-
-
-async def test_concurrent_renames_of_one_user_all_succeed(
-    concurrent_client: AsyncClient,
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.patch(
-                f"/api/users/{user_id}",
-                json={"username": f"ada{number}"},
-                headers=headers,
-            )
-            for number in range(CROWD)
+        responses = await at_once(
+            crowd, lambda n: self.reset(client, f"password {n}"), *changes
         )
-    )
 
-    assert count_responses(responses) == {(200, ""): CROWD}
-
-
-async def test_post_is_deleted_once(concurrent_client: AsyncClient) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    post = await create_post(concurrent_client, headers)
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.delete(f"/api/posts/{post['id']}", headers=headers)
-            for _ in range(CROWD)
+        winner = winner_of(responses)
+        password = (
+            f"password {winner}" if winner < crowd else f"change {winner - crowd}"
         )
-    )
+        assert await login_user(client, "ada@example.com", password)
+        assert await count(PasswordResetToken) == 0
 
-    assert count_responses(responses) == {
-        (204, ""): 1,
-        (404, "Post not found"): CROWD - 1,
-    }
+    async def test_reset_requests(
+        self, client: AsyncClient, ada: Headers, crowd: int
+    ) -> None:
+        email = {"email": "ada@example.com"}
 
-
-async def test_user_is_deleted_once(concurrent_client: AsyncClient) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    user_id = await get_user_id(concurrent_client, headers)
-
-    responses = await asyncio.gather(
-        *(
-            concurrent_client.delete(f"/api/users/{user_id}", headers=headers)
-            for _ in range(CROWD)
+        responses = await at_once(
+            crowd, lambda _: client.post("/api/users/forgot-password", json=email)
         )
-    )
 
-    assert count_responses(responses) == {
-        (204, ""): 1,
-        (401, "Invalid or expired token"): CROWD - 1,
-    }
+        assert outcomes(responses) == {(202, ""): crowd}
+        assert await count(PasswordResetToken) == 1
 
 
-async def test_post_update_during_deletion_is_consistent(
-    concurrent_client: AsyncClient,
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    path = f"/api/posts/{(await create_post(concurrent_client, headers))['id']}"
+class TestPicture:
+    @pytest.mark.parametrize("removals", [0, 6])
+    async def test_only_the_last_is_stored(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        user_id: int,
+        bucket: Any,
+        crowd: int,
+        removals: int,
+    ) -> None:
+        path = f"/api/users/{user_id}/picture"
 
-    *updates, deletion = await asyncio.gather(
-        *(
-            concurrent_client.patch(path, json={"title": str(n)}, headers=headers)
-            for n in range(10)
-        ),
-        concurrent_client.delete(path, headers=headers),
-    )
+        responses = await at_once(
+            crowd // 2,
+            lambda _: upload(client, ada, user_id),
+            *(client.delete(path, headers=ada) for _ in range(removals)),
+        )
 
-    assert deletion.status_code == 204
-    assert set(count_responses(updates)) <= {(200, ""), (404, "Post not found")}
+        user = (await client.get("/api/users/me", headers=ada)).json()
+        stored = {key.removeprefix("profile_pics/") for key in list_objects(bucket)}
+        assert stored == {user["image_file"]} - {None}
+        assert {response.status_code for response in responses} <= {200, 400}
+
+    async def test_none_is_left_of_a_deleted_user(
+        self, client: AsyncClient, ada: Headers, user_id: int, bucket: Any, crowd: int
+    ) -> None:
+        path = f"/api/users/{user_id}"
+
+        *others, deletion = await at_once(
+            crowd // 2,
+            lambda _: upload(client, ada, user_id),
+            client.delete(f"{path}/picture", headers=ada),
+            client.delete(path, headers=ada),
+        )
+
+        assert deletion.status_code == 204
+        assert {response.status_code for response in others} <= {200, 400, 401}
+        assert list_objects(bucket) == []
 
 
-async def test_user_update_during_deletion_is_consistent(
-    concurrent_client: AsyncClient,
-) -> None:
-    headers = await sign_up(concurrent_client, "ada")
-    path = f"/api/users/{await get_user_id(concurrent_client, headers)}"
+class TestDeleteUser:
+    async def test_one_deletion_wins(
+        self, client: AsyncClient, ada: Headers, user_id: int, bucket: Any, crowd: int
+    ) -> None:
+        await upload(client, ada, user_id)
+        await create_post(client, ada)
+        await store_reset_token(user_id)
+        path = f"/api/users/{user_id}"
 
-    *updates, deletion = await asyncio.gather(
-        *(
-            concurrent_client.patch(path, json={"username": f"a{n}"}, headers=headers)
-            for n in range(10)
-        ),
-        concurrent_client.delete(path, headers=headers),
-    )
+        responses = await at_once(crowd, lambda _: client.delete(path, headers=ada))
 
-    assert deletion.status_code == 204
-    assert set(count_responses(updates)) <= {
-        (200, ""),
-        (401, "Invalid or expired token"),
-    }
-    assert await count(User) == 0
+        assert outcomes(responses) == {(204, ""): 1, LOGGED_OUT: crowd - 1}
+        tables = (User, Post, PasswordResetToken)
+        assert [await count(table) for table in tables] == [0, 0, 0]
+        assert list_objects(bucket) == []
+
+    async def test_during_updates(
+        self, client: AsyncClient, ada: Headers, user_path: str, crowd: int
+    ) -> None:
+        *updates, deletion = await at_once(
+            crowd,
+            lambda n: client.patch(user_path, json={"username": f"{n}"}, headers=ada),
+            client.delete(user_path, headers=ada),
+        )
+
+        assert deletion.status_code == 204
+        assert outcomes(updates).keys() <= {(200, ""), LOGGED_OUT}
+        assert await count(User) == 0
+
+    @pytest.mark.parametrize("key", ["", "key {}"])
+    async def test_during_publication(
+        self, client: AsyncClient, ada: Headers, user_path: str, crowd: int, key: str
+    ) -> None:
+        *posts, deletion = await at_once(
+            crowd,
+            lambda n: publish(client, ada, key.format(n % 3)),
+            client.delete(user_path, headers=ada),
+        )
+
+        assert deletion.status_code == 204
+        assert {response.status_code for response in posts} <= {201, 401, 409}
+        assert await count(Post) == await count(IdempotencyKey) == 0
+
+
+class TestPost:
+    async def test_one_deletion_wins(
+        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int
+    ) -> None:
+        responses = await at_once(
+            crowd, lambda _: client.delete(post_path, headers=ada)
+        )
+
+        assert outcomes(responses) == {(204, ""): 1, POST_NOT_FOUND: crowd - 1}
+
+    async def test_deletion_during_updates(
+        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int
+    ) -> None:
+        *updates, deletion = await at_once(
+            crowd,
+            lambda n: client.patch(post_path, json={"title": f"{n}"}, headers=ada),
+            client.delete(post_path, headers=ada),
+        )
+
+        assert deletion.status_code == 204
+        assert outcomes(updates).keys() <= {(200, ""), POST_NOT_FOUND}
+
+    @pytest.mark.parametrize("method", ["PUT", "PATCH"])
+    async def test_one_edit_of_a_version_wins(
+        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int, method: str
+    ) -> None:
+        etag = (await client.get(post_path)).headers["ETag"]
+        headers = {**ada, "If-Match": etag}
+
+        responses = await at_once(
+            crowd,
+            lambda n: client.request(
+                method, post_path, json={**POST, "title": f"{n}"}, headers=headers
+            ),
+        )
+
+        assert outcomes(responses) == {(200, ""): 1, POST_MODIFIED: crowd - 1}
+        post = (await client.get(post_path)).json()
+        assert post["title"] == f"{winner_of(responses)}"
+
+    async def test_idempotency_key_publishes_once(
+        self, client: AsyncClient, ada: Headers, crowd: int
+    ) -> None:
+        responses = await at_once(crowd, lambda _: publish(client, ada, "a key"))
+
+        assert len({r.content for r in responses if r.status_code == 201}) == 1
+        # A request that waits for longer than a second gets a 409.
+        assert {response.status_code for response in responses} <= {201, 409}
+        assert await count(Post) == await count(IdempotencyKey) == 1

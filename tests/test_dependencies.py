@@ -1,0 +1,203 @@
+"""What routes depend on: posts of the caller, conditions, and long pages."""
+
+from typing import Any
+
+import pytest
+from httpx import AsyncClient, Response
+
+import dependencies
+from tests.conftest import create_post
+
+Headers = dict[str, str]
+Json = dict[str, Any]
+
+EDIT = {"title": "Coffee", "content": "Was ready."}
+OTHER_ETAG = '"other"'
+METHODS = ["PUT", "PATCH", "DELETE"]
+
+
+@pytest.fixture
+async def post(client: AsyncClient, ada: Headers) -> Json:
+    return await create_post(client, ada)
+
+
+@pytest.fixture
+def path(post: Json) -> str:
+    return f"/api/posts/{post['id']}"
+
+
+async def read_etag(client: AsyncClient, path: str) -> str:
+    return str((await client.get(path)).headers["ETag"])
+
+
+async def change(
+    client: AsyncClient,
+    method: str,
+    path: str,
+    headers: Headers,
+    etag: str | None = None,
+) -> Response:
+    condition = {"If-Match": etag} if etag is not None else {}
+    return await client.request(method, path, json=EDIT, headers=headers | condition)
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestOwnPost:
+    async def test_anonymous(self, client: AsyncClient, path: str, method: str) -> None:
+        response = await change(client, method, path, {})
+
+        assert response.status_code == 401
+        assert response.json() == {"detail": "Not authenticated"}
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize(
+        ("post_id", "status"), [("0", 404), ("2147483648", 404), ("x", 422)]
+    )
+    async def test_no_such_post(
+        self, client: AsyncClient, ada: Headers, method: str, post_id: str, status: int
+    ) -> None:
+        response = await change(client, method, f"/api/posts/{post_id}", ada)
+
+        assert response.status_code == status
+
+    async def test_another_users_post(
+        self, client: AsyncClient, bob: Headers, post: Json, path: str, method: str
+    ) -> None:
+        response = await change(client, method, path, bob)
+
+        action = {"DELETE": "delete"}.get(method, "update")
+        assert response.status_code == 403
+        assert response.json() == {"detail": f"Not authorized to {action} this post"}
+        assert (await client.get(path)).json() == post
+
+
+@pytest.mark.parametrize(
+    ("person", "post_id", "condition", "status"),
+    [
+        ("anonymous", "0", OTHER_ETAG, 401),
+        ("anonymous", "x", "*", 401),
+        ("bob", "0", OTHER_ETAG, 404),
+        ("bob", "{id}", OTHER_ETAG, 403),
+        ("ada", "{id}", OTHER_ETAG, 412),
+        ("ada", "{id}", "*", 422),
+    ],
+)
+async def test_order_of_checks(
+    client: AsyncClient,
+    ada: Headers,
+    bob: Headers,
+    post: Json,
+    person: str,
+    post_id: str,
+    condition: str,
+    status: int,
+) -> None:
+    path = f"/api/posts/{post_id.format(**post)}"
+    headers = {"anonymous": {}, "ada": ada, "bob": bob}[person]
+    headers = {**headers, "If-Match": condition}
+
+    response = await client.patch(path, json={"content": 7}, headers=headers)
+
+    assert response.status_code == status
+
+
+class TestIfMatch:
+    @pytest.mark.parametrize("condition", ["{}", '"other", {}', " * "])
+    @pytest.mark.parametrize("method", METHODS)
+    async def test_match(
+        self, client: AsyncClient, ada: Headers, path: str, method: str, condition: str
+    ) -> None:
+        condition = condition.format(await read_etag(client, path))
+
+        response = await change(client, method, path, ada, condition)
+
+        assert response.is_success
+
+    @pytest.mark.parametrize("condition", [OTHER_ETAG, "W/{}", "", '"*"'])
+    @pytest.mark.parametrize("method", METHODS)
+    async def test_no_match(
+        self, client: AsyncClient, ada: Headers, path: str, method: str, condition: str
+    ) -> None:
+        etag = await read_etag(client, path)
+
+        response = await change(client, method, path, ada, condition.format(etag))
+
+        assert response.status_code == 412
+        assert response.headers["ETag"] == etag == await read_etag(client, path)
+        assert response.json() == {
+            "detail": "The post has been modified since you last read it"
+        }
+
+    async def test_edited_elsewhere(
+        self, client: AsyncClient, ada: Headers, path: str
+    ) -> None:
+        etag = await read_etag(client, path)
+        edit = await client.patch(path, json={"title": "Edited"}, headers=ada)
+
+        stale = await change(client, "PATCH", path, ada, etag)
+        current = await change(client, "PATCH", path, ada, edit.headers["ETag"])
+
+        assert (stale.status_code, current.status_code) == (412, 200)
+
+    async def test_author_renamed(
+        self, client: AsyncClient, ada: Headers, post: Json, path: str
+    ) -> None:
+        etag = await read_etag(client, path)
+        user = f"/api/users/{post['user_id']}"
+        await client.patch(user, json={"username": "lady"}, headers=ada)
+
+        response = await change(client, "DELETE", path, ada, etag)
+
+        assert response.status_code == 412
+
+    async def test_several_headers(
+        self, client: AsyncClient, ada: Headers, path: str
+    ) -> None:
+        etags = [OTHER_ETAG, await read_etag(client, path)]
+        headers = [*ada.items(), *(("If-Match", etag) for etag in etags)]
+
+        response = await client.patch(path, json=EDIT, headers=headers)
+
+        assert response.status_code == 200
+
+    async def test_too_long(self, client: AsyncClient, ada: Headers, path: str) -> None:
+        response = await change(client, "DELETE", path, ada, f'"{"x" * 8192}"')
+
+        assert response.status_code == 422
+        assert (await client.get(path)).status_code == 200
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH"])
+    async def test_etag_of_response(
+        self, client: AsyncClient, ada: Headers, path: str, method: str
+    ) -> None:
+        path = "/api/posts" if method == "POST" else path
+
+        response = await change(client, method, path, ada)
+
+        path = f"/api/posts/{response.json()['id']}"
+        assert response.headers["ETag"] == await read_etag(client, path)
+
+    async def test_put_returns_no_etag(
+        self, client: AsyncClient, ada: Headers, path: str
+    ) -> None:
+        response = await change(client, "PUT", path, ada)
+
+        # RFC 9110, section 9.3.4: the stored content differs from what was sent.
+        assert "ETag" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["/api/posts", "/api/users/{user_id}/posts"])
+async def test_concurrent_long_pages(
+    client: AsyncClient, post: Json, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "LONG_PAGE_TIMEOUT", 0.01)
+    short = f"{path.format(**post)}?limit={dependencies.MAX_SHORT_LIMIT}"
+    long = f"{path.format(**post)}?limit={dependencies.MAX_SHORT_LIMIT + 1}"
+
+    async with dependencies._long_pages, dependencies._long_pages:
+        responses = [await client.get(long), await client.get(short)]
+    later = [await client.get(long) for _ in range(3)]
+
+    assert [response.status_code for response in responses] == [503, 200]
+    assert responses[0].headers["Retry-After"] == "5"
+    assert [response.status_code for response in later] == [200] * 3

@@ -1,0 +1,198 @@
+"""Titles and excerpts of posts; the number of queries per request, and their plans."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from database import engine
+from models import Post
+from pagination import Cursor
+from tests.conftest import PASSWORD, capture_queries, create_post
+
+Headers = dict[str, str]
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LOGIN = {"username": "ada@example.com", "password": PASSWORD}
+NEW_PASSWORD = {
+    "token": "t",
+    "current_password": PASSWORD,
+    "new_password": "12345678",
+}
+POST = {"title": "T", "content": "C"}
+
+
+class TestPreview:
+    @pytest.mark.parametrize(
+        ("title", "content", "display_title"),
+        [
+            ("Tea", "Is ready.", "Tea"),
+            ("", " Rain\n\n fell.\n", "Rain fell."),
+            ("", "x" * 61, "x" * 59 + "…"),
+        ],
+    )
+    def test_display_title(self, title: str, content: str, display_title: str) -> None:
+        assert Post(title=title, content=content).display_title == display_title
+
+    def test_excerpt(self) -> None:
+        assert Post(content=" One\n\ntwo ").excerpt == "One\n\ntwo"
+        assert Post(content="x" * 301).excerpt == "x" * 299 + "…"
+
+
+@pytest.fixture
+async def ids(client: AsyncClient, ada: Headers, bob: Headers) -> dict[str, int]:
+    """Return the ids of ada and of one of her posts, to fill into paths."""
+    posts = [await create_post(client, author) for author in (bob, bob, ada, ada)]
+    return {"post": posts[-1]["id"], "user": posts[-1]["user_id"]}
+
+
+class TestNumberOfQueries:
+    @pytest.mark.parametrize(
+        ("path", "number"),
+        [
+            ("/api/posts", 1),
+            # Past the end, no row has the total.
+            ("/api/posts?skip=100", 2),
+            ("/api/posts/{post}", 1),
+            ("/api/users", 1),
+            ("/api/users/me", 1),
+            ("/api/users/{user}", 1),
+            ("/api/users/{user}/posts", 2),
+            ("/health", 1),
+            ("/", 1),
+            ("/posts/{post}", 1),
+            ("/users/{user}/posts", 2),
+            ("/feed.atom", 1),
+            ("/users/{user}/feed.atom", 2),
+            ("/sitemap.xml", 2),
+            ("/sitemaps/pages.xml", 0),
+            ("/login", 0),
+            ("/nothing", 0),
+        ],
+    )
+    async def test_read(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        ids: dict[str, int],
+        path: str,
+        number: int,
+    ) -> None:
+        with capture_queries() as queries:
+            await client.get(path.format(**ids), headers=ada)
+
+        assert len(queries) == number, queries
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "status", "number"),
+        [
+            # The current user; the row, locked if it changes; the change.
+            ("POST", "posts", {"json": POST}, 201, 2),
+            ("PUT", "posts/{post}", {"json": POST}, 200, 3),
+            ("PATCH", "posts/{post}", {"json": {}}, 200, 2),
+            ("DELETE", "posts/{post}", {}, 204, 3),
+            ("PATCH", "users/{user}", {"json": {"username": "a"}}, 200, 2),
+            ("PATCH", "users/{user}", {"json": {}}, 200, 1),
+            # Tokens sent to the old email address are deleted.
+            ("PATCH", "users/{user}", {"json": {"email": "a@b.example"}}, 200, 3),
+            # The posts before the user.
+            ("DELETE", "users/{user}", {}, 204, 3),
+            ("DELETE", "users/{user}/picture", {}, 400, 2),
+            # The current user, locked; the new password; tokens.
+            ("PATCH", "users/me/password", {"json": NEW_PASSWORD}, 200, 4),
+            ("POST", "users/reset-password", {"json": NEW_PASSWORD}, 400, 1),
+            ("POST", "users/forgot-password", {"json": {"email": "a@b.co"}}, 202, 4),
+            ("POST", "users/token", {"data": LOGIN}, 200, 1),
+            ("POST", "users/token", {"data": LOGIN | {"password": "x"}}, 401, 1),
+            ("POST", "users", {"json": LOGIN | {"email": "a@b.co"}}, 201, 2),
+        ],
+    )
+    async def test_write(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        ids: dict[str, int],
+        method: str,
+        path: str,
+        body: dict[str, Any],
+        status: int,
+        number: int,
+    ) -> None:
+        with capture_queries() as queries:
+            response = await client.request(
+                method, f"/api/{path.format(**ids)}", headers=ada, **body
+            )
+
+        assert response.status_code == status
+        assert len(queries) == number, queries
+
+
+@pytest.fixture
+async def many_posts(db: AsyncSession, ids: dict[str, int]) -> None:
+    """Add enough posts that the planner prefers an index."""
+    await db.execute(
+        text(
+            "INSERT INTO users (username, email, password_hash) "
+            "SELECT 'user' || n, n || '@example.com', '' FROM generate_series(1, 99) n"
+        )
+    )
+    await db.execute(
+        text(
+            # Explicit ids, because the sequence is not rolled back after the test.
+            "INSERT INTO posts (id, title, content, user_id, date_posted) "
+            "SELECT 1000000 + 1000 * n + users.id, '', '-', users.id, "
+            "       CAST(:noon AS timestamptz) + n * interval '1 second' "
+            "FROM users, generate_series(1, 100) AS n"
+        ),
+        {"noon": NOON},
+    )
+    await db.execute(text("ANALYZE posts, users"))
+
+
+async def explain(client: AsyncClient, connection: AsyncConnection, path: str) -> str:
+    """Return the plan of the query for a page of posts."""
+    queries: list[tuple[str, Any]] = []
+
+    def record(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+        if "FROM posts" in sql:
+            queries.append((sql, values))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", record)
+    await client.get(path)
+    event.remove(engine.sync_engine, "before_cursor_execute", record)
+    ((sql, values),) = queries
+    rows = await connection.exec_driver_sql(f"EXPLAIN {sql}", values)
+    return "\n".join(rows.scalars())
+
+
+@pytest.mark.parametrize("query", ["", "?cursor={cursor}"])
+@pytest.mark.parametrize(
+    ("path", "index"),
+    [
+        ("/api/posts", "ix_posts_newest"),
+        ("/api/users/{user}/posts", "ix_posts_user_newest"),
+    ],
+)
+async def test_page_is_read_from_index(
+    client: AsyncClient,
+    connection: AsyncConnection,
+    ids: dict[str, int],
+    many_posts: None,
+    path: str,
+    index: str,
+    query: str,
+) -> None:
+    cursor = Cursor(NOON + timedelta(seconds=50), 1, 1).encode()
+    path = f"{path.format(**ids)}{query.format(cursor=cursor)}"
+
+    plan = await explain(client, connection, path)
+
+    assert f"Index Scan using {index} " in plan
+    assert "Sort" not in plan
+    # The scan starts at the cursor instead of skipping all earlier posts.
+    starts = re.search(r"Index Cond: .*ROW\(date_posted, id\) < ROW\(", plan)
+    assert bool(starts) == bool(query)
