@@ -4,7 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=auto --dist=loadfile \
+PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --numprocesses=auto --dist=loadfile \
 	--durations=10
 
 .PHONY: run migrate demo test coverage test-e2e stress lighthouse screenshots openapi fuzz-api check format lint types lock clean
@@ -20,7 +20,7 @@ migrate: .venv/installed ## Apply all database migrations
 demo: migrate ## Fill the database with demo users and posts
 	$(BIN)/python -m tools.seed $(DEMO)
 
-test: .venv/installed ## Run all tests except those in a browser
+test: .venv/installed ## Run all tests except those in a browser or under load
 	$(PYTEST)
 
 coverage: .venv/installed ## Run the same tests and check code coverage
@@ -29,8 +29,8 @@ coverage: .venv/installed ## Run the same tests and check code coverage
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
-stress: .venv/installed ## Run load, fuzz and fault-injection tests (one hour)
-	$(BIN)/python -m pytest tests/stress tests/e2e/test_hostile_strings.py --stress
+stress: .venv/installed ## Run races, load and fault-injection tests (one hour)
+	$(BIN)/python -m pytest tests/stress tests/test_races.py tests/e2e/test_hostile_strings.py --stress
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
 	$(BIN)/python -m tools.lighthouse

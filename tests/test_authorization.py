@@ -28,6 +28,7 @@ from database import MAX_ID, Base
 from main import app
 from models import User, utcnow
 from tests.conftest import (
+    ADMIN_URL,
     PASSWORD,
     auth_header,
     create_post,
@@ -37,6 +38,7 @@ from tests.conftest import (
     settings,
     sign_up,
 )
+from tests.databases import scratch_database
 from tests.recorder import Json, operations, without_numbers
 from tests.server import LiveServer
 from tests.test_races import upload
@@ -781,15 +783,16 @@ def me(server: LiveServer, token: str) -> int:
     return server.client.get("/api/users/me", headers=auth_header(token)).status_code
 
 
-def test_revoked_token_is_rejected_by_all_processes(
-    server: LiveServer, tmp_path: Path
-) -> None:
+def test_revoked_token_is_rejected_by_all_processes(tmp_path: Path) -> None:
     change = {"current_password": PASSWORD, "new_password": PASSWORD}
-    ada = server.sign_up("revoked")
-    token, seen = ada.token, []
-
-    with LiveServer(tmp_path, database_url=server.database_url) as second:
-        pair = server, second
+    with (
+        scratch_database(ADMIN_URL) as url,
+        LiveServer(tmp_path / "first", database_url=url) as first,
+        LiveServer(tmp_path / "second", database_url=url) as second,
+    ):
+        token = first.sign_up("ada").token
+        seen = []
+        pair = first, second
         for one, other in [pair, pair[::-1]] * 5:
             before = me(other, token)
             response = one.client.patch(
