@@ -251,15 +251,6 @@ async def test_list_page_links_to_older_posts(
     assert "?page=3" not in second.text
 
 
-async def test_page_after_last_one_is_empty(
-    client: AsyncClient, places: dict[str, int]
-) -> None:
-    response = await client.get("/?page=2")
-
-    assert response.status_code == 200
-    assert "A title" not in response.text
-
-
 @pytest.mark.parametrize("path", [*PAGES, "/nothing"])
 async def test_page_loads_nothing_external_or_inline(
     client: AsyncClient, places: dict[str, int], path: str
