@@ -29,7 +29,7 @@ BANNED = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
-COMMENTS = re.compile(r"^\s*(?://|/\*|\*).*$|\{#.*?#\}", re.MULTILINE | re.DOTALL)
+COMMENTS = re.compile(r"^\s*(?://|/\*|\*).*$|\{#(?s:.*?)#\}", re.MULTILINE)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
