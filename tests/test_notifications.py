@@ -1,0 +1,85 @@
+"""Emails that notify users of changes to their accounts."""
+
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from httpx import AsyncClient
+
+from config import settings
+from tests.conftest import PASSWORD, get_user_id
+from tests.server import outbox, reset_links, text
+
+Headers = dict[str, str]
+
+EMAIL = "ada@example.com"
+NEW_PASSWORD = "another horse"
+
+
+@pytest.fixture(autouse=True)
+def var_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(settings, "var_dir", tmp_path)
+    monkeypatch.setattr("routers.users.MAX_EMAIL_DELAY", 0)
+    return tmp_path
+
+
+@pytest.fixture
+async def path(client: AsyncClient, ada: Headers) -> str:
+    return f"/api/users/{await get_user_id(client, ada)}"
+
+
+def assert_notifies(message: EmailMessage, subject: str, path: str) -> None:
+    assert (message["To"], message["Subject"]) == (EMAIL, subject)
+    assert text(message).startswith("Hello ada,")
+    assert f"{settings.site_url}{path}" in text(message)
+
+
+async def test_password_changed(
+    client: AsyncClient, ada: Headers, var_dir: Path
+) -> None:
+    passwords = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+
+    await client.patch("/api/users/me/password", json=passwords, headers=ada)
+
+    [message] = outbox(var_dir)
+    assert_notifies(message, "Your password was changed", "/forgot-password")
+    assert NEW_PASSWORD not in message.as_string()
+
+
+async def test_password_reset(client: AsyncClient, ada: Headers, var_dir: Path) -> None:
+    await client.post("/api/users/forgot-password", json={"email": EMAIL})
+    token = urlsplit(reset_links(var_dir)[0]).query.removeprefix("token=")
+
+    await client.post(
+        "/api/users/reset-password", json={"token": token, "new_password": NEW_PASSWORD}
+    )
+
+    _, message = outbox(var_dir)
+    assert_notifies(message, "Your password was changed", "/forgot-password")
+
+
+async def test_email_changed(
+    client: AsyncClient, ada: Headers, path: str, var_dir: Path
+) -> None:
+    user_in = {"username": "countess", "email": "new@example.com"}
+
+    await client.patch(path, json=user_in, headers=ada)
+
+    # The old address and the old name.
+    [message] = outbox(var_dir)
+    assert_notifies(message, "Your email address was changed", "/account")
+    assert "new@example.com" not in message.as_string()
+
+
+@pytest.mark.parametrize(
+    "user_in", [{"username": "countess"}, {"email": "ADA@example.com"}, {}]
+)
+async def test_email_unchanged(
+    client: AsyncClient, ada: Headers, path: str, var_dir: Path, user_in: Any
+) -> None:
+    response = await client.patch(path, json=user_in, headers=ada)
+
+    assert response.status_code == 200
+    assert outbox(var_dir) == []

@@ -1,0 +1,241 @@
+"""Change, forget and reset a password."""
+
+from datetime import timedelta
+from typing import Any
+from unittest.mock import AsyncMock
+
+import pytest
+from httpx import AsyncClient, Response
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from auth import hash_reset_token
+from models import PasswordResetToken, utcnow
+from tests.conftest import (
+    PASSWORD,
+    auth_header,
+    create_test_user,
+    get_user_id,
+    login_user,
+)
+
+Headers = dict[str, str]
+
+EMAIL = "ada@example.com"
+NEW_PASSWORD = "battery staple"
+CHANGE = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+INVALID_TOKEN = {"detail": "Invalid or expired token"}
+INVALID_RESET_TOKEN = {"detail": "Invalid or expired reset token"}
+
+
+@pytest.fixture(autouse=True)
+def send(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
+    """Replace the function that sends reset emails."""
+    send = AsyncMock()
+    monkeypatch.setattr("routers.users.send_password_reset_email", send)
+    monkeypatch.setattr("routers.users.MAX_EMAIL_DELAY", 0)
+    return send
+
+
+@pytest.fixture
+async def token(client: AsyncClient, ada: Headers, send: AsyncMock) -> str:
+    """Return a reset token of ada."""
+    return await request_token(client, send)
+
+
+async def forget(client: AsyncClient, email: str = EMAIL) -> Response:
+    return await client.post("/api/users/forgot-password", json={"email": email})
+
+
+async def request_token(
+    client: AsyncClient, send: AsyncMock, email: str = EMAIL
+) -> str:
+    await forget(client, email)
+    token: str = send.await_args_list[-1].kwargs["token"]
+    return token
+
+
+async def reset(
+    client: AsyncClient, token: str, password: str = NEW_PASSWORD
+) -> Response:
+    body = {"token": token, "new_password": password}
+    return await client.post("/api/users/reset-password", json=body)
+
+
+async def change(client: AsyncClient, headers: Headers, **passwords: str) -> Response:
+    return await client.patch(
+        "/api/users/me/password", json={**CHANGE, **passwords}, headers=headers
+    )
+
+
+async def log_in(client: AsyncClient, password: str) -> Response:
+    form = {"username": EMAIL, "password": password}
+    return await client.post("/api/users/token", data=form)
+
+
+class TestForgotPassword:
+    async def test_email(self, client: AsyncClient, send: AsyncMock) -> None:
+        await create_test_user(client)
+
+        response = await forget(client, " Ada@example.com ")
+
+        token = send.await_args_list[0].kwargs["token"]
+        assert response.status_code == 202
+        send.assert_awaited_once_with(to_email=EMAIL, username="ada", token=token)
+
+    async def test_unknown_email(
+        self, client: AsyncClient, ada: Headers, send: AsyncMock
+    ) -> None:
+        known = await forget(client)
+
+        unknown = await forget(client, "eve@example.com")
+
+        assert (unknown.status_code, unknown.content) == (202, known.content)
+        assert unknown.headers.raw == known.headers.raw
+        assert send.await_count == 1
+
+    async def test_only_hash_is_stored(
+        self, client: AsyncClient, ada: Headers, send: AsyncMock, db: AsyncSession
+    ) -> None:
+        before = utcnow()
+
+        token = await request_token(client, send)
+
+        stored = (await db.scalars(select(PasswordResetToken))).one()
+        assert stored.token_hash == hash_reset_token(token)
+        assert before <= stored.expires_at - timedelta(minutes=60) <= utcnow()
+
+    async def test_new_token_replaces_old_one(
+        self, client: AsyncClient, token: str, send: AsyncMock
+    ) -> None:
+        new_token = await request_token(client, send)
+
+        assert (await reset(client, token)).json() == INVALID_RESET_TOKEN
+        assert (await reset(client, new_token)).status_code == 200
+
+
+class TestResetPassword:
+    async def test_success(self, client: AsyncClient, token: str) -> None:
+        response = await reset(client, token)
+
+        assert response.status_code == 200
+        assert response.json() == {
+            "message": "Password reset successfully. "
+            "You can now log in with your new password."
+        }
+        assert (await log_in(client, NEW_PASSWORD)).status_code == 200
+        assert (await log_in(client, PASSWORD)).status_code == 401
+
+    async def test_sessions_end(
+        self, client: AsyncClient, ada: Headers, token: str
+    ) -> None:
+        await reset(client, token)
+
+        response = await client.get("/api/users/me", headers=ada)
+        assert (response.status_code, response.json()) == (401, INVALID_TOKEN)
+
+    async def test_token_works_once(self, client: AsyncClient, token: str) -> None:
+        await reset(client, token)
+
+        response = await reset(client, token)
+
+        assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
+
+    @pytest.mark.parametrize("unknown", ["", "é", "x" * 100_000], ids=len)
+    async def test_unknown_token(self, client: AsyncClient, unknown: str) -> None:
+        response = await reset(client, unknown)
+
+        assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
+
+    async def test_hash_of_token(self, client: AsyncClient, token: str) -> None:
+        response = await reset(client, hash_reset_token(token))
+
+        assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
+
+    async def test_expired_token(
+        self, client: AsyncClient, token: str, db: AsyncSession
+    ) -> None:
+        await db.execute(update(PasswordResetToken).values(expires_at=utcnow()))
+        await db.commit()
+
+        response = await reset(client, token)
+
+        assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
+
+    async def test_invalid_password(self, client: AsyncClient, token: str) -> None:
+        response = await reset(client, token, "short")
+
+        assert response.status_code == 422
+        assert (await reset(client, token)).status_code == 200
+
+    async def test_token_of_another_user_is_kept(
+        self, client: AsyncClient, bob: Headers, token: str, send: AsyncMock
+    ) -> None:
+        bobs_token = await request_token(client, send, "bob@example.com")
+
+        await reset(client, token)
+
+        assert (await reset(client, bobs_token)).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("PATCH", "me/password", CHANGE),
+            ("PATCH", "{}", {"email": "ada@example.org"}),
+            ("DELETE", "{}", None),
+        ],
+        ids=["password changed", "email changed", "account deleted"],
+    )
+    async def test_token_is_revoked(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        token: str,
+        method: str,
+        path: str,
+        body: Any,
+    ) -> None:
+        path = f"/api/users/{path.format(await get_user_id(client, ada))}"
+        await client.request(method, path, json=body, headers=ada)
+
+        response = await reset(client, token)
+
+        assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
+
+
+class TestChangePassword:
+    async def test_success(self, client: AsyncClient, ada: Headers) -> None:
+        response = await change(client, ada)
+
+        assert response.status_code == 200
+        assert response.json() == {
+            "message": "Password changed successfully",
+            "access_token": response.json()["access_token"],
+            "token_type": "bearer",
+        }
+        assert (await log_in(client, NEW_PASSWORD)).status_code == 200
+        assert (await log_in(client, PASSWORD)).status_code == 401
+
+    async def test_wrong_current_password(
+        self, client: AsyncClient, ada: Headers
+    ) -> None:
+        response = await change(client, ada, current_password="wrong")
+
+        assert response.status_code == 400
+        assert response.json() == {"detail": "Current password is incorrect"}
+        assert (await log_in(client, PASSWORD)).status_code == 200
+
+    async def test_other_sessions_end(
+        self, client: AsyncClient, ada: Headers, bob: Headers
+    ) -> None:
+        other = auth_header(await login_user(client))
+
+        response = await change(client, ada)
+
+        new = auth_header(response.json()["access_token"])
+        statuses = [
+            (await client.get("/api/users/me", headers=headers)).status_code
+            for headers in (ada, other, new, bob)
+        ]
+        # All of this happens in the second in which the tokens were issued.
+        assert statuses == [401, 401, 200, 200]
