@@ -34,7 +34,7 @@ os.environ |= {
     "S3_REGION": "us-east-2",
     "FRONTEND_URL": "http://127.0.0.1:8000",
     "RATE_LIMIT_ENABLED": "false",
-    # Tests send requests with many Host headers; tests/test_hosts.py tests the check.
+    # Tests send many Host headers; tests/test_allowed_hosts.py tests the check.
     "ALLOWED_HOSTS": "*",
     # Use the cheapest Argon2 parameters: tests don't need slow hashes.
     "ARGON2_TIME_COST": "1",
@@ -56,7 +56,7 @@ import storage
 from config import settings
 from database import AsyncSessionLocal, Base, engine, get_db
 from main import app
-from tests.recorder import CoveragePlugin, OpenAPISpec
+from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
 # Settings that were read too early would point the tests at the development database.
 assert settings.is_production, "the settings were read before the tests had made theirs"
@@ -81,8 +81,7 @@ def stress(request: pytest.FixtureRequest) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check all responses of the run against the OpenAPI document."""
-    folder = Path(__file__).parent
-    config.pluginmanager.register(CoveragePlugin(openapi_spec, folder, config.rootpath))
+    config.pluginmanager.register(CoveragePlugin(openapi_spec))
 
 
 async def reset_rate_limits() -> None:

@@ -1,6 +1,7 @@
-"""Client IP, rate limits, slow bodies, and errors in middleware and at startup."""
+"""HEAD, trailing slashes, charsets, security headers, and errors of middleware."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,326 +9,297 @@ from unittest.mock import AsyncMock
 
 import pytest
 from fastapi import FastAPI
-from httpx import ASGITransport, AsyncClient, Response
-from starlette.background import BackgroundTask
+from httpx import ASGITransport, AsyncClient
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from config import ConfigurationError
 from exceptions import TOO_MANY_ATTEMPTS
 from main import app
-from middleware.body_limit import BodyLimitMiddleware
-from middleware.client_ip import ClientIPMiddleware
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
-from middleware.rate_limit import RateLimitMiddleware
-from tests.conftest import get_user_id, reset_rate_limits, settings
+from tests.conftest import PASSWORD, create_post, create_test_user, get_user_id
 
-PEER = ("192.0.2.9", 50_000)
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+HSTS = "strict-transport-security"
+# Filled with the ids of a post and its author.
+READABLE = [
+    "/",
+    "/posts/{post}",
+    "/users/{user}/posts",
+    "/login",
+    "/docs",
+    "/static/css/main.css",
+    "/openapi.json",
+    "/health",
+    "/feed.atom",
+    "/api/posts",
+    "/api/posts/{post}",
+    "/api/users/{user}",
+]
+FAILING = ["/nothing", "/posts/x", "/static/nothing.css", "/api/posts/0", "/api/x"]
 
 
-def http_scope(client: Any, *forwarded_for: bytes) -> dict[str, Any]:
-    """Return the scope of a request as the server creates it."""
-    return {
+@pytest.fixture
+async def post(client: AsyncClient, ada: dict[str, str]) -> dict[str, Any]:
+    return await create_post(client, ada)
+
+
+def fill(path: str, post: dict[str, Any]) -> str:
+    return path.format(post=post["id"], user=post["user_id"])
+
+
+async def raw_body(method: str, path: str) -> bytes:
+    """Return the body as the app sends it: HTTPX drops the body of a HEAD."""
+    sent: list[Any] = []
+    scope = {
         "type": "http",
-        "method": "GET",
-        "path": "/login",
+        "method": method,
+        "path": path,
         "query_string": b"",
-        "headers": [
-            (b"host", b"testserver"),
-            *((b"x-forwarded-for", value) for value in forwarded_for),
-        ],
-        "client": client,
+        "headers": [(b"host", b"127.0.0.1:8000")],
+        "client": ("127.0.0.1", 1),
     }
+    messages = iter([{"type": "http.request"}])
+
+    async def receive() -> Any:
+        for message in messages:
+            return message
+        # The client stays connected.
+        return await asyncio.Event().wait()
+
+    await app(scope, receive, AsyncMock(side_effect=sent.append))
+    return b"".join(message.get("body", b"") for message in sent)
 
 
-class TestClientIP:
+class TestHead:
+    @pytest.mark.parametrize("path", [*READABLE, *FAILING])
+    async def test_matches_get(
+        self, client: AsyncClient, post: dict[str, Any], path: str
+    ) -> None:
+        path = fill(path, post)
+        got = await client.get(path)
+
+        response = await client.head(path)
+
+        assert response.status_code == got.status_code
+        assert response.headers == got.headers
+        assert await raw_body("HEAD", path) == b""
+
+
+class TestTrailingSlash:
     @pytest.mark.parametrize(
-        ("hops", "forwarded_for", "client_ip"),
+        ("method", "path", "location"),
         [
-            (0, [], "192.0.2.9"),
-            (0, [b"192.0.2.1"], "192.0.2.9"),
-            (1, [], "192.0.2.9"),
-            (1, [b"192.0.2.1"], "192.0.2.1"),
-            (1, [b"192.0.2.1:4711"], "192.0.2.1"),
-            (1, [b"[2001:DB8::1]:4711"], "2001:db8::1"),
-            (1, [b"2001:db8::1"], "2001:db8::1"),
-            (1, [b"198.51.100.1, 192.0.2.1"], "192.0.2.1"),
-            (1, [b"198.51.100.1", b"192.0.2.1"], "192.0.2.1"),
-            (2, [b"198.51.100.1, 192.0.2.1, 10.0.0.1"], "192.0.2.1"),
-            (2, [b"198.51.100.1"], "127.0.0.1"),
-            (1, [b"198.51.100.1,"], "127.0.0.1"),
-            (1, [b"unknown"], "127.0.0.1"),
-            (1, [b"[2001:db8::1"], "2001:db8::1"),
-            (1, [b"["], "127.0.0.1"),
-            (1, [b""], "127.0.0.1"),
+            ("GET", "/login/?page=1&x=%2F", "/login?page=1&x=%2F"),
+            ("HEAD", "/posts/1/", "/posts/1"),
+            ("POST", "/api/posts/", "/api/posts"),
+            ("GET", "/api/users/é%20b/", "/api/users/%C3%A9%20b"),
         ],
     )
-    async def test_outermost_trusted_proxy_reports_it(
-        self, hops: int, forwarded_for: list[bytes], client_ip: str
+    async def test_redirects_to_path(
+        self, client: AsyncClient, method: str, path: str, location: str
     ) -> None:
-        scope = http_scope(PEER, *forwarded_for)
+        response = await client.request(method, path)
 
-        await ClientIPMiddleware(AsyncMock(), hops)(scope, AsyncMock(), AsyncMock())
+        assert response.status_code == 307
+        assert response.headers["location"] == location
 
-        assert scope["client"][0] == client_ip
-
-    @pytest.mark.parametrize("trusted", ["127.0.0.1", "*"])
     @pytest.mark.parametrize(
-        "written",
+        "path",
         [
-            b"192.0.2.1",
-            b"192.0.2.1:4711",
-            b"192.0.2.1: 4_711",
-            b"192.0.2.1:x",
-            b"192.0.2.1, 127.0.0.1",
-            b"[2001:db8::1]:4711",
-            b"[2001:db8::1]x",
-            b"[2001:db8::1",
-            b"somewhere",
+            "//evil.example/",
+            "///evil.example//",
+            "/%5Cevil.example/",
+            "/%2F/evil.example/",
+            "/%09/evil.example/",
+            "/%0D%0ASet-Cookie:%20a=b/",
         ],
     )
-    async def test_header_is_ignored_without_trusted_proxies(
-        self, written: bytes, trusted: str
+    async def test_never_redirects_to_another_site(
+        self, client: AsyncClient, path: str
     ) -> None:
-        scope = http_scope(("127.0.0.1", 50_000), written)
-        ours: Any = ClientIPMiddleware(AsyncMock(), hops=0)
+        response = await client.get(f"http://127.0.0.1:8000{path}")
 
-        # uvicorn starts every app like this unless told otherwise.
-        server = ProxyHeadersMiddleware(ours, trusted_hosts=trusted)
-        await server(scope, AsyncMock(), AsyncMock())  # type: ignore[arg-type]  # a dict
-
-        assert scope["client"][0] == "127.0.0.1"
-
-    async def test_without_proxies_a_client_cannot_hide_its_ip(self) -> None:
-        scope = http_scope(("192.0.2.7", 50_000), b"192.0.2.7")
-
-        await ClientIPMiddleware(AsyncMock(), hops=0)(scope, AsyncMock(), AsyncMock())
-
-        assert scope["client"] == ("192.0.2.7", 50_000)
-
-    async def test_client_without_an_ip_gets_one(self) -> None:
-        scope = http_scope(None)
-
-        await ClientIPMiddleware(AsyncMock(), hops=0)(scope, AsyncMock(), AsyncMock())
-
-        assert scope["client"] == ("127.0.0.1", 0)
-
-    async def test_access_log_uses_it(self) -> None:
-        # The server logs from this scope. It has read the header's first entry, which
-        # the client controls.
-        scope = http_scope(("203.0.113.66", 0), b"203.0.113.66, 192.0.2.1")
-
-        await app(scope, AsyncMock(), AsyncMock())
-
-        assert scope["client"] == ("192.0.2.1", 0)
+        assert response.status_code == 307
+        assert re.fullmatch(r"/[^/\\\s][^\\\s]*", response.headers["location"])
+        assert "set-cookie" not in response.headers
 
 
-class TestConcurrentRequests:
-    @pytest.fixture(autouse=True)
-    async def two_at_most(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-        """Allow two concurrent requests."""
-        monkeypatch.setattr(settings, "rate_limit_enabled", True)
-        monkeypatch.setattr(settings, "rate_limit_concurrent_requests", 2)
-        await reset_rate_limits()
-        yield
-        await reset_rate_limits()
+class TestFormCharset:
+    @pytest.mark.parametrize(
+        "charset",
+        ["; charset=punycode", ";CHARSET=utf-16", ";\xa0charset=x", "; charset*=a''b"],
+    )
+    async def test_of_form_is_ignored(self, client: AsyncClient, charset: str) -> None:
+        await create_test_user(client)
+        fields = {"username": "ada@example.com", "password": PASSWORD}
+        body = "".join(
+            f'--;x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        content_type = f'multipart/form-data; boundary=";x"{charset}'
 
-    @asynccontextmanager
-    async def in_progress(
-        self, client: AsyncClient, ips: list[str]
-    ) -> AsyncIterator[None]:
-        """Keep requests in progress until the context ends."""
-        arrived, may_go_on = asyncio.Semaphore(0), asyncio.Event()
-
-        async def slow_body() -> AsyncIterator[bytes]:
-            yield b"username="
-            arrived.release()
-            await may_go_on.wait()
-            yield b"ada&password=-"
-
-        async def log_in(ip: str) -> Response:
-            headers = FORM | {"X-Forwarded-For": ip}
-            path = "/api/users/token"
-            return await client.post(path, content=slow_body(), headers=headers)
-
-        requests = [asyncio.create_task(log_in(ip)) for ip in ips]
-        for _ in ips:
-            await arrived.acquire()
-        yield
-        may_go_on.set()
-        responses = await asyncio.gather(*requests)
-        assert {response.status_code for response in responses} == {401}
-
-    async def get(self, client: AsyncClient, ip: str, path: str = "/login") -> Response:
-        return await client.get(path, headers={"X-Forwarded-For": ip})
-
-    async def test_excess_request_is_rejected_until_one_ends(
-        self, concurrent_client: AsyncClient
-    ) -> None:
-        async with self.in_progress(concurrent_client, ["192.0.2.1"] * 2):
-            rejected = await self.get(concurrent_client, "192.0.2.1", "/api/posts")
-        accepted = await self.get(concurrent_client, "192.0.2.1")
-
-        assert rejected.status_code == 503
-        assert int(rejected.headers["retry-after"]) > 0
-        assert rejected.headers["connection"] == "close"
-        assert rejected.headers["x-content-type-options"] == "nosniff"
-        assert accepted.status_code == 200
-
-    async def test_other_clients_are_served(
-        self, concurrent_client: AsyncClient
-    ) -> None:
-        async with self.in_progress(concurrent_client, ["192.0.2.1"] * 2):
-            assert (await self.get(concurrent_client, "192.0.2.2")).status_code == 200
-
-    async def test_ipv6_clients_count_by_network(
-        self, concurrent_client: AsyncClient
-    ) -> None:
-        async with self.in_progress(concurrent_client, ["2001:db8::1", "2001:db8::2"]):
-            same = await self.get(concurrent_client, "2001:db8::3")
-            other = await self.get(concurrent_client, "2001:db8:0:1::3")
-
-        assert same.status_code == 503
-        assert other.status_code == 200
-
-    async def test_health_is_exempt(self, concurrent_client: AsyncClient) -> None:
-        async with self.in_progress(concurrent_client, ["192.0.2.1"] * 2):
-            response = await self.get(concurrent_client, "192.0.2.1", "/health")
+        response = await client.post(
+            "/api/users/token",
+            content=f"{body}--;x--\r\n".encode(),
+            headers={b"Content-Type": content_type.encode("latin-1")},
+        )
 
         assert response.status_code == 200
 
-    async def test_limit_can_be_turned_off(
-        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    async def test_of_upload_is_ignored(
+        self, client: AsyncClient, ada: dict[str, str]
     ) -> None:
-        monkeypatch.setattr(settings, "rate_limit_enabled", False)
+        content_type = "multipart/form-data; boundary=x; charset=undefined"
+        part = 'Content-Disposition: form-data; name="file"; filename="é"\r\n\r\n-'
 
-        async with self.in_progress(concurrent_client, ["192.0.2.1"] * 2):
-            assert (await self.get(concurrent_client, "192.0.2.1")).status_code == 200
-
-    @pytest.mark.parametrize("fails", [False, True])
-    async def test_only_time_until_response_counts(self, fails: bool) -> None:
-        in_progress = []
-
-        async def note() -> None:
-            in_progress.append(dict(limited.in_progress))
-
-        async def site(scope: Scope, receive: Receive, send: Send) -> None:
-            await note()
-            if fails:
-                raise RuntimeError
-            response = PlainTextResponse("-", background=BackgroundTask(note))
-            await response(scope, receive, send)
-
-        limited = RateLimitMiddleware(site)
-        async with AsyncClient(
-            transport=ASGITransport(limited, raise_app_exceptions=False)
-        ) as client:
-            await client.get("http://blog/")
-
-        assert in_progress[:1] == [{"127.0.0.1": 1}]
-        assert in_progress[1:] == ([] if fails else [{}])
-        assert limited.in_progress == {}
-
-
-class TestSlowBodies:
-    @pytest.mark.parametrize(
-        ("method", "path", "content_type"),
-        [
-            ("POST", "/api/users/token", FORM["Content-Type"]),
-            ("POST", "/api/users", "application/json"),
-            ("PATCH", "/api/users/{id}/picture", "multipart/form-data; boundary=x"),
-        ],
-    )
-    async def test_incomplete_body_times_out(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        monkeypatch: pytest.MonkeyPatch,
-        method: str,
-        path: str,
-        content_type: str,
-    ) -> None:
-        async def endless() -> AsyncIterator[bytes]:
-            yield b"--x\r\n"
-            while True:
-                yield b"-"
-                await asyncio.sleep(0.001)
-
-        path = path.format(id=await get_user_id(client, ada))
-        monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
-
-        response = await client.request(
-            method,
-            path,
-            content=endless(),
+        response = await client.patch(
+            f"/api/users/{await get_user_id(client, ada)}/picture",
+            content=f"--x\r\n{part}\r\n--x--\r\n".encode(),
             headers=ada | {"Content-Type": content_type},
         )
 
-        assert response.status_code == 422
-        assert response.json()["detail"] == [
-            {
-                "type": "body",
-                "loc": ["body"],
-                "msg": "Timed out reading the request body",
-            }
-        ]
-        assert response.headers["connection"] == "close"
+        assert response.status_code == 400
+
+
+class TestSecurityHeaders:
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            *(("GET", path) for path in [*READABLE, *FAILING, "/login/"]),
+            ("POST", "/login"),
+            ("POST", "/api/posts"),
+            ("BREW", "/api/users"),
+        ],
+    )
+    async def test_are_in_every_response(
+        self, client: AsyncClient, post: dict[str, Any], method: str, path: str
+    ) -> None:
+        headers = {"Host": "blog.example.com"}
+
+        response = await client.request(method, fill(path, post), headers=headers)
+
+        assert response.headers["x-frame-options"] == "SAMEORIGIN"
+        assert response.headers["x-content-type-options"] == "nosniff"
+        referrer = response.headers["referrer-policy"]
+        assert referrer == "strict-origin-when-cross-origin"
+        policy = response.headers["content-security-policy"].split("; ")
+        assert {"script-src 'self'", "require-trusted-types-for 'script'"} <= {*policy}
+        assert response.headers[HSTS] == "max-age=63072000; includeSubDomains"
+
+    async def test_reset_page_sends_no_referrer(self, client: AsyncClient) -> None:
+        response = await client.get("/reset-password?token=t")
+
+        assert response.headers["referrer-policy"] == "no-referrer"
 
     @pytest.mark.parametrize(
-        ("path", "seconds"),
-        [("/api/users/token", 15), ("/api/users/1/picture", 75.9375)],
+        ("path", "names"),
+        [
+            ("/docs", "default dompurify dompurify#swagger-ui"),
+            ("/redoc", "default dompurify"),
+        ],
     )
-    async def test_timeout_depends_on_allowed_size(
-        self, monkeypatch: pytest.MonkeyPatch, path: str, seconds: float
+    async def test_docs_allow_needed_trusted_types(
+        self, client: AsyncClient, path: str, names: str
     ) -> None:
-        deadlines = []
-        timeout_at = asyncio.timeout_at
+        response = await client.get(path)
 
-        def note(when: float | None) -> asyncio.Timeout:
-            deadlines.append(when)
-            return timeout_at(when)
+        policy = response.headers["content-security-policy"].split("; ")
+        assert f"trusted-types {names}" in policy
 
-        monkeypatch.setattr("middleware.body_limit.asyncio.timeout_at", note)
-        scope = http_scope(PEER) | {"method": "POST", "path": path}
-        limited = BodyLimitMiddleware(read_body)
-        before = asyncio.get_running_loop().time()
-
-        await limited(scope, AsyncMock(return_value={"type": "-"}), AsyncMock())
-
-        assert deadlines[0] == pytest.approx(before + seconds, abs=5)
-        # After the body, only a disconnect can follow.
-        assert deadlines[1] is None
-
-
-async def read_body(_scope: Scope, receive: Receive, _send: Send) -> None:
-    """Read a one-message body and wait for the client to disconnect."""
-    await receive()
-    await receive()
-
-
-class TestErrors:
-    async def test_error_after_response_is_only_logged(
-        self, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        ("host", "is_public"),
+        [
+            ("blog.example.com:8000", True),
+            ("localhost.example.com", True),
+            ("127.0.0.1.example.com", True),
+            ("192.0.2.1", True),
+            ("[2001:db8::1]", True),
+            ("localhost:8000", False),
+            ("LOCALHOST", False),
+            ("127.0.0.1", False),
+            ("[::1]:8", False),
+        ],
+    )
+    async def test_hsts_is_only_for_public_hosts(
+        self, client: AsyncClient, host: str, is_public: bool
     ) -> None:
+        response = await client.get("/login", headers={"Host": host})
+
+        assert (HSTS in response.headers) == is_public
+
+
+class TestHost:
+    @pytest.mark.parametrize("path", [*READABLE, *FAILING, "/login/", "/api/users"])
+    async def test_of_request_is_never_used(
+        self, client: AsyncClient, post: dict[str, Any], path: str
+    ) -> None:
+        evil = "evil.example"
+        headers = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}"}
+
+        response = await client.get(fill(path, post), headers=headers)
+
+        assert evil not in response.text
+        assert evil not in str(response.headers)
+
+    @pytest.mark.parametrize("host", ["", "[", "[::1", "a:b:c", "\xff"])
+    @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1"])
+    async def test_malformed_is_no_server_error(
+        self, client: AsyncClient, host: str, path: str
+    ) -> None:
+        response = await client.get(path, headers={b"Host": host.encode("latin-1")})
+
+        assert response.status_code in {200, 307, 400, 404}
+
+
+class TestErrorAfterResponse:
+    async def test_is_only_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         async def site(scope: Scope, receive: Receive, send: Send) -> None:
             await PlainTextResponse("-")(scope, receive, send)
             raise TOO_MANY_ATTEMPTS.exception(Retry_After="7")
 
-        guarded = ServerErrorMiddleware(site)
-        async with AsyncClient(transport=ASGITransport(guarded)) as client:
+        transport = ASGITransport(ServerErrorMiddleware(site))
+        async with AsyncClient(transport=transport) as client:
             response = await client.get("http://blog/")
 
         assert response.text == "-"
         assert "Too many attempts" in caplog.text
 
+    async def test_of_background_task(
+        self,
+        client: AsyncClient,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        await create_test_user(client)
+        bug = AsyncMock(side_effect=RuntimeError("a bug in the background"))
+        monkeypatch.setattr("routers.users.send_password_reset_email", bug)
+
+        response = await client.post(
+            "/api/users/forgot-password", json={"email": "ada@example.com"}
+        )
+
+        assert response.status_code == 202
+        assert "a bug in the background" in caplog.text
+
+    async def test_incomplete_response_is_broken_off(self) -> None:
+        async def site(_scope: Scope, _receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise RuntimeError("a bug")
+
+        scope = {"type": "http", "method": "GET", "path": "/"}
+
+        with pytest.raises(RuntimeError, match="a bug"):
+            await ServerErrorMiddleware(site)(scope, AsyncMock(), AsyncMock())
+
+
+class TestStartupError:
     @pytest.mark.parametrize(
-        ("error", "is_one_line"),
+        ("error", "is_expected"),
         [(ConfigurationError("X: is missing"), True), (RuntimeError("a bug"), False)],
+        ids=["expected", "bug"],
     )
-    async def test_expected_startup_error_has_no_traceback(
-        self, error: Exception, is_one_line: bool
+    async def test_has_traceback_unless_expected(
+        self, error: Exception, is_expected: bool
     ) -> None:
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -344,6 +316,5 @@ class TestErrors:
             )
 
         [failed] = sent
-        assert failed["type"] == "lifespan.startup.failed"
-        assert (failed["message"] == str(error)) == is_one_line
-        assert ("Traceback" in failed["message"]) != is_one_line
+        assert (failed["message"] == str(error)) == is_expected
+        assert ("Traceback" in failed["message"]) != is_expected

@@ -1,250 +1,242 @@
-"""The OpenAPI document: up to date and complete."""
+"""The OpenAPI document, and the errors that it declares for many operations."""
 
-import difflib
-import json
 import os
+import re
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx import AsyncClient, Response
 
+from auth import create_access_token
 from config import BASE_DIR
+from database import DatabaseUnavailable, get_db
 from main import app
-from tests.recorder import Json, examples, follow, operations
-from tools.export_openapi import FILE, as_text
+from tests.conftest import auth_header, get_user_id, reset_rate_limits, settings
+from tests.openapi_coverage import Json, follow, operations
+from tools.export_openapi import FILE
 
+MULTIPART = "multipart/form-data"
 DOCUMENT = app.openapi()
 OPERATIONS = {
     f"{method} {template}": operation
     for method, template, operation in operations(DOCUMENT)
 }
 SCHEMAS: dict[str, Json] = DOCUMENT["components"]["schemas"]
-# Settings that may differ on the machine that generates the document.
-OTHER_SETTINGS = {
-    "POSTS_PER_PAGE": "7",
-    "MAX_UPLOAD_SIZE_BYTES": "1000",
-    "ACCESS_TOKEN_EXPIRE_MINUTES": "7",
-    "RESET_TOKEN_EXPIRE_MINUTES": "7",
-    "RATE_LIMIT_LOGIN_PER_IP": "7/day",
-    "FRONTEND_URL": "https://blog.example.com",
-    "S3_BUCKET_NAME": "bucket",
+# A value is bounded if it has a keyword of each of these sets.
+BOUNDS = {
+    "string": [{"maxLength", "enum", "const"}],
+    "integer": [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}],
 }
-# Keywords of JSON Schema and OpenAPI that bound a string or limit it to a set.
-STRING_BOUNDS = {"maxLength", "enum", "const"}
-# Files have their own limit and are not text.
-FILE_MARKS = {"contentMediaType", "contentEncoding"}
+
+each_operation = pytest.mark.parametrize(
+    "operation", OPERATIONS.values(), ids=OPERATIONS
+)
 
 
-def difference(old: str, new: str) -> str:
-    """Return the diff between two texts."""
-    lines = difflib.unified_diff(
-        old.splitlines(), new.splitlines(), "openapi.json", "app.openapi()", lineterm=""
-    )
-    return "\n".join(lines)
-
-
-def responses(operation: Json) -> dict[str, Json]:
-    """Return an operation's responses by status."""
-    return {
-        status: follow(DOCUMENT, response)
-        for status, response in operation["responses"].items()
-    }
-
-
-def errors(operation: Json) -> dict[str, Json]:
-    """Return an operation's error responses."""
-    return {
-        status: response
-        for status, response in responses(operation).items()
-        if int(status) >= HTTPStatus.BAD_REQUEST
-    }
-
-
-def parameters(operation: Json) -> list[Json]:
-    """Return an operation's path, query and header parameters."""
-    return [follow(DOCUMENT, found) for found in operation.get("parameters", [])]
-
-
-def request_schemas(operation: Json) -> dict[str, Json]:
-    """Return the schemas of an operation's inputs, by location."""
-    body = follow(DOCUMENT, operation.get("requestBody", {}))
-    return {found["name"]: found["schema"] for found in parameters(operation)} | {
-        media_type: media["schema"]
-        for media_type, media in body.get("content", {}).items()
-    }
+def input_schemas(operation: Json) -> dict[str, Json]:
+    """Return the schemas of parameters and bodies, by name or media type."""
+    body = operation.get("requestBody", {}).get("content", {})
+    inputs = {found["name"]: found for found in operation.get("parameters", [])} | body
+    # The first is compared and never stored; files have their own limit.
+    ignored = {"If-None-Match", MULTIPART}
+    return {name: inputs[name]["schema"] for name in inputs.keys() - ignored}
 
 
 def unbounded(schema: Json, place: str) -> Iterator[str]:
-    """Yield the places in a schema where a string or number is unbounded."""
+    """Yield the places in a schema where a string or integer is unbounded."""
     schema = follow(DOCUMENT, schema)
-    for kind in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(kind, []):
-            yield from unbounded(part, place)
-    for name, part in schema.get("properties", {}).items():
-        yield from unbounded(part, f"{place}.{name}")
-    if isinstance(schema.get("items"), dict):
-        yield from unbounded(schema["items"], f"{place}[]")
-    if not is_bounded(schema):
+    parts = schema.get("properties", {}) | dict(enumerate(schema.get("anyOf", [])))
+    for name, part in (parts | {"[]": schema.get("items", {})}).items():
+        if part:
+            yield from unbounded(part, f"{place}.{name}")
+    bounds = BOUNDS.get(schema.get("type", ""), [])
+    if not all(keywords & schema.keys() for keywords in bounds):
         yield place
 
 
-def is_bounded(schema: Json) -> bool:
-    """Return whether a string has a maximum length, or an integer both bounds."""
-    if schema.get("type") == "string":
-        is_file = schema.get("format") == "binary" or FILE_MARKS & schema.keys()
-        return bool(is_file or STRING_BOUNDS & schema.keys())
-    if schema.get("type") == "integer":
-        return "const" in schema or "enum" in schema or has_both_ends(schema)
-    return True
+class TestDocument:
+    def test_file_is_up_to_date(self, tmp_path: Path) -> None:
+        # The settings of the machine that generates the file have no influence.
+        environment = {"POSTS_PER_PAGE": "7", "MAX_UPLOAD_SIZE_BYTES": "1000"}
+        file = tmp_path / "openapi.json"
 
-
-def has_both_ends(schema: Json) -> bool:
-    """Return whether a number has a minimum and a maximum."""
-    return bool(
-        {"minimum", "exclusiveMinimum"} & schema.keys()
-        and {"maximum", "exclusiveMaximum"} & schema.keys()
-    )
-
-
-def written_document(file: Path) -> str:
-    """Return what the command generates on a machine with other settings."""
-    subprocess.run(
-        [sys.executable, "-m", "tools.export_openapi", str(file)],
-        cwd=BASE_DIR,
-        env={**os.environ, **OTHER_SETTINGS},
-        check=True,
-    )
-    return file.read_text(encoding="utf-8")
-
-
-# File
-
-
-def test_file_is_up_to_date(tmp_path: Path) -> None:
-    current = written_document(tmp_path / "openapi.json")
-
-    changes = difference(FILE.read_text(encoding="utf-8"), current)
-
-    assert not changes, f"`make openapi` writes openapi.json anew:\n{changes}"
-
-
-def test_document_is_the_same_on_all_python_versions() -> None:
-    # Standard library phrases change: 413 used to be "Request Entity Too Large".
-    phrases = {status.phrase for status in HTTPStatus}
-
-    faults = [
-        f"{name} {status}"
-        for name, operation in OPERATIONS.items()
-        for status, response in responses(operation).items()
-        if response["description"] in phrases
-    ]
-
-    assert not faults, faults
-
-
-# Document
-
-
-@pytest.mark.parametrize("key", ["title", "version", "description", "license"])
-def test_document_has_title_and_description(key: str) -> None:
-    assert DOCUMENT["info"].get(key)
-
-
-def test_openapi_version_uses_json_schema() -> None:
-    assert DOCUMENT["openapi"].startswith("3.1.")
-
-
-def test_tags_have_descriptions() -> None:
-    used = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
-    described = {
-        tag["name"] for tag in DOCUMENT.get("tags", []) if tag.get("description")
-    }
-
-    assert used == described
-
-
-def test_operation_ids_are_unique() -> None:
-    ids = Counter(operation["operationId"] for operation in OPERATIONS.values())
-
-    faults = [name for name, number in ids.items() if number > 1]
-
-    assert not faults, faults
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_schema_properties_have_descriptions(name: str) -> None:
-    properties: dict[str, Any] = SCHEMAS[name].get("properties", {})
-
-    faults = [key for key, part in properties.items() if not part.get("description")]
-
-    assert not faults, faults
-
-
-# Operations
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_operation_has_description(operation: Json) -> None:
-    assert operation["operationId"].isidentifier()
-    assert operation.get("summary")
-    assert operation.get("description")
-    assert operation.get("tags")
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_parameters_have_descriptions(operation: Json) -> None:
-    faults = [
-        parameter["name"]
-        for parameter in parameters(operation)
-        if not parameter.get("description")
-    ]
-
-    assert not faults, faults
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_request_values_are_bounded(operation: Json) -> None:
-    faults = [
-        place
-        for name, schema in request_schemas(operation).items()
-        # This is compared and never stored; any length is valid.
-        if name != "If-None-Match"
-        for place in unbounded(schema, name)
-    ]
-
-    assert not faults, faults
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_errors_have_named_schemas(operation: Json) -> None:
-    faults = [
-        f"{status} {media_type}"
-        for status, response in errors(operation).items()
-        for media_type, media in response.get("content", {"": {}}).items()
-        if media.get("schema", {}).keys() != {"$ref"}
-    ]
-
-    assert not faults, faults
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_errors_have_examples(operation: Json) -> None:
-    faults = [
-        status
-        for status, response in errors(operation).items()
-        if not any(
-            examples(DOCUMENT, media) for media in response.get("content", {}).values()
+        subprocess.run(
+            [sys.executable, "-m", "tools.export_openapi", str(file)],
+            cwd=BASE_DIR,
+            env=os.environ | environment,
+            check=True,
         )
-    ]
 
-    assert not faults, faults
+        assert FILE.read_text() == file.read_text(), "run `make openapi`"
+
+    def test_names_are_unique_and_described(self) -> None:
+        ids = [operation["operationId"] for operation in OPERATIONS.values()]
+        tags = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
+
+        assert len(ids) == len(set(ids))
+        assert tags == {tag["name"] for tag in DOCUMENT["tags"] if tag["description"]}
+
+    @pytest.mark.parametrize("name", SCHEMAS)
+    def test_properties_are_described(self, name: str) -> None:
+        properties = SCHEMAS[name].get("properties", {}).values()
+
+        assert all(part.get("description") for part in properties)
+
+    @each_operation
+    def test_operation_is_described(self, operation: Json) -> None:
+        parameters = operation.get("parameters", [])
+
+        assert operation["operationId"].isidentifier()
+        assert operation["summary"]
+        assert operation["description"]
+        assert all(parameter["description"] for parameter in parameters)
+
+    @each_operation
+    def test_inputs_are_bounded(self, operation: Json) -> None:
+        schemas = input_schemas(operation).items()
+
+        assert [
+            place for name, each in schemas for place in unbounded(each, name)
+        ] == []
+
+    @each_operation
+    def test_errors_are_described(self, operation: Json) -> None:
+        errors = [
+            follow(DOCUMENT, response)
+            for status, response in operation["responses"].items()
+            if int(status) >= 400
+        ]
+        media = [error["content"]["application/json"] for error in errors]
+
+        assert all("$ref" in each["schema"] and each["examples"] for each in media)
+        # Phrases depend on the Python version: 413 was "Request Entity Too Large".
+        phrases = {status.phrase for status in HTTPStatus}
+        assert phrases.isdisjoint(error["description"] for error in errors)
 
 
-def test_examples_are_json() -> None:
-    # Python's non-standard JSON values would make the file invalid.
-    assert json.loads(as_text(DOCUMENT)) == DOCUMENT
+# Errors
+
+
+def declaring(status: str) -> pytest.MarkDecorator:
+    """Parametrize a test with the operations that declare a status."""
+    names = [name for name in OPERATIONS if status in OPERATIONS[name]["responses"]]
+    return pytest.mark.parametrize("name", names)
+
+
+def media_type(name: str) -> str:
+    [media_type] = OPERATIONS[name]["requestBody"]["content"]
+    return str(media_type)
+
+
+def valid_body(name: str) -> dict[str, Any]:
+    """Return a valid body as HTTPX arguments, if the operation has one."""
+    if "requestBody" not in OPERATIONS[name]:
+        return {}
+    if media_type(name) == MULTIPART:
+        return {"files": {"file": b"-"}}
+    content = OPERATIONS[name]["requestBody"]["content"]
+    schema = follow(DOCUMENT, content[media_type(name)]["schema"])
+    fields = {key: schema["properties"][key] for key in schema.get("required", [])}
+    # A nullable field has its examples in the first of its types.
+    body = {
+        key: field.get("anyOf", [field])[0]["examples"][0]
+        for key, field in fields.items()
+    }
+    return {"json" if media_type(name) == "application/json" else "data": body}
+
+
+def invalid_input(name: str) -> dict[str, Any]:
+    """Return an invalid body or query as HTTPX arguments, or else an empty one."""
+    if "requestBody" in OPERATIONS[name]:
+        headers = {"Content-Type": f"{media_type(name)}; boundary=x"}
+        return {"content": b"{", "headers": headers}
+    return {} if "{" in name else {"params": {"limit": "x"}}
+
+
+async def send(
+    client: AsyncClient, name: str, row_id: object = 1, **options: Any
+) -> Response:
+    """Send a request of an operation, with this id in its path."""
+    method, template = name.split()
+    path = re.sub(r"\{\w+\}", str(row_id), template)
+    return await client.request(method, path, **options)
+
+
+class TestCommonError:
+    """Every operation that declares one of these errors responds with it."""
+
+    @pytest.fixture
+    async def exhausted_rate_limit(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[None]:
+        monkeypatch.setattr(settings, "rate_limit_enabled", True)
+        monkeypatch.setattr(settings, "rate_limit_default", "1/hour")
+        await reset_rate_limits()
+        await client.get("/")
+        yield
+        await reset_rate_limits()
+
+    @declaring("503")
+    async def test_unavailable_database(
+        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        async def disconnected() -> AsyncIterator[None]:
+            raise DatabaseUnavailable
+            yield
+
+        monkeypatch.setitem(app.dependency_overrides, get_db, disconnected)
+        headers = auth_header(create_access_token({"sub": "1"}))
+
+        response = await send(client, name, headers=headers, **valid_body(name))
+
+        assert response.status_code == 503
+        assert response.json() == {"detail": "Database unavailable"}
+        assert int(response.headers["retry-after"]) > 0
+
+    @declaring("429")
+    async def test_rate_limit(
+        self, client: AsyncClient, exhausted_rate_limit: None, name: str
+    ) -> None:
+        response = await send(client, name)
+
+        assert response.status_code == 429
+        detail = "Too many attempts. Please try again later."
+        assert response.json() == {"detail": detail}
+        assert 0 < int(response.headers["retry-after"]) <= 3600
+
+    async def test_health_has_no_rate_limit(
+        self, client: AsyncClient, exhausted_rate_limit: None
+    ) -> None:
+        assert (await client.get("/health")).status_code == 200
+
+    @declaring("413")
+    async def test_too_large_body(
+        self, client: AsyncClient, ada: dict[str, str], name: str
+    ) -> None:
+        user_id = await get_user_id(client, ada)
+        headers = {"Content-Type": f"{media_type(name)}; boundary=x"}
+        headers |= ada | {"Content-Length": str(6 * 1024 * 1024)}
+
+        response = await send(client, name, user_id, headers=headers, content=b"-")
+
+        assert response.status_code == 413
+        assert response.json() == {"detail": "Request body too large"}
+        assert response.headers["connection"] == "close"
+
+    @declaring("422")
+    async def test_invalid_request(
+        self, client: AsyncClient, ada: dict[str, str], name: str
+    ) -> None:
+        request = invalid_input(name)
+        user_id = await get_user_id(client, ada) if request else "x"
+        request["headers"] = ada | request.get("headers", {})
+
+        response = await send(client, name, user_id, **request)
+
+        assert response.status_code == 422
+        assert response.json()["detail"][0]["loc"][0] in {"body", "path", "query"}

@@ -1,0 +1,170 @@
+"""Check that the tests get the responses that openapi.json declares, and no others.
+
+An undeclared response fails the test that got it; a declared response that no test got
+fails a complete run. Errors may also be problem details (RFC 9457), which the document
+only mentions.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.routing import compile_path
+
+# Part of a document; there is no more precise type for JSON.
+Json = dict[str, Any]
+
+# They concern the connection, caches or browsers rather than an operation.
+COMMON_HEADERS = re.compile(
+    "access-control-.*|cache-control|connection|content-.*|cross-origin-opener-policy|"
+    "permissions-policy|referrer-policy|strict-transport-security|vary|x-content-.*|"
+    "x-frame-options"
+)
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
+
+class UndeclaredResponse(AssertionError):
+    """The document doesn't declare this response."""
+
+
+def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
+    """Yield the method, path template and declaration of every operation."""
+    for template, path in document["paths"].items():
+        for method, operation in path.items():
+            yield method.upper(), template, operation
+
+
+def follow(document: Json, node: Json) -> Json:
+    """Return a node, or the component that it refers to."""
+    if "$ref" not in node:
+        return node
+    _, _, kind, name = node["$ref"].split("/")
+    component: Json = document["components"][kind][name]
+    return component
+
+
+def without_numbers(text: str) -> str:
+    """Replace the numbers in a text: those in errors depend on settings."""
+    return NUMBER.sub("0", text)
+
+
+def detail_of(body: Any) -> Iterator[str]:
+    """Yield the text of an error; that of an invalid request is a list."""
+    if isinstance(body, dict) and isinstance(body.get("detail"), str):
+        yield f"detail {without_numbers(body['detail'])}"
+
+
+def declared_traits(declaration: Json) -> Iterator[str]:
+    yield "status"
+    for header in declaration.get("headers", {}):
+        yield f"header {header.lower()}"
+    for media_type, media in declaration.get("content", {}).items():
+        yield f"media type {media_type}"
+        for example in media.get("examples", {}).values():
+            yield from detail_of(example["value"])
+
+
+def traits(response: httpx.Response, body: Any) -> Iterator[str]:
+    yield "status"
+    for header in response.headers:
+        if not COMMON_HEADERS.fullmatch(header):
+            yield f"header {header}"
+    if response.content:
+        media_type = response.headers["content-type"]
+        yield f"media type {media_type.replace('problem+json', 'json')}"
+        yield from detail_of(body)
+
+
+def body_of(response: httpx.Response) -> Any:
+    """Return the JSON of a response, with problem details in the usual form."""
+    body = response.json() if response.content else {}
+    if response.headers.get("content-type") == "application/problem+json":
+        return {"detail": body.get("errors", body["detail"])}
+    return body
+
+
+class OpenAPISpec:
+    """The declared responses, and what the tests have seen of them."""
+
+    def __init__(self, document: Json) -> None:
+        self.operations: list[tuple[str, re.Pattern[str], str]] = []
+        self.validators: dict[str, Draft202012Validator] = {}
+        self.declared: set[str] = set()
+        self.seen: set[str] = set()
+        # In OpenAPI, paths without parameters take precedence.
+        for method, template, operation in sorted(
+            operations(document), key=lambda operation: operation[1].count("{")
+        ):
+            operation_name = f"{method} {template}"
+            self.operations.append((method, compile_path(template)[0], operation_name))
+            for status, node in operation["responses"].items():
+                name = f"{operation_name} {status}"
+                declaration = follow(document, node)
+                self.declared |= {
+                    f"{name} {each}" for each in declared_traits(declaration)
+                }
+                media = declaration.get("content", {}).get("application/json", {})
+                # Schemas refer to `#/components/...`.
+                components = {"components": document["components"]}
+                self.validators[name] = Draft202012Validator(
+                    media.get("schema", {}) | components,
+                    format_checker=Draft202012Validator.FORMAT_CHECKER,
+                )
+
+    async def check(self, response: httpx.Response) -> None:
+        """Check a response to an operation; a response hook of an HTTPX client."""
+        await response.aread()
+        request = response.request
+        for method, path, name in self.operations:
+            if method == request.method and path.match(request.url.path):
+                self.check_operation(response, f"{name} {response.status_code}")
+                return
+
+    def check_operation(self, response: httpx.Response, name: str) -> None:
+        body = body_of(response)
+        seen = {f"{name} {trait}" for trait in traits(response, body)}
+        if undeclared := seen - self.declared:
+            raise UndeclaredResponse(f"{undeclared} {response.text}")
+        self.validators[name].validate(body)
+        self.seen |= seen
+
+
+class CoveragePlugin:
+    """A pytest plugin that fails a successful run of all tests for what it missed."""
+
+    def __init__(self, spec: OpenAPISpec) -> None:
+        self.spec = spec
+        self.unseen: set[str] = set()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Collect what a worker of pytest-xdist has seen."""
+        self.spec.seen |= set(getattr(node, "workeroutput", {}).get("seen", []))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workeroutput"):
+            session.config.workeroutput["seen"] = list(self.spec.seen)
+        elif session.exitstatus == pytest.ExitCode.OK and is_complete(session.config):
+            self.unseen = self.spec.declared - self.spec.seen
+            if self.unseen:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> None:
+        if self.unseen:
+            terminalreporter.section("declared in openapi.json, but seen by no test")
+            terminalreporter.write_line("\n".join(sorted(self.unseen)))
+
+
+def is_complete(config: pytest.Config) -> bool:
+    """Return whether all tests were selected."""
+    folders = {Path(argument).resolve() for argument in config.args}
+    selections = ("keyword", "markexpr", "deselect", "lf")
+    return folders == {Path(__file__).parent} and not any(
+        config.getoption(option, None) for option in selections
+    )

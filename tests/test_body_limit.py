@@ -1,0 +1,128 @@
+"""Limits on the size of request bodies, and on the time they take to arrive."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from unittest.mock import AsyncMock, Mock, call
+
+import pytest
+from httpx import AsyncClient
+from starlette.types import Receive, Scope, Send
+
+from middleware.body_limit import BodyLimitMiddleware
+from tests.conftest import CountingBody, get_user_id
+
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+class TestSize:
+    @pytest.mark.parametrize(("size", "status"), [(MIB, 201), (MIB + 1, 413)])
+    async def test_of_complete_body(
+        self, client: AsyncClient, size: int, status: int
+    ) -> None:
+        user = {"username": "ada", "email": "ada@example.com", "password": "12345678"}
+        body = json.dumps(user).encode().ljust(size)
+
+        response = await client.post("/api/users", content=body, headers=JSON)
+
+        assert response.status_code == status
+
+    @pytest.mark.parametrize(
+        ("path", "headers"), [("/api/users", JSON), ("/api/users/token", FORM)]
+    )
+    async def test_of_streamed_body(
+        self, client: AsyncClient, path: str, headers: dict[str, str]
+    ) -> None:
+        body = CountingBody(20 * MIB)
+
+        response = await client.post(path, content=body, headers=headers)
+
+        assert response.status_code == 413
+        assert response.json() == {"detail": "Request body too large"}
+        assert body.read_bytes <= MIB + 4096
+
+    # The second number has more digits than Python parses.
+    @pytest.mark.parametrize("length", [str(20 * MIB), "9" * 5000], ids=len)
+    async def test_of_declared_body(self, client: AsyncClient, length: str) -> None:
+        body = CountingBody(20 * MIB)
+
+        response = await client.post(
+            "/api/users", content=body, headers=JSON | {"Content-Length": length}
+        )
+
+        assert response.status_code == 413
+        assert body.read_bytes == 0
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("POST", "/login", 405), ("GET", "/", 200), ("POST", "/nothing", 404)],
+    )
+    async def test_of_unneeded_body(
+        self, client: AsyncClient, method: str, path: str, status: int
+    ) -> None:
+        body = CountingBody(20 * MIB)
+
+        response = await client.request(method, path, content=body)
+
+        assert response.status_code == status
+        assert body.read_bytes <= 4096
+
+
+class TestTimeout:
+    @pytest.mark.parametrize(
+        ("method", "path", "headers"),
+        [
+            ("POST", "/api/users/token", FORM),
+            ("POST", "/api/users", JSON),
+            ("PATCH", "/api/users/{user}/picture", MULTIPART),
+        ],
+    )
+    async def test_of_incomplete_body(
+        self,
+        client: AsyncClient,
+        ada: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+    ) -> None:
+        async def incomplete() -> AsyncIterator[bytes]:
+            yield b"--x\r\n"
+            await asyncio.Event().wait()
+
+        path = path.format(user=await get_user_id(client, ada))
+        monkeypatch.setattr("middleware.body_limit.BODY_TIMEOUT_PER_MIB", 0.01)
+
+        response = await client.request(
+            method, path, content=incomplete(), headers=ada | headers
+        )
+
+        assert response.status_code == 422
+        [error] = response.json()["detail"]
+        assert error["msg"] == "Timed out reading the request body"
+        assert response.headers["connection"] == "close"
+
+    @pytest.mark.parametrize(
+        ("path", "seconds"),
+        [("/api/users/token", 15), ("/api/users/1/picture", 75.9375)],
+    )
+    async def test_depends_on_allowed_size(
+        self, monkeypatch: pytest.MonkeyPatch, path: str, seconds: float
+    ) -> None:
+        async def site(_scope: Scope, receive: Receive, _send: Send) -> None:
+            await receive()
+            await receive()
+
+        timeout_at = Mock(side_effect=lambda _deadline: asyncio.timeout(None))
+        monkeypatch.setattr("middleware.body_limit.asyncio.timeout_at", timeout_at)
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 100.0)
+        scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+        receive = AsyncMock(return_value={"type": "http.request"})
+
+        await BodyLimitMiddleware(site)(scope, receive, AsyncMock())
+
+        # After the body, only a disconnect can follow.
+        assert timeout_at.call_args_list == [call(100 + seconds), call(None)]

@@ -1,0 +1,411 @@
+"""Error responses: JSON, problem details (RFC 9457) and pages."""
+
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from httpx import AsyncClient, Response
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from database import DatabaseUnavailable, get_db
+from exceptions import TOO_MANY_ATTEMPTS
+from executors import QueueFull
+from main import app
+from tests.conftest import create_post
+
+PROBLEM = "application/problem+json"
+HTML = "text/html; charset=utf-8"
+# More digits than Python parses (`sys.get_int_max_str_digits`).
+ENDLESS = "1" * 5000
+
+Fail = Callable[[Exception], None]
+
+
+@pytest.fixture
+def fail(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """Return a function that lets every request that needs the database fail."""
+    # No operation declares these errors.
+    client.event_hooks = {}
+
+    def fail_with(error: Exception) -> None:
+        async def failing() -> AsyncIterator[None]:
+            raise error
+            yield
+
+        monkeypatch.setitem(app.dependency_overrides, get_db, failing)
+
+    return fail_with
+
+
+def assert_is_page(response: Response, status: int, title: str = "") -> None:
+    assert response.status_code == status
+    assert response.headers["content-type"] == HTML
+    assert str(status) in response.text
+    assert title in response.text
+    assert 'href="/"' in response.text
+
+
+class TestErrorPage:
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("GET", "/nothing", 404),
+            ("GET", "/apis", 404),
+            ("GET", "/healthy", 404),
+            ("GET", "/posts/1", 404),
+            ("GET", "/users/0/posts", 404),
+            ("GET", "/static/nothing.css", 404),
+            ("GET", "/posts/x", 422),
+            ("GET", "/posts/%00", 422),
+            ("GET", "/?page=0", 422),
+            ("GET", f"/?page={ENDLESS}", 422),
+            ("GET", f"/sitemaps/posts-{ENDLESS}.xml", 422),
+            ("POST", "/login", 405),
+            ("DELETE", "/posts/1", 405),
+        ],
+        ids=lambda value: str(value)[:30],
+    )
+    async def test_outside_api(
+        self, client: AsyncClient, method: str, path: str, status: int
+    ) -> None:
+        response = await client.request(method, path, headers={"Accept": PROBLEM})
+
+        assert_is_page(response, status)
+        assert "Accept" not in response.headers.get("vary", "").split(", ")
+
+    @pytest.mark.parametrize(
+        ("status", "title"),
+        [
+            (404, "Page not found"),
+            (405, "Method not allowed"),
+            (413, "Request too large"),
+            (422, "Invalid URL"),
+            (429, "Too many requests"),
+            (500, "Something went wrong"),
+            (503, "Temporarily unavailable"),
+            (502, "Bad Gateway"),
+        ],
+    )
+    async def test_status(
+        self, client: AsyncClient, fail: Fail, status: int, title: str
+    ) -> None:
+        fail(HTTPException(status, headers={"Retry-After": "7"}))
+
+        response = await client.get("/")
+
+        assert_is_page(response, status, title)
+        assert response.headers["retry-after"] == "7"
+
+
+class TestAPIError:
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "detail"),
+        [
+            ("GET", "/api", 404, "Not Found"),
+            ("GET", "/api/nothing", 404, "Not Found"),
+            ("PUT", "/api/posts", 405, "Method Not Allowed"),
+            ("POST", "/health", 405, "Method Not Allowed"),
+        ],
+    )
+    async def test_is_json(
+        self, client: AsyncClient, method: str, path: str, status: int, detail: str
+    ) -> None:
+        response = await client.request(method, path, headers={"Accept": "text/html"})
+
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/json"
+        assert response.json() == {"detail": detail}
+
+    async def test_every_invalid_field_is_listed(self, client: AsyncClient) -> None:
+        user = {"username": "", "email": "x", "password": "hunt3r"}
+
+        response = await client.post("/api/users", json=user)
+
+        errors = response.json()["detail"]
+        assert [error["loc"][1] for error in errors] == [*user]
+        assert all(error.keys() == {"type", "loc", "msg"} for error in errors)
+        assert "hunt3r" not in response.text
+
+
+class TestServerError:
+    async def test_in_api(self, client: AsyncClient, fail: Fail) -> None:
+        fail(RuntimeError("a secret detail"))
+
+        response = await client.get("/api/posts", headers={"Host": "blog.example.com"})
+
+        assert response.status_code == 500
+        assert response.json() == {"detail": "Internal Server Error"}
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "strict-transport-security" in response.headers
+
+    @pytest.mark.parametrize("path", ["/", "/posts/1"])
+    async def test_on_a_page(self, client: AsyncClient, fail: Fail, path: str) -> None:
+        fail(RuntimeError("a secret detail"))
+
+        response = await client.get(path)
+
+        assert_is_page(response, 500)
+        assert "secret" not in response.text
+
+    async def test_is_logged_without_query(
+        self, client: AsyncClient, fail: Fail, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fail(RuntimeError("a bug"))
+
+        response = await client.get("/?token=hunt3r")
+
+        assert response.headers["x-error-id"] in caplog.text
+        assert "a bug" in caplog.text
+        assert "hunt3r" not in caplog.text
+
+
+class TestUnavailable:
+    @pytest.mark.parametrize("path", ["/", "/api/posts", "/health"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionRefusedError(),
+            OperationalError("SELECT 1", {}, ConnectionRefusedError()),
+            DBAPIError("SELECT 1", {}, OSError(), connection_invalidated=True),
+            QueueFull(),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_try_again_later(
+        self, client: AsyncClient, fail: Fail, path: str, error: Exception
+    ) -> None:
+        fail(error)
+
+        response = await client.get(path)
+
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) > 0
+
+    async def test_query_error_is_a_bug(self, client: AsyncClient, fail: Fail) -> None:
+        fail(ProgrammingError("SELECT x", {}, Exception("no such column")))
+
+        response = await client.get("/api/posts")
+
+        assert response.status_code == 500
+
+
+class TestProblemDetails:
+    @pytest.mark.parametrize(
+        ("status", "method", "path", "request_headers", "header"),
+        [
+            (401, "GET", "/api/users/me", {"Authorization": "-"}, "www-authenticate"),
+            (403, "DELETE", "/api/users/0", {}, "cache-control"),
+            (404, "GET", "/api/posts/0", {}, "cache-control"),
+            (405, "PUT", "/api/posts", {}, "allow"),
+            (412, "DELETE", "/api/posts/{post}", {"If-Match": '"other"'}, "etag"),
+            (413, "POST", "/api/posts", {"Content-Length": "9999999"}, "connection"),
+            (422, "GET", "/api/posts?skip=-1&limit=x", {}, "cache-control"),
+        ],
+    )
+    async def test_if_accepted(
+        self,
+        client: AsyncClient,
+        ada: dict[str, str],
+        status: int,
+        method: str,
+        path: str,
+        request_headers: dict[str, str],
+        header: str,
+    ) -> None:
+        path = path.format(post=(await create_post(client, ada))["id"])
+        headers = ada | request_headers
+        plain = await client.request(method, path, headers=headers)
+
+        problem = await client.request(
+            method, path, headers=headers | {"Accept": PROBLEM}
+        )
+
+        assert (plain.status_code, problem.status_code) == (status, status)
+        assert problem.json() == expected_problem(plain)
+        assert header in problem.headers
+        assert other_headers(problem) == other_headers(plain)
+
+    @pytest.mark.parametrize("path", ["/api/posts", "/health"])
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [
+            (429, TOO_MANY_ATTEMPTS.exception(Retry_After="7")),
+            (500, RuntimeError("a secret detail")),
+            (503, DatabaseUnavailable("a secret address")),
+        ],
+        ids=lambda value: str(value)[:3],
+    )
+    async def test_of_failure(
+        self,
+        client: AsyncClient,
+        fail: Fail,
+        path: str,
+        status: int,
+        error: Exception,
+    ) -> None:
+        fail(error)
+        plain = await client.get(path)
+
+        problem = await client.get(path, headers={"Accept": PROBLEM})
+
+        assert (plain.status_code, problem.status_code) == (status, status)
+        assert problem.json() == expected_problem(plain)
+        assert "secret" not in problem.text
+        assert other_headers(problem) == other_headers(plain)
+
+    @pytest.mark.parametrize(
+        "accept",
+        [
+            PROBLEM,
+            "Application/PROBLEM+json",
+            f"application/json, {PROBLEM}",
+            f"text/html;q=0.9 , {PROBLEM} ; q=0.001",
+            f"{PROBLEM};profile=x;q=0.5, */*;q=0.1",
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/api/nothing", "/api/posts/0", "/api"])
+    async def test_accepted(self, client: AsyncClient, path: str, accept: str) -> None:
+        response = await client.get(path, headers={"Accept": accept})
+
+        assert response.headers["content-type"] == PROBLEM
+        assert response.headers["vary"] == "Accept"
+
+    async def test_accepted_by_second_header(self, client: AsyncClient) -> None:
+        headers = [("Accept", "application/json"), ("Accept", PROBLEM)]
+
+        response = await client.get("/api/posts/0", headers=headers)
+
+        assert response.headers["content-type"] == PROBLEM
+
+    @pytest.mark.parametrize(
+        "accept",
+        ["", "*/*", "application/json", "application/problem", f"{PROBLEM}x", ",;,;="],
+    )
+    async def test_not_accepted(self, client: AsyncClient, accept: str) -> None:
+        response = await client.get("/api/posts/0", headers={"Accept": accept})
+
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["vary"] == "Accept"
+
+    async def test_no_accept_header(self, client: AsyncClient) -> None:
+        del client.headers["Accept"]
+
+        response = await client.get("/api/posts/0")
+
+        assert response.headers["content-type"] == "application/json"
+
+    async def test_success_is_the_same(self, client: AsyncClient) -> None:
+        plain = await client.get("/api/posts")
+
+        response = await client.get("/api/posts", headers={"Accept": PROBLEM})
+
+        assert response.headers == plain.headers
+        assert response.content == plain.content
+
+
+def expected_problem(plain: Response) -> dict[str, Any]:
+    """Return the problem details with the content of another response."""
+    detail = plain.json()["detail"]
+    problem = {
+        "type": "about:blank",
+        # The titles of 413 and 422 depend on the version of Python.
+        "title": HTTPStatus(plain.status_code).phrase,
+        "status": plain.status_code,
+    }
+    if isinstance(detail, str):
+        return problem | {"detail": detail}
+    return problem | {"detail": "The request is invalid", "errors": detail}
+
+
+def other_headers(response: Response) -> dict[str, str]:
+    """Return the headers that don't depend on the format."""
+    ignored = {"content-type", "content-length", "x-error-id"}
+    return {
+        name: value for name, value in response.headers.items() if name not in ignored
+    }
+
+
+class TestAllowedMethods:
+    @pytest.mark.parametrize(
+        ("path", "allowed"),
+        [
+            ("/api/posts", "GET, HEAD, POST"),
+            ("/api/posts/1", "DELETE, GET, HEAD, PATCH, PUT"),
+            (f"/api/posts/{ENDLESS}", "DELETE, GET, HEAD, PATCH, PUT"),
+            ("/api/users/1", "DELETE, GET, HEAD, PATCH"),
+            ("/api/users/1/picture", "DELETE, PATCH"),
+            # Not the methods for a user whose id is "me".
+            ("/api/users/me", "GET, HEAD"),
+            ("/api/users/token", "POST"),
+            ("/health", "GET, HEAD"),
+            ("/openapi.json", "GET, HEAD"),
+            ("/", "GET, HEAD"),
+            ("/docs", "GET, HEAD"),
+            ("/static/css/main.css", "GET, HEAD"),
+            ("/static/nothing.css", "GET, HEAD"),
+        ],
+        ids=lambda value: value[:25],
+    )
+    @pytest.mark.parametrize("method", ["OPTIONS", "BREW"])
+    async def test_are_listed(
+        self, client: AsyncClient, method: str, path: str, allowed: str
+    ) -> None:
+        response = await client.request(method, path)
+
+        assert response.status_code == 405
+        assert response.headers["allow"] == allowed
+
+    @pytest.mark.parametrize("path", ["/api/nothing", "/posts/1/nothing"])
+    async def test_of_unknown_path(self, client: AsyncClient, path: str) -> None:
+        response = await client.request("BREW", path)
+
+        assert response.status_code == 404
+        assert "allow" not in response.headers
+
+
+class TestHugeId:
+    """No row can have these ids, and Python doesn't even parse them."""
+
+    @pytest.mark.parametrize(
+        "huge", [ENDLESS, f"-{ENDLESS}"], ids=["positive", "negative"]
+    )
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/api/posts/{}"),
+            ("PATCH", "/api/posts/{}"),
+            ("GET", "/api/users/{}"),
+            ("GET", "/api/users/{}/posts"),
+            ("GET", "/posts/{}"),
+            ("GET", "/users/{}/posts"),
+            ("GET", "/users/{}/feed.atom"),
+        ],
+    )
+    async def test_not_found(
+        self,
+        client: AsyncClient,
+        ada: dict[str, str],
+        method: str,
+        path: str,
+        huge: str,
+    ) -> None:
+        response = await client.request(method, path.format(huge), headers=ada, json={})
+
+        assert response.status_code == 404
+
+    @pytest.mark.parametrize("path", ["/api/users/{}", "/api/users/{}/picture"])
+    async def test_forbidden(
+        self, client: AsyncClient, ada: dict[str, str], path: str
+    ) -> None:
+        response = await client.delete(path.format(ENDLESS), headers=ada)
+
+        assert response.status_code == 403
+
+    @pytest.mark.parametrize("name", ["skip", "limit"])
+    async def test_in_query(self, client: AsyncClient, name: str) -> None:
+        response = await client.get(f"/api/posts?{name}={ENDLESS}")
+
+        assert response.status_code == 422
+        assert ENDLESS not in response.text
