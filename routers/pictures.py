@@ -21,7 +21,6 @@ from exceptions import (
     DELETE_PICTURE_FORBIDDEN,
     INVALID_IMAGE,
     NO_PICTURE,
-    TOO_BUSY,
     UPDATE_PICTURE_FORBIDDEN,
     UPLOAD_FAILED,
     error_responses,
@@ -83,7 +82,6 @@ UPLOAD_FORM = {
         file_too_large(),
         INVALID_IMAGE,
         UPLOAD_FAILED,
-        TOO_BUSY,
     ),
     openapi_extra=UPLOAD_FORM,
 )
@@ -119,7 +117,7 @@ async def read_avatar(request: Request) -> tuple[bytes, str]:
     authenticates the caller.
 
     Raises:
-        HTTPException: 400 if the file is invalid; 503 if the server is too busy.
+        HTTPException: 400 if the file is invalid; 503 if the decoder fails or is busy.
         RequestValidationError: The form has no file.
     """
     async with request.form(max_files=1, max_fields=10) as form:
