@@ -1,15 +1,10 @@
 """Shared fixtures: a test database, an in-memory S3, and HTTP clients."""
 
 import atexit
-import email
-import email.policy
 import os
-import re
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +55,9 @@ from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
 # Settings that were read too early would point the tests at the development database.
 assert settings.is_production, "the settings were read before the tests had made theirs"
+
+Headers = dict[str, str]
+Json = dict[str, Any]
 
 PASSWORD = "correct horse"
 PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
@@ -205,32 +203,17 @@ def capture_queries() -> Iterator[list[str]]:
         event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
-def wait_until_healthy(
-    url: str, server: subprocess.Popen[Any], *, seconds: float = 30
-) -> None:
-    """Wait until a server that was just started reports that it is healthy."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        with suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health").status_code == 200:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"no healthy server at {url}, exit status {server.poll()}")
-
-
 async def create_test_user(
     client: AsyncClient,
     username: str = "ada",
     email: str = "ada@example.com",
     password: str = PASSWORD,
-) -> dict[str, Any]:
+) -> Json:
     """Create a user through the API and return the response's JSON."""
-    response = await client.post(
-        "/api/users",
-        json={"username": username, "email": email, "password": password},
-    )
+    user_in = {"username": username, "email": email, "password": password}
+    response = await client.post("/api/users", json=user_in)
     assert response.status_code == 201, response.text
-    user: dict[str, Any] = response.json()
+    user: Json = response.json()
     return user
 
 
@@ -238,20 +221,19 @@ async def login_user(
     client: AsyncClient, email: str = "ada@example.com", password: str = PASSWORD
 ) -> str:
     """Log in through the API and return the access token."""
-    response = await client.post(
-        "/api/users/token", data={"username": email, "password": password}
-    )
+    form = {"username": email, "password": password}
+    response = await client.post("/api/users/token", data=form)
     assert response.status_code == 200, response.text
     token: str = response.json()["access_token"]
     return token
 
 
-def auth_header(token: str) -> dict[str, str]:
+def auth_header(token: str) -> Headers:
     """Return the header for an access token."""
     return {"Authorization": f"Bearer {token}"}
 
 
-async def sign_up(client: AsyncClient, name: str) -> dict[str, str]:
+async def sign_up(client: AsyncClient, name: str) -> Headers:
     """Create a user, log in, and return the user's headers."""
     email = f"{name}@example.com"
     await create_test_user(client, name, email)
@@ -259,28 +241,23 @@ async def sign_up(client: AsyncClient, name: str) -> dict[str, str]:
 
 
 @pytest.fixture
-async def ada(client: AsyncClient) -> dict[str, str]:
+async def ada(client: AsyncClient) -> Headers:
     """Return the headers of a logged-in user, ada."""
     return await sign_up(client, "ada")
 
 
 @pytest.fixture
-async def bob(client: AsyncClient) -> dict[str, str]:
+async def bob(client: AsyncClient) -> Headers:
     """Return the headers of another logged-in user, bob."""
     return await sign_up(client, "bob")
 
 
-async def create_post(
-    client: AsyncClient, headers: dict[str, str], **fields: Any
-) -> dict[str, Any]:
+async def create_post(client: AsyncClient, headers: Headers, **fields: Any) -> Json:
     """Publish a post through the API and return the response's JSON."""
-    response = await client.post(
-        "/api/posts",
-        json={"title": "A title", "content": "Some content", **fields},
-        headers=headers,
-    )
+    post_in = {"title": "A title", "content": "Some content", **fields}
+    response = await client.post("/api/posts", json=post_in, headers=headers)
     assert response.status_code == 201, response.text
-    post: dict[str, Any] = response.json()
+    post: Json = response.json()
     return post
 
 
@@ -288,26 +265,6 @@ def list_objects(bucket: Any) -> list[str]:
     """List the keys in the test bucket."""
     listing = bucket.list_objects_v2(Bucket="test-bucket")
     return [entry["Key"] for entry in listing.get("Contents", [])]
-
-
-def new_reset_link(outbox: Path, known: Collection[str] = ()) -> str:
-    """Wait for a reset email with an unknown link and return the link."""
-    deadline = time.monotonic() + 10
-    while not (links := reset_links(outbox) - set(known)):
-        assert time.monotonic() < deadline, "no mail came"
-        time.sleep(0.02)
-    return links.pop()
-
-
-def reset_links(outbox: Path) -> set[str]:
-    """Return the links in all reset emails of an outbox."""
-    emails = [
-        email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
-        for file in outbox.glob("*.eml")
-    ]
-    bodies = [mail.get_body(("plain",)) for mail in emails]
-    texts = [body.get_content() for body in bodies if body is not None]
-    return set(re.findall(r"http\S+/reset-password\?token=[\w-]+", "\n".join(texts)))
 
 
 class CountingBody:
@@ -325,29 +282,42 @@ class CountingBody:
             yield b" " * 4096
 
 
-async def get_current_user(
-    client: AsyncClient, headers: dict[str, str]
-) -> dict[str, Any]:
+async def get_current_user(client: AsyncClient, headers: Headers) -> Json:
     """Return the user with these headers."""
-    user: dict[str, Any] = (await client.get("/api/users/me", headers=headers)).json()
+    user: Json = (await client.get("/api/users/me", headers=headers)).json()
     return user
 
 
-async def get_user_id(client: AsyncClient, headers: dict[str, str]) -> int:
+async def get_user_id(client: AsyncClient, headers: Headers) -> int:
     """Return the id of the user with these headers."""
     user_id: int = (await get_current_user(client, headers))["id"]
     return user_id
 
 
+@pytest.fixture
+async def user_id(client: AsyncClient, ada: Headers) -> int:
+    return await get_user_id(client, ada)
+
+
+@pytest.fixture
+def user_path(user_id: int) -> str:
+    """Return the path of ada's account."""
+    return f"/api/users/{user_id}"
+
+
+@pytest.fixture
+async def post(client: AsyncClient, ada: Headers) -> Json:
+    """Return a post by ada."""
+    return await create_post(client, ada)
+
+
 async def upload_picture(
-    client: AsyncClient, headers: dict[str, str], content: bytes = PHOTO
+    client: AsyncClient, headers: Headers, content: bytes = PHOTO
 ) -> httpx.Response:
     """Upload a profile picture."""
-    return await client.patch(
-        f"/api/users/{await get_user_id(client, headers)}/picture",
-        files={"file": ("photo.jpg", content)},
-        headers=headers,
-    )
+    path = f"/api/users/{await get_user_id(client, headers)}/picture"
+    files = {"file": ("photo.jpg", content)}
+    return await client.patch(path, files=files, headers=headers)
 
 
 @pytest.fixture
@@ -358,26 +328,3 @@ def s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
-
-
-__all__ = [
-    "ADMIN_URL",
-    "PASSWORD",
-    "PHOTO",
-    "VAR_DIR",
-    "CountingBody",
-    "auth_header",
-    "capture_queries",
-    "create_post",
-    "create_test_user",
-    "get_current_user",
-    "get_user_id",
-    "list_objects",
-    "login_user",
-    "new_reset_link",
-    "reset_links",
-    "settings",
-    "sign_up",
-    "upload_picture",
-    "wait_until_healthy",
-]

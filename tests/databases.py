@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -40,16 +40,6 @@ async def execute(url: URL, statement: str) -> list[asyncpg.Record]:
         return list(await connection.fetch(statement))
     finally:
         await connection.close()
-
-
-async def drop_leftovers(url: URL) -> None:
-    """Drop unused databases that killed test runs have left behind."""
-    names = await execute(
-        url, f"SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%'"
-    )
-    for name in names:
-        with suppress(asyncpg.ObjectInUseError):
-            await execute(url, f'DROP DATABASE "{name["datname"]}"')
 
 
 @contextmanager

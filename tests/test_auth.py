@@ -17,9 +17,7 @@ from auth import (
 )
 from config import settings
 from models import utcnow
-from tests.conftest import PASSWORD, auth_header, create_test_user, get_user_id
-
-Headers = dict[str, str]
+from tests.conftest import PASSWORD, Headers, auth_header, create_test_user, get_user_id
 
 OTHER_KEY = "another-key-of-thirty-two-bytes-!"
 

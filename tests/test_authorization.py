@@ -10,13 +10,12 @@ from main import app
 from tests.conftest import (
     PASSWORD,
     PHOTO,
+    Headers,
+    Json,
     auth_header,
     create_post,
     get_current_user,
 )
-
-Headers = dict[str, str]
-Json = dict[str, Any]
 
 POST = {"title": "Another title", "content": "Another text"}
 PASSWORDS = {"current_password": PASSWORD, "new_password": "battery staple"}

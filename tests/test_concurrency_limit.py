@@ -10,8 +10,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from config import settings
 from middleware.rate_limit import RateLimitMiddleware
-from tests.conftest import reset_rate_limits, settings
+from tests.conftest import reset_rate_limits
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

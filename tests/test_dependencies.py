@@ -1,15 +1,10 @@
 """What routes depend on: posts of the caller, conditions, and long pages."""
 
-from typing import Any
-
 import pytest
 from httpx import AsyncClient, Response
 
 import dependencies
-from tests.conftest import create_post
-
-Headers = dict[str, str]
-Json = dict[str, Any]
+from tests.conftest import Headers, Json, create_post
 
 EDIT = {"title": "Coffee", "content": "Was ready."}
 OTHER_ETAG = '"other"'

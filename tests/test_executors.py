@@ -19,7 +19,7 @@ import auth
 from auth import hash_reset_token
 from executors import BoundedExecutor, QueueFull
 from models import PasswordResetToken, User, utcnow
-from tests.conftest import PASSWORD, get_user_id
+from tests.conftest import PASSWORD, Headers, get_user_id
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
@@ -98,7 +98,7 @@ class TestBusyHashing:
     async def test_request_is_rejected(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         full_queue: threading.Semaphore,
         method: str,
         path: str,
@@ -113,7 +113,7 @@ class TestBusyHashing:
         self,
         client: AsyncClient,
         db: AsyncSession,
-        ada: dict[str, str],
+        ada: Headers,
         full_queue: threading.Semaphore,
     ) -> None:
         user_id, digest = await get_user_id(client, ada), hash_reset_token("token")
@@ -136,7 +136,7 @@ class TestRehash:
         self,
         client: AsyncClient,
         db: AsyncSession,
-        ada: dict[str, str],
+        ada: Headers,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         stronger = Argon2Hasher(time_cost=2, memory_cost=16, parallelism=1)
@@ -152,7 +152,7 @@ class TestRehash:
         assert (await client.get("/api/users/me", headers=ada)).status_code == 200
 
     async def test_login_works_if_queue_is_full(
-        self, client: AsyncClient, ada: dict[str, str], monkeypatch: pytest.MonkeyPatch
+        self, client: AsyncClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         full = AsyncMock(side_effect=QueueFull)
         monkeypatch.setattr("routers.login.needs_rehash", lambda _stored: True)
@@ -163,7 +163,7 @@ class TestRehash:
         assert response.status_code == 200
 
     async def test_unknown_format_matches_no_password(
-        self, client: AsyncClient, db: AsyncSession, ada: dict[str, str]
+        self, client: AsyncClient, db: AsyncSession, ada: Headers
     ) -> None:
         user = await db.get_one(User, await get_user_id(client, ada))
         user.password_hash = "!"

@@ -14,9 +14,7 @@ from config import settings
 from database import MAX_ID
 from models import Post, User
 from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
-from tests.conftest import create_post, get_user_id
-
-Headers = dict[str, str]
+from tests.conftest import Headers, create_post, get_user_id
 
 SITE = "https://blog.example.com/under/a/path"
 ATOM = "{http://www.w3.org/2005/Atom}"

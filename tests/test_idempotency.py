@@ -15,9 +15,7 @@ from sqlalchemy.pool import QueuePool
 import idempotency
 from database import AsyncSessionLocal, DatabaseUnavailable, engine
 from models import IdempotencyKey, Post, User, utcnow
-from tests.conftest import get_user_id, sign_up
-
-Headers = dict[str, str]
+from tests.conftest import Headers, get_user_id, sign_up
 
 POST = {"title": "Tea", "content": "Is ready."}
 EXPIRED = timedelta(hours=24, seconds=1)

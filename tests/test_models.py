@@ -12,9 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from database import engine
 from models import Post
 from pagination import Cursor
-from tests.conftest import PASSWORD, capture_queries, create_post
-
-Headers = dict[str, str]
+from tests.conftest import PASSWORD, Headers, capture_queries, create_post
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}

@@ -9,10 +9,8 @@ import pytest
 from httpx import AsyncClient
 
 from config import settings
-from tests.conftest import PASSWORD, get_user_id
+from tests.conftest import PASSWORD, Headers, get_user_id
 from tests.server import outbox, reset_links, text
-
-Headers = dict[str, str]
 
 EMAIL = "ada@example.com"
 NEW_PASSWORD = "another horse"

@@ -13,10 +13,10 @@ import pytest
 from httpx import AsyncClient, Response
 
 from auth import create_access_token
-from config import BASE_DIR
+from config import BASE_DIR, settings
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import auth_header, get_user_id, reset_rate_limits, settings
+from tests.conftest import auth_header, get_user_id, reset_rate_limits
 from tests.openapi_coverage import Json, follow, operations
 from tools.export_openapi import FILE
 

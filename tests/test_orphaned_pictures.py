@@ -16,7 +16,7 @@ from models import OrphanedPicture, utcnow
 from orphaned_pictures import delete_orphans
 from routers import pictures
 from storage import StorageError
-from tests.conftest import list_objects, upload_picture
+from tests.conftest import Headers, list_objects, upload_picture
 
 DAY = timedelta(days=1)
 
@@ -121,7 +121,7 @@ class TestOutage:
     async def test_pictures_are_deleted_later(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         db: AsyncSession,
         bucket: Any,
         failing_deletion: list[str],
@@ -142,7 +142,7 @@ class TestOutage:
     async def test_picture_of_failed_upload_is_deleted_later(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         db: AsyncSession,
         bucket: Any,
         monkeypatch: pytest.MonkeyPatch,

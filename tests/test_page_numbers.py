@@ -3,13 +3,13 @@
 import pytest
 from httpx import AsyncClient
 
-from tests.conftest import create_post, get_user_id
+from tests.conftest import Headers, create_post, get_user_id
 
 
 class TestBeyondTheLastPage:
     @pytest.mark.parametrize("path", ["/", "/users/{id}/posts"])
     async def test_links_to_last_page(
-        self, client: AsyncClient, ada: dict[str, str], path: str
+        self, client: AsyncClient, ada: Headers, path: str
     ) -> None:
         path = path.format(id=await get_user_id(client, ada))
         for _ in range(11):
@@ -21,9 +21,7 @@ class TestBeyondTheLastPage:
         assert f'href="{path}?page=2"' in response.text
         assert '<meta name="robots" content="noindex">' in response.text
 
-    async def test_links_to_first_page(
-        self, client: AsyncClient, ada: dict[str, str]
-    ) -> None:
+    async def test_links_to_first_page(self, client: AsyncClient, ada: Headers) -> None:
         await create_post(client, ada)
 
         response = await client.get("/?page=2")
@@ -33,7 +31,7 @@ class TestBeyondTheLastPage:
 
     @pytest.mark.parametrize("path", ["/", "/users/{id}/posts"])
     async def test_first_page_always_exists(
-        self, client: AsyncClient, ada: dict[str, str], path: str
+        self, client: AsyncClient, ada: Headers, path: str
     ) -> None:
         path = path.format(id=await get_user_id(client, ada))
 

@@ -10,9 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import EPOCH, Post
 from pagination import CURSOR_FORMAT
-from tests.conftest import create_post, get_user_id
+from tests.conftest import Headers, create_post, get_user_id
 
-Headers = dict[str, str]
 # Returns the URL of the next page, or "" at the end.
 NextURL = Callable[[Response], str]
 

@@ -13,13 +13,12 @@ from auth import hash_reset_token
 from models import PasswordResetToken, utcnow
 from tests.conftest import (
     PASSWORD,
+    Headers,
     auth_header,
     create_test_user,
     get_user_id,
     login_user,
 )
-
-Headers = dict[str, str]
 
 EMAIL = "ada@example.com"
 NEW_PASSWORD = "battery staple"

@@ -4,9 +4,7 @@ import pytest
 from httpx import AsyncClient
 
 from config import settings
-from tests.conftest import PHOTO, CountingBody, get_user_id, upload_picture
-
-Headers = dict[str, str]
+from tests.conftest import PHOTO, CountingBody, Headers, get_user_id, upload_picture
 
 MULTIPART = "multipart/form-data; boundary=x"
 FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'

@@ -24,6 +24,7 @@ from routers import pictures
 from storage import StorageError
 from tests.conftest import (
     PHOTO,
+    Headers,
     get_current_user,
     get_user_id,
     list_objects,
@@ -40,7 +41,7 @@ def fail(*_: object, **__: object) -> None:
 
 
 @pytest.fixture
-def upload(client: AsyncClient, ada: dict[str, str]) -> Upload:
+def upload(client: AsyncClient, ada: Headers) -> Upload:
     """Return a function that uploads a picture of ada."""
     return partial(upload_picture, client, ada)
 
@@ -53,7 +54,7 @@ async def old(upload: Upload) -> str:
 
 
 @pytest.fixture
-async def picture_path(client: AsyncClient, ada: dict[str, str]) -> str:
+async def picture_path(client: AsyncClient, ada: Headers) -> str:
     return f"/api/users/{await get_user_id(client, ada)}/picture"
 
 
@@ -164,7 +165,7 @@ class TestUpload:
     async def test_account_is_deleted_meanwhile(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         picture_path: str,
         bucket: Any,
         monkeypatch: pytest.MonkeyPatch,
@@ -279,7 +280,7 @@ class TestDelete:
     async def test_default_picture_is_shown(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         old: str,
         picture_path: str,
         bucket: Any,
@@ -292,7 +293,7 @@ class TestDelete:
         assert list_objects(bucket) == []
 
     async def test_no_picture(
-        self, client: AsyncClient, ada: dict[str, str], picture_path: str
+        self, client: AsyncClient, ada: Headers, picture_path: str
     ) -> None:
         response = await client.delete(picture_path, headers=ada)
 
@@ -302,7 +303,7 @@ class TestDelete:
     async def test_storage_hangs(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         old: str,
         picture_path: str,
         hanging_storage: None,

@@ -9,10 +9,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import Post
-from tests.conftest import create_post, get_user_id
-
-Headers = dict[str, str]
-Json = dict[str, Any]
+from tests.conftest import Headers, Json, create_post, get_user_id
 
 TEA = {"title": "Tea", "content": "Is ready."}
 COFFEE = {"title": "Coffee", "content": "Was ready."}

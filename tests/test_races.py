@@ -18,6 +18,7 @@ from database import AsyncSessionLocal, engine
 from models import IdempotencyKey, PasswordResetToken, Post, User, utcnow
 from tests.conftest import (
     PASSWORD,
+    Headers,
     auth_header,
     create_post,
     get_user_id,
@@ -26,7 +27,6 @@ from tests.conftest import (
     sign_up,
 )
 
-Headers = dict[str, str]
 Outcome = tuple[int, str]
 
 NAME_TAKEN = (400, "Username already exists")

@@ -24,6 +24,7 @@ from executors import QueueFull
 from rate_limit import LRUMemoryStorage, RateLimit, client_network
 from tests.conftest import (
     PASSWORD,
+    Headers,
     create_post,
     create_test_user,
     get_user_id,
@@ -33,7 +34,6 @@ from tests.conftest import (
 )
 from tests.databases import free_port
 
-Headers = dict[str, str]
 Server = subprocess.Popen[bytes]
 
 EMAIL = "ada@example.com"

@@ -26,8 +26,7 @@ from schemas import (
     Username,
     UserUpdate,
 )
-
-Headers = dict[str, str]
+from tests.conftest import Headers
 
 ACUTE = "\u0301"
 JSON = {"Content-Type": "application/json"}

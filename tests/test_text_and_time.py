@@ -3,7 +3,7 @@
 import pytest
 from httpx import AsyncClient
 
-from tests.conftest import create_post
+from tests.conftest import Headers, create_post
 
 OVERRIDE = "\u202e"
 
@@ -11,7 +11,7 @@ OVERRIDE = "\u202e"
 class TestLineEndings:
     @pytest.mark.parametrize("saved", ["a\n\nb", "a\r\rb", "a\r\n\r\nb"], ids=repr)
     async def test_alone_change_nothing(
-        self, client: AsyncClient, ada: dict[str, str], saved: str
+        self, client: AsyncClient, ada: Headers, saved: str
     ) -> None:
         post = await create_post(client, ada, content="a\r\n\r\nb")
 
@@ -24,7 +24,7 @@ class TestLineEndings:
         assert response.json() == post
 
     async def test_new_paragraph_is_a_change(
-        self, client: AsyncClient, ada: dict[str, str]
+        self, client: AsyncClient, ada: Headers
     ) -> None:
         post = await create_post(client, ada, content="a\r\nb")
 
@@ -36,7 +36,7 @@ class TestLineEndings:
         assert response.json()["date_updated"] is not None
 
     async def test_carriage_return_is_a_line_break_in_feeds(
-        self, client: AsyncClient, ada: dict[str, str]
+        self, client: AsyncClient, ada: Headers
     ) -> None:
         await create_post(client, ada, content="one\rtwo\r\rthree")
 
@@ -47,7 +47,7 @@ class TestLineEndings:
 
 class TestDirectionControls:
     async def test_title_is_stored_as_typed(
-        self, client: AsyncClient, ada: dict[str, str]
+        self, client: AsyncClient, ada: Headers
     ) -> None:
         post = await create_post(client, ada, title=f"a{OVERRIDE}b")
 
@@ -56,7 +56,7 @@ class TestDirectionControls:
 
     @pytest.mark.parametrize("path", ["/", "/posts/{id}", "/feed.atom"])
     async def test_are_not_in_titles(
-        self, client: AsyncClient, ada: dict[str, str], path: str
+        self, client: AsyncClient, ada: Headers, path: str
     ) -> None:
         post = await create_post(client, ada, title=f"a{OVERRIDE}b\u2067c", content="x")
 
@@ -66,7 +66,7 @@ class TestDirectionControls:
         assert OVERRIDE not in page.partition("data-post-form")[0]
 
     async def test_are_not_in_description(
-        self, client: AsyncClient, ada: dict[str, str]
+        self, client: AsyncClient, ada: Headers
     ) -> None:
         post = await create_post(client, ada, content=f"a{OVERRIDE}b")
 

@@ -7,7 +7,7 @@ import pytest
 from httpx import AsyncClient
 
 from models import User
-from tests.conftest import ADMIN_URL, create_post, create_test_user
+from tests.conftest import ADMIN_URL, Headers, create_post, create_test_user
 from tests.databases import scratch_database
 from tests.server import LiveServer
 
@@ -60,16 +60,14 @@ class TestUsernames:
 class TestInvisibleText:
     @pytest.mark.parametrize("title", ["\u200d", HANGUL_FILLER, "\u200b "], ids=ascii)
     async def test_invisible_title_is_untitled(
-        self, client: AsyncClient, ada: dict[str, str], title: str
+        self, client: AsyncClient, ada: Headers, title: str
     ) -> None:
         post = await create_post(client, ada, title=title, content="Hello")
 
         assert post["title"] == ""
         assert post["display_title"] == "Hello"
 
-    async def test_invisible_content(
-        self, client: AsyncClient, ada: dict[str, str]
-    ) -> None:
+    async def test_invisible_content(self, client: AsyncClient, ada: Headers) -> None:
         content = f"{HANGUL_FILLER}\n{BLANK_BRAILLE}"
 
         response = await client.post(

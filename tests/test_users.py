@@ -11,6 +11,8 @@ from models import PasswordResetToken, Post, User
 from routers import users
 from tests.conftest import (
     PASSWORD,
+    Headers,
+    Json,
     create_post,
     create_test_user,
     get_current_user,
@@ -18,9 +20,6 @@ from tests.conftest import (
     list_objects,
     upload_picture,
 )
-
-Headers = dict[str, str]
-Json = dict[str, Any]
 
 NAME_TAKEN = {"detail": "Username already exists"}
 EMAIL_TAKEN = {"detail": "Email already registered"}
