@@ -83,6 +83,11 @@ class TestSettings:
 
         assert settings.site_url == "https://blog.example/base"
 
+    def test_domain_of_sender_is_ascii(self) -> None:
+        settings = make_settings(MAIL_FROM="A Blog <noreply@bücher.example>")
+
+        assert settings.mail_from == "A Blog <noreply@xn--bcher-kva.example>"
+
     def test_empty_variable_means_default(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -161,6 +166,7 @@ INVALID = [
     ({"MAIL_FROM": "a@example.com, b@example.com"}, "MAIL_FROM: must be one email"),
     ({"MAIL_FROM": "a b c <"}, "MAIL_FROM: must be one email address"),
     ({"MAIL_FROM": "Blog"}, "MAIL_FROM: must be one email address"),
+    ({"MAIL_FROM": "noreply@\u2800.example"}, "MAIL_FROM"),
     ({"ARGON2_MEMORY_COST": "31"}, "ARGON2_MEMORY_COST: must be at least 8 times"),
     ({"FRONTEND_URL": "ftp://blog.example"}, "FRONTEND_URL"),
     ({"FRONTEND_URL": "https://blog.example/?a=b"}, "FRONTEND_URL"),

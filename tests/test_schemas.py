@@ -13,6 +13,7 @@ from schemas import (
     ChangePasswordRequest,
     Content,
     Email,
+    ExistingEmail,
     ForgotPasswordRequest,
     LoginForm,
     NewPassword,
@@ -26,7 +27,7 @@ from schemas import (
     Username,
     UserUpdate,
 )
-from tests.conftest import Headers
+from tests.conftest import Headers, Json
 
 ACUTE = "\u0301"
 JSON = {"Content-Type": "application/json"}
@@ -57,10 +58,9 @@ class TestUsername:
     @pytest.mark.parametrize(
         "name",
         [
-            *("a\0b", "a\nb", "a\x7fb", "a\x85b"),
-            *("a\u200bb", "a\u00adb", "a\u202eb", "a\ufeffb", "a\U000e0041b"),
-            *("a\u2028b", "a\u2029b", "a\ue000b", "a\ud800b"),
-            *(None, 7, ["ada"]),
+            *("a\0b", "a\u200bb", "a\u2028b", "a\u2029b", "a\ue000b", "a\ud800b"),
+            # Invisible.
+            *("\u200d", "\u3164", "\u2800", 7),
         ],
         ids=ascii,
     )
@@ -98,7 +98,6 @@ class TestEmail:
         ("given", "stored"),
         [
             (" Ada@Example.COM ", "ada@example.com"),
-            ("ada+blog@mail.example.com", "ada+blog@mail.example.com"),
             ("Ada@BÜCHER.example", "ada@bücher.example"),
             (f"{'a' * 60}@{'b' * 51}.example", f"{'a' * 60}@{'b' * 51}.example"),
         ],
@@ -109,22 +108,22 @@ class TestEmail:
     @pytest.mark.parametrize(
         "email",
         [
-            "",
             "ada",
-            "ada@example",
             "ada@example.com, bob@example.com",
             "ada@example.com\nBcc: bob@example.com",
-            "Ada <ada@example.com>",
-            "a\0da@example.com",
-            "a\ud800da@example.com",
             f"{'a' * 60}@{'b' * 52}.example",
-            None,
+            f"{'a' * 65}@example.com",
+            "müller@example.com",
         ],
         ids=ascii,
     )
-    def test_invalid(self, email: Any) -> None:
+    def test_invalid(self, email: str) -> None:
         with pytest.raises(ValidationError):
             validate(Email, email)
+
+    @pytest.mark.parametrize("email", ["müller@example.com", f"{'a' * 65}@example.com"])
+    def test_of_older_account(self, email: str) -> None:
+        assert validate(ExistingEmail, email.upper()) == email
 
     def test_far_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # The library would normalize it.
@@ -148,12 +147,16 @@ class TestNewPassword:
 
 
 class TestTitle:
-    @pytest.mark.parametrize("title", ["", f"  {'t' * 100}  ", "é" * 100])
-    def test_valid(self, title: str) -> None:
-        assert validate(Title, title) == title.strip()
+    @pytest.mark.parametrize(
+        ("title", "stored"),
+        [(f"  {'é' * 100}  ", "é" * 100), ("", ""), ("\u200d", ""), ("\u200b ", "")],
+        ids=ascii,
+    )
+    def test_valid(self, title: str, stored: str) -> None:
+        assert validate(Title, title) == stored
 
-    @pytest.mark.parametrize("title", ["t" * 101, "a\0b", "a\ud800b", 7])
-    def test_invalid(self, title: Any) -> None:
+    @pytest.mark.parametrize("title", ["t" * 101, "a\0b"])
+    def test_invalid(self, title: str) -> None:
         with pytest.raises(ValidationError):
             validate(Title, title)
 
@@ -165,10 +168,10 @@ class TestContent:
 
     @pytest.mark.parametrize(
         "content",
-        ["", " \n\t ", "\u3000", "c" * 100_001, "a\0b", "a\udfffb", {}],
+        ["", " \n\t ", "\u3164\n\u2800", "c" * 100_001, "a\0b"],
         ids=lambda content: ascii(content)[:10],
     )
-    def test_invalid(self, content: Any) -> None:
+    def test_invalid(self, content: str) -> None:
         with pytest.raises(ValidationError):
             validate(Content, content)
 
@@ -213,18 +216,15 @@ class TestJSON:
     @pytest.mark.parametrize(
         "body",
         [
-            b"",
             b"{",
             b"null",
-            b"[]",
             b'{"username": Infinity}',
             b'{"username": "\xff\xfe"}',
             b"\xff\xfe\x00\x00",
             b'{"username": ' + b"9" * 5000 + b"}",
             b"[" * 100_000,
-            b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
         ],
-        ids=range(10),
+        ids=range(7),
     )
     async def test_malformed(self, client: AsyncClient, body: bytes) -> None:
         response = await client.post("/api/users", content=body, headers=JSON)
@@ -236,7 +236,6 @@ class TestJSON:
         ("headers", "status"),
         [
             ({}, 422),
-            ({"Content-Type": "text/plain"}, 422),
             ({"Content-Type": FORM}, 422),
             ({"Content-Type": "application/json; charset=utf-8"}, 201),
             ({"Content-Type": "application/merge-patch+json"}, 201),
@@ -258,10 +257,8 @@ class TestLoginForm:
         [
             ("application/json", json.dumps(USER).encode()),
             (FORM, b""),
-            (FORM, b"username=ada"),
             (FORM, b"username=a&password=b&grant_type=c"),
             (FORM, b"username=a%00&password=b"),
-            (FORM, b"username=a&password=b%00"),
             (FORM, b"&;=%zz%"),
             ("multipart/form-data", b"username=ada"),
             ("multipart/form-data; boundary=x", b"no multipart at all"),
@@ -282,40 +279,24 @@ class TestLoginForm:
         assert response.json()["detail"][0].keys() == {"type", "loc", "msg"}
 
 
-class TestSecrets:
-    @pytest.mark.parametrize(
-        ("method", "path", "body"),
-        [
-            ("POST", "", {**USER, "password": "hunt3r"}),
-            ("POST", "", {**USER, "password": ["hunt3r"]}),
-            ("POST", "", {"password": "hunt3r hunt3r"}),
-            ("POST", "", "hunt3r"),
-            ("POST", "/reset-password", {"token": "hunt3r"}),
-            ("PATCH", "/me/password", {"current_password": "hunt3r"}),
-        ],
-    )
-    async def test_json_is_not_echoed(
-        self, client: AsyncClient, ada: Headers, method: str, path: str, body: Any
-    ) -> None:
-        url = f"/api/users{path}"
+@pytest.mark.parametrize(
+    ("method", "path", "options"),
+    [
+        ("POST", "", {"json": {**USER, "password": "hunt3r"}}),
+        ("POST", "", {"json": {**USER, "password": ["hunt3r"]}}),
+        ("POST", "", {"json": "hunt3r"}),
+        ("POST", "", {"content": '{"password": "hunt3r', "headers": JSON}),
+        ("POST", "/reset-password", {"json": {"token": "hunt3r"}}),
+        ("PATCH", "/me/password", {"json": {"current_password": "hunt3r"}}),
+        ("POST", "/token", {"data": {"username": "a\0", "password": "hunt3r\0"}}),
+    ],
+)
+async def test_secret_is_not_echoed(
+    client: AsyncClient, ada: Headers, method: str, path: str, options: Json
+) -> None:
+    options = {"headers": ada, **options}
 
-        response = await client.request(method, url, json=body, headers=ada)
+    response = await client.request(method, f"/api/users{path}", **options)
 
-        assert response.status_code == 422
-        assert "hunt3r" not in response.text
-
-    async def test_malformed_json_is_not_echoed(self, client: AsyncClient) -> None:
-        body = '{"password": "hunt3r'
-
-        response = await client.post("/api/users", content=body, headers=JSON)
-
-        assert response.status_code == 422
-        assert "hunt3r" not in response.text
-
-    async def test_form_is_not_echoed(self, client: AsyncClient) -> None:
-        form = {"username": "a\0", "password": "hunt3r\0"}
-
-        response = await client.post("/api/users/token", data=form)
-
-        assert response.status_code == 422
-        assert "hunt3r" not in response.text
+    assert response.status_code == 422
+    assert "hunt3r" not in response.text
