@@ -27,6 +27,9 @@ ROWS = (
     """INSERT INTO password_reset_tokens (user_id, token_hash, expires_at)
        SELECT id, md5(email), now() FROM users""",
 )
+INSERT_USERS = (
+    "INSERT INTO users (username, username_key, email, password_hash) VALUES "
+)
 # Everything that two schemas can differ in, one text line each.
 SCHEMA = """
     SELECT format('column %s.%s %s %s default %s', table_name, column_name,
@@ -125,6 +128,29 @@ class TestRevisions:
 
         assert await execute(database, "SELECT id FROM idempotency_keys") == []
         assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
+
+    async def test_0006_keeps_older_usernames(self, database: AsyncEngine) -> None:
+        await migrate(database, "0005")
+        await execute(
+            database,
+            INSERT_USERS + "('Ａda', 'ａda', 'a', ''), ('ada', 'ada', 'b', ''),"
+            "('a  b', 'a  b', 'c', ''), ('old', NULL, 'd', '')",
+        )
+
+        await migrate(database, "0006")
+
+        keys = await execute(database, "SELECT username_key FROM users ORDER BY email")
+        assert keys == ["ada", "\n2", "a b", "old"]
+
+    async def test_0006_restores_keys_on_downgrade(self, database: AsyncEngine) -> None:
+        await migrate(database, "0006")
+        users = "('Ａda', 'ada', 'a', ''), ('ada', E'\\n2', 'b', '')"
+        await execute(database, INSERT_USERS + users)
+
+        await migrate(database, "0005", down=True)
+
+        keys = await execute(database, "SELECT username_key FROM users ORDER BY email")
+        assert keys == ["ａda", "ada"]
 
 
 class TestSchema:

@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from database import engine
-from models import Post
+from models import Post, User
 from pagination import Cursor
 from tests.conftest import PASSWORD, Headers, capture_queries, create_post
 
@@ -22,6 +22,15 @@ NEW_PASSWORD = {
     "new_password": "12345678",
 }
 POST = {"title": "T", "content": "C"}
+
+
+def test_unchanged_name_keeps_its_key() -> None:
+    user = User(username="ada")
+    user.username_key = "\n7"
+
+    user.username = "ada"
+
+    assert user.username_key == "\n7"
 
 
 class TestPreview:

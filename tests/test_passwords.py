@@ -1,5 +1,6 @@
 """Change, forget and reset a password."""
 
+import unicodedata
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
@@ -9,8 +10,8 @@ from httpx import AsyncClient, Response
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from auth import hash_reset_token
-from models import PasswordResetToken, utcnow
+from auth import hash_password, hash_reset_token, password_hash, verify_password
+from models import PasswordResetToken, User, utcnow
 from tests.conftest import (
     PASSWORD,
     Headers,
@@ -238,3 +239,46 @@ class TestChangePassword:
         ]
         # All of this happens in the second in which the tokens were issued.
         assert statuses == [401, 401, 200, 200]
+
+
+PHRASE = "Käsebröte im Dönerladen"
+FORMS = [unicodedata.normalize(form, PHRASE) for form in ("NFC", "NFD")]
+
+
+class TestUnicode:
+    @pytest.mark.parametrize("typed", FORMS, ids=["NFC", "NFD"])
+    @pytest.mark.parametrize("chosen", FORMS, ids=["NFC", "NFD"])
+    async def test_forms(self, client: AsyncClient, chosen: str, typed: str) -> None:
+        await create_test_user(client, password=chosen)
+        token = await login_user(client, password=typed)
+
+        response = await change(client, auth_header(token), current_password=typed)
+
+        assert response.status_code == 200
+
+    async def test_older_hash(
+        self, client: AsyncClient, ada: Headers, db: AsyncSession
+    ) -> None:
+        older = password_hash.hash(FORMS[1])
+        await db.execute(update(User).values(password_hash=older))
+        await db.commit()
+
+        assert await login_user(client, password=FORMS[1])
+
+    def test_too_long_to_normalize(self) -> None:
+        # Normalizing this would take minutes.
+        password = "a" + "\u0316\u0301" * 500_000
+
+        assert not verify_password(password, hash_password(PASSWORD))
+
+    async def test_length_is_that_of_nfc(self, client: AsyncClient) -> None:
+        password = unicodedata.normalize("NFD", "ä" * 100)
+
+        await create_test_user(client, password=password)
+
+        assert await login_user(client, password="ä" * 100)
+
+    async def test_spaces(self, client: AsyncClient) -> None:
+        await create_test_user(client, password=" " * 8)
+
+        assert await login_user(client, password=" " * 8)

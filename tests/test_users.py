@@ -16,7 +16,6 @@ from tests.conftest import (
     create_post,
     create_test_user,
     get_current_user,
-    get_user_id,
     list_objects,
     upload_picture,
 )
@@ -28,12 +27,6 @@ EMAIL_TAKEN = {"detail": "Email already registered"}
 async def sign_up(client: AsyncClient, **fields: Any) -> Response:
     user_in = {"username": "eve", "email": "eve@example.com", "password": PASSWORD}
     return await client.post("/api/users", json={**user_in, **fields})
-
-
-@pytest.fixture
-async def path(client: AsyncClient, ada: Headers) -> str:
-    """Return the path of ada's account."""
-    return f"/api/users/{await get_user_id(client, ada)}"
 
 
 class TestSignUp:
@@ -69,11 +62,12 @@ class TestSignUp:
             ("Ada", " aDA ", 400),
             ("É", "e\u0301", 400),
             ("ΣΑΣ", "σας", 400),
-            ("Жук", "жУК", 400),
+            ("Al ice", "Ａｌ\u200d  ice", 400),
             ("ada", "äda", 201),
             ("a_a", "aba", 201),
             ("a b", "ab", 201),
         ],
+        ids=ascii,
     )
     async def test_similar_name(
         self, client: AsyncClient, taken: str, name: str, status: int
@@ -104,18 +98,15 @@ class TestListUsers:
         [
             ("", ["zoe", "ada", "mia"], None),
             ("?limit=2", ["zoe", "ada"], '</api/users?skip=2&limit=2>; rel="next"'),
-            ("?limit=3", ["zoe", "ada", "mia"], None),
             ("?skip=1&limit=1", ["ada"], '</api/users?skip=2&limit=1>; rel="next"'),
             ("?skip=3", [], None),
-            ("?skip=2147483647", [], None),
         ],
     )
     async def test_page(
         self, client: AsyncClient, query: str, names: list[str], link: str | None
     ) -> None:
-        await create_test_user(client, "zoe", "zoe@example.com")
-        await create_test_user(client, "ada", "ada@example.com")
-        await create_test_user(client, "mia", "mia@example.com")
+        for name in ("zoe", "ada", "mia"):
+            await create_test_user(client, name, f"{name}@example.com")
 
         response = await client.get(f"/api/users{query}")
 
@@ -126,18 +117,18 @@ class TestListUsers:
 
 class TestReadUser:
     async def test_public_fields(
-        self, client: AsyncClient, ada: Headers, path: str
+        self, client: AsyncClient, ada: Headers, user_path: str
     ) -> None:
         user = await get_current_user(client, ada)
         del user["email"]
 
-        response, listed = await client.get(path), await client.get("/api/users")
+        response, listed = await client.get(user_path), await client.get("/api/users")
 
         assert response.status_code == 200
         assert response.json() == user
         assert listed.json() == [user]
 
-    @pytest.mark.parametrize("user_id", ["0", "-1", "2147483647", "9" * 30])
+    @pytest.mark.parametrize("user_id", ["0", "2147483647", "9" * 30])
     @pytest.mark.parametrize("path", ["/api/users/{}", "/api/users/{}/posts"])
     async def test_not_found(
         self, client: AsyncClient, path: str, user_id: str
@@ -157,12 +148,12 @@ class TestReadUser:
         assert response.json()["email"] == "bob@example.com"
 
     async def test_posts(
-        self, client: AsyncClient, ada: Headers, bob: Headers, path: str
+        self, client: AsyncClient, ada: Headers, bob: Headers, user_path: str
     ) -> None:
         posts = [await create_post(client, ada) for _ in range(2)]
         await create_post(client, bob)
 
-        response = await client.get(f"{path}/posts")
+        response = await client.get(f"{user_path}/posts")
 
         assert response.status_code == 200
         assert response.json()["posts"] == posts[::-1]
@@ -181,11 +172,16 @@ class TestUpdateUser:
         ],
     )
     async def test_success(
-        self, client: AsyncClient, ada: Headers, path: str, user_in: Json, changed: Json
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        user_path: str,
+        user_in: Json,
+        changed: Json,
     ) -> None:
         user = await get_current_user(client, ada)
 
-        response = await client.patch(path, json=user_in, headers=ada)
+        response = await client.patch(user_path, json=user_in, headers=ada)
 
         assert response.status_code == 200
         assert response.json() == {**user, **changed}
@@ -204,21 +200,21 @@ class TestUpdateUser:
         client: AsyncClient,
         ada: Headers,
         bob: Headers,
-        path: str,
+        user_path: str,
         user_in: Json,
         error: Json,
     ) -> None:
         user = await get_current_user(client, ada)
 
-        response = await client.patch(path, json=user_in, headers=ada)
+        response = await client.patch(user_path, json=user_in, headers=ada)
 
         assert (response.status_code, response.json()) == (400, error)
         assert await get_current_user(client, ada) == user
 
     async def test_old_name_becomes_available(
-        self, client: AsyncClient, ada: Headers, path: str
+        self, client: AsyncClient, ada: Headers, user_path: str
     ) -> None:
-        await client.patch(path, json={"username": "lady"}, headers=ada)
+        await client.patch(user_path, json={"username": "lady"}, headers=ada)
 
         response = await sign_up(client, username="ada")
 
@@ -230,7 +226,7 @@ class TestDeleteUser:
         self,
         client: AsyncClient,
         ada: Headers,
-        path: str,
+        user_path: str,
         db: AsyncSession,
         bucket: Any,
     ) -> None:
@@ -239,7 +235,7 @@ class TestDeleteUser:
         email = {"email": "ada@example.com"}
         await client.post("/api/users/forgot-password", json=email)
 
-        response = await client.delete(path, headers=ada)
+        response = await client.delete(user_path, headers=ada)
 
         rows = [
             await db.scalar(select(func.count(model.id)))
@@ -253,14 +249,14 @@ class TestDeleteUser:
         self,
         client: AsyncClient,
         ada: Headers,
-        path: str,
+        user_path: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(users, "DELETE_BATCH_SIZE", 1)
         post = await create_post(client, ada)
         await create_post(client, ada)
 
-        response = await client.delete(path, headers=ada)
+        response = await client.delete(user_path, headers=ada)
 
         assert response.status_code == 204
         assert (await client.get(f"/api/posts/{post['id']}")).status_code == 404
