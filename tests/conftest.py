@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ import storage
 from config import settings
 from database import AsyncSessionLocal, Base, engine, get_db
 from main import app
+from models import Post
 from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
 # Settings that were read too early would point the tests at the development database.
@@ -259,6 +261,18 @@ async def create_post(client: AsyncClient, headers: Headers, **fields: Any) -> J
     assert response.status_code == 201, response.text
     post: Json = response.json()
     return post
+
+
+async def add_posts(db: AsyncSession, user_id: int, dates: list[datetime]) -> list[int]:
+    """Add posts with these dates, each with a higher id, and return their ids."""
+    ids = []
+    for date in dates:
+        post = Post(title="", content="-", user_id=user_id, date_posted=date)
+        db.add(post)
+        await db.flush()
+        ids.append(post.id)
+    await db.commit()
+    return ids
 
 
 def list_objects(bucket: Any) -> list[str]:

@@ -185,13 +185,13 @@ class LiveServer:
             f"FROM generate_series(1, {number}) AS n"
         )
 
-    def emails(self, subject: str) -> list[EmailMessage]:
-        """Return the emails with a subject in the outbox, the latest last."""
-        return [mail for mail in outbox(self.var_dir) if mail["Subject"] == subject]
-
-    def wait_for_reset_link(self, *, number: int = 1) -> str:
-        """Wait until this many reset emails have been sent; return the latest link."""
-        return wait_for_reset_link(self.var_dir, number=number)
+    def wait_for_reset_link(self) -> str:
+        """Wait until a reset email has been sent; return the latest link."""
+        deadline = time.monotonic() + 30
+        while not (links := reset_links(self.var_dir)):
+            assert time.monotonic() < deadline, "no reset email has arrived"
+            time.sleep(0.02)
+        return links[-1]
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
@@ -232,15 +232,6 @@ def reset_links(var_dir: Path) -> list[str]:
     """Return the links in all reset emails of the outbox, the latest last."""
     found = re.compile(r"http\S+/reset-password\?token=[\w-]+")
     return [link for mail in outbox(var_dir) for link in found.findall(text(mail))]
-
-
-def wait_for_reset_link(var_dir: Path, *, number: int = 1) -> str:
-    """Wait until this many reset emails have arrived; return the latest link."""
-    deadline = time.monotonic() + 30
-    while len(links := reset_links(var_dir)) < number:
-        assert time.monotonic() < deadline, f"{len(links)} reset emails have arrived"
-        time.sleep(0.02)
-    return links[-1]
 
 
 def text(mail: EmailMessage) -> str:

@@ -67,11 +67,6 @@ MISSING = {
 }
 
 
-@pytest.fixture
-async def post(client: AsyncClient, ada: Headers) -> Json:
-    return await create_post(client, ada)
-
-
 async def call(
     client: AsyncClient, name: str, post: Json, headers: Headers, **changes: Any
 ) -> Response:
@@ -121,7 +116,9 @@ class TestProtectedOperation:
     async def test_no_valid_token(
         self, client: AsyncClient, name: str, headers: Headers, detail: str
     ) -> None:
-        response = await call(client, name, {"id": 1, "user_id": 1}, headers)
+        ids = {"id": 1, "user_id": 1}
+
+        response = await call(client, name, ids, headers, json=["invalid"])
 
         assert error(response) == (401, detail)
         assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -160,7 +157,7 @@ class TestForbiddenOperation:
         assert await get_current_user(client, ada) == user
         assert (await client.get(f"/api/posts/{post['id']}")).json() == post
 
-    @pytest.mark.parametrize("missing_id", [0, -1, MAX_ID, MAX_ID + 1, 10**30])
+    @pytest.mark.parametrize("missing_id", [0, MAX_ID + 1, 10**30])
     @pytest.mark.parametrize("name", FORBIDDEN)
     async def test_missing(
         self, client: AsyncClient, ada: Headers, name: str, missing_id: int
@@ -181,20 +178,17 @@ class TestOrderOfChecks:
     ) -> None:
         responses = [
             await call(client, name, post, headers, json=["invalid"])
-            for headers in ({}, bob, ada)
+            for headers in (bob, ada)
         ]
 
-        assert [response.status_code for response in responses] == [401, 403, 422]
+        assert [response.status_code for response in responses] == [403, 422]
 
-    @pytest.mark.parametrize("invalid_id", ["x", "1.5"])
     @pytest.mark.parametrize("name", FORBIDDEN)
     async def test_token_comes_before_invalid_id(
-        self, client: AsyncClient, ada: Headers, name: str, invalid_id: str
+        self, client: AsyncClient, ada: Headers, name: str
     ) -> None:
-        invalid = {"id": invalid_id, "user_id": invalid_id}
+        ids = {"id": "1.5", "user_id": "1.5"}
 
-        responses = [
-            await call(client, name, invalid, headers) for headers in ({}, ada)
-        ]
+        responses = [await call(client, name, ids, headers) for headers in ({}, ada)]
 
         assert [response.status_code for response in responses] == [401, 422]

@@ -157,14 +157,11 @@ INVALID = [
     ({"SECRET_KEY": "k" * 63, "ALGORITHM": "HS512"}, "SECRET_KEY: has fewer than 64"),
     ({"DATABASE_URL": "mysql://ada:database-password@db/blog"}, "DATABASE_URL"),
     ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),
-    ({"DATABASE_URL": "database-password"}, "DATABASE_URL"),
     ({"REDIS_URL": "http://:redis-password@cache:6379/0"}, "REDIS_URL"),
     ({"ALGORITHM": "none"}, "ALGORITHM"),
     ({"ACCESS_TOKEN_EXPIRE_MINUTES": "0"}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
-    ({"POSTS_PER_PAGE": "101"}, "POSTS_PER_PAGE"),
     ({"MAIL_PORT": "65536"}, "MAIL_PORT"),
     ({"MAIL_FROM": "a@example.com, b@example.com"}, "MAIL_FROM: must be one email"),
-    ({"MAIL_FROM": "a b c <"}, "MAIL_FROM: must be one email address"),
     ({"MAIL_FROM": "Blog"}, "MAIL_FROM: must be one email address"),
     ({"MAIL_FROM": "noreply@\u2800.example"}, "MAIL_FROM"),
     ({"ARGON2_MEMORY_COST": "31"}, "ARGON2_MEMORY_COST: must be at least 8 times"),
@@ -178,7 +175,6 @@ INVALID = [
     ({"RATE_LIMIT_DEFAULT": "0/minute"}, "RATE_LIMIT_DEFAULT"),
     ({"ALLOWED_HOSTS": "blog.example.com/path"}, "ALLOWED_HOSTS"),
     ({"CORS_ORIGINS": "https://blog.example.com/path"}, "CORS_ORIGINS"),
-    ({"TRUSTED_PROXY_HOPS": "-1"}, "TRUSTED_PROXY_HOPS"),
     ({"MAIL_PORT": "x", "POSTS_PER_PAGE": "0"}, "MAIL_PORT: .*; POSTS_PER_PAGE: "),
 ]
 SECRETS = re.compile("database-pass|redis-pass|kkk|secret-key-id|secret-access")

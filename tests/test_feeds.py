@@ -204,6 +204,7 @@ class TestEntry:
         ("content", "html"),
         [
             ("a\r\nb\r\n\r\nc", "<p>a<br>b</p><p>c</p>"),
+            ("a\rb\r\rc", "<p>a<br>b</p><p>c</p>"),
             ("\na\n \t\n\n\nb\n", "<p>a</p><p>b</p>"),
             ("<b> & \"c\" 'd'", "<p>&lt;b&gt; &amp; &#34;c&#34; &#39;d&#39;</p>"),
         ],

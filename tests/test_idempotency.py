@@ -89,17 +89,6 @@ class TestRetry:
 
         assert replayed(second) == replayed(first)
 
-    async def test_is_not_rate_limited(
-        self, client: AsyncClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        counted = AsyncMock()
-        monkeypatch.setattr("rate_limit.count", counted)
-
-        await publish(client, ada)
-        await publish(client, ada)
-
-        assert counted.await_count == 1
-
 
 class TestKey:
     @pytest.mark.parametrize("fields", [{"title": "Coffee"}, {"content": "Was ready."}])

@@ -74,12 +74,10 @@ class TestProfiles:
         [
             ("RGB", GREEN, "PNG", ADOBE, GREEN_IN_ADOBE),
             ("RGB", GREEN, "JPEG", ADOBE, GREEN_IN_ADOBE),
-            ("RGB", GREEN, "WEBP", ADOBE, GREEN_IN_ADOBE),
             ("RGB", GREEN, "PNG", P3, (89, 183, 47)),
             ("RGBA", (*GREEN, 255), "PNG", ADOBE, GREEN_IN_ADOBE),
             ("RGBA", (*GREEN, 0), "PNG", ADOBE, WHITE),
             ("L", 128, "PNG", LINEAR_GRAY, (188, 188, 188)),
-            ("L", 128, "JPEG", LINEAR_GRAY, (188, 188, 188)),
             ("LA", (128, 255), "PNG", LINEAR_GRAY, (188, 188, 188)),
             ("CMYK", (255, 0, 0, 0), "JPEG", CMYK, (252, 0, 10)),
         ],
@@ -100,11 +98,6 @@ class TestProfiles:
         avatar = make_avatar(picture("RGB", GREEN, "PNG", profile))
 
         assert is_close(color_of(avatar), GREEN)
-
-    def test_avatar_has_no_profile(self) -> None:
-        avatar = make_avatar(picture("RGB", GREEN, "JPEG", ADOBE))
-
-        assert "icc_profile" not in Image.open(BytesIO(avatar)).info
 
 
 class TestTransparentColor:
@@ -131,16 +124,10 @@ class TestTransparentColor:
 
 
 class TestDamagedPng:
-    @pytest.mark.parametrize("name", [b"tEXt", b"gAMA", b"pHYs", b"tIME"])
+    @pytest.mark.parametrize("name", [b"tEXt", b"gAMA"])
     def test_checksum_of_metadata_is_ignored(self, name: bytes) -> None:
         damaged = chunk(name, b"\0\0\0\1\0\0\0\1\0", is_damaged=True)
 
         avatar = make_avatar(png(8, 2, bytes(GREEN) * 300, damaged))
 
         assert is_close(color_of(avatar), GREEN)
-
-    def test_incomplete_file_is_rejected(self) -> None:
-        content = png(8, 2, bytes(GREEN) * 300)
-
-        with pytest.raises(OSError, match="truncated"):
-            make_avatar(content[:-40])

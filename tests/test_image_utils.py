@@ -154,9 +154,6 @@ TRANSPARENT = {
     "RGBA PNG": encoded(plain("RGBA", (*RED, 0)), "PNG"),
     "LA PNG": encoded(plain("LA", (0, 0)), "PNG"),
     "P PNG": encoded(palette(), "PNG", transparency=b"\0\xff"),
-    "RGB PNG": encoded(plain("RGB", RED), "PNG", transparency=RED),
-    "L PNG": encoded(plain("L", 90), "PNG", transparency=90),
-    "I;16 PNG": encoded(plain("I;16", 0x4040), "PNG", transparency=0x4040),
     "GIF": encoded(palette(), "GIF", transparency=0),
     "WebP": encoded(plain("RGBA", (*RED, 0)), "WEBP"),
 }

@@ -27,9 +27,7 @@ ROWS = (
     """INSERT INTO password_reset_tokens (user_id, token_hash, expires_at)
        SELECT id, md5(email), now() FROM users""",
 )
-INSERT_USERS = (
-    "INSERT INTO users (username, username_key, email, password_hash) VALUES "
-)
+INSERT_USERS = "INSERT INTO users (username, username_key, email, password_hash)"
 # Everything that two schemas can differ in, one text line each.
 SCHEMA = """
     SELECT format('column %s.%s %s %s default %s', table_name, column_name,
@@ -133,7 +131,7 @@ class TestRevisions:
         await migrate(database, "0005")
         await execute(
             database,
-            INSERT_USERS + "('Ａda', 'ａda', 'a', ''), ('ada', 'ada', 'b', ''),"
+            INSERT_USERS + " VALUES ('Ａda', 'ａda', 'a', ''), ('ada', 'ada', 'b', ''),"
             "('a  b', 'a  b', 'c', ''), ('old', NULL, 'd', '')",
         )
 
@@ -144,7 +142,7 @@ class TestRevisions:
 
     async def test_0006_restores_keys_on_downgrade(self, database: AsyncEngine) -> None:
         await migrate(database, "0006")
-        users = "('Ａda', 'ada', 'a', ''), ('ada', E'\\n2', 'b', '')"
+        users = " VALUES ('Ａda', 'ada', 'a', ''), ('ada', E'\\n2', 'b', '')"
         await execute(database, INSERT_USERS + users)
 
         await migrate(database, "0005", down=True)

@@ -17,6 +17,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import orphaned_pictures
+from config import settings
 from database import DatabaseUnavailable, engine
 from image_utils import process_profile_image
 from models import OrphanedPicture
@@ -24,6 +25,7 @@ from routers import pictures
 from storage import StorageError
 from tests.conftest import (
     PHOTO,
+    CountingBody,
     Headers,
     get_current_user,
     get_user_id,
@@ -33,6 +35,10 @@ from tests.conftest import (
 )
 
 UPLOAD_FAILED = {"detail": "Failed to upload image. Please try again."}
+MULTIPART = "multipart/form-data; boundary=x"
+FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+TEXT = FILE.replace(b"; filename", b"; other") + b"\r\n--x--"
+MAX_OVERHEAD = 64 * 1024
 Upload = Callable[..., Awaitable[Response]]
 
 
@@ -54,8 +60,13 @@ async def old(upload: Upload) -> str:
 
 
 @pytest.fixture
-async def picture_path(client: AsyncClient, ada: Headers) -> str:
-    return f"/api/users/{await get_user_id(client, ada)}/picture"
+def picture_path(user_path: str) -> str:
+    return f"{user_path}/picture"
+
+
+@pytest.fixture
+def body() -> CountingBody:
+    return CountingBody(10_000_000, start=FILE)
 
 
 @pytest.fixture
@@ -207,6 +218,110 @@ class TestUpload:
         assert pictures.decoder.borrowed_tokens == 0
         task.cancel()
         await asyncio.wait({task})
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("limit", "shown"), [(5 * 1024**2, "5MB"), (1024**2 // 2, "0.5MB")]
+    )
+    async def test_file_is_too_large(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        monkeypatch: pytest.MonkeyPatch,
+        limit: int,
+        shown: str,
+    ) -> None:
+        monkeypatch.setattr(settings, "max_upload_size_bytes", limit)
+
+        response = await upload_picture(client, ada, bytes(limit + 1))
+
+        assert response.status_code == 400
+        assert response.json() == {"detail": f"File too large. Maximum size is {shown}"}
+
+    async def test_largest_file(
+        self, client: AsyncClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(settings, "max_upload_size_bytes", len(PHOTO))
+
+        response = await upload_picture(client, ada, PHOTO)
+
+        assert response.status_code == 200
+
+    async def test_body_is_too_large(
+        self,
+        client: AsyncClient,
+        ada: Headers,
+        picture_path: str,
+        body: CountingBody,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(settings, "max_upload_size_bytes", 10_000)
+
+        response = await client.patch(
+            picture_path, content=body, headers={**ada, "Content-Type": MULTIPART}
+        )
+
+        assert response.status_code == 413
+        assert response.json() == {"detail": "Request body too large"}
+        assert body.read_bytes <= 10_000 + MAX_OVERHEAD + 4096
+
+    async def test_declared_size_is_too_large(
+        self, client: AsyncClient, ada: Headers, picture_path: str, body: CountingBody
+    ) -> None:
+        size = str(settings.max_upload_size_bytes + MAX_OVERHEAD + 1)
+        headers = {**ada, "Content-Type": MULTIPART, "Content-Length": size}
+
+        response = await client.patch(picture_path, content=body, headers=headers)
+
+        assert (response.status_code, body.read_bytes) == (413, 0)
+
+
+class TestUnreadBody:
+    async def test_anonymous(self, client: AsyncClient, body: CountingBody) -> None:
+        response = await client.patch(
+            "/api/users/1/picture", content=body, headers={"Content-Type": MULTIPART}
+        )
+
+        assert (response.status_code, body.read_bytes) == (401, 0)
+
+    async def test_another_user(
+        self, client: AsyncClient, ada: Headers, body: CountingBody
+    ) -> None:
+        headers = {**ada, "Content-Type": MULTIPART, "Content-Length": "100000000"}
+
+        response = await client.patch(
+            "/api/users/0/picture", content=body, headers=headers
+        )
+
+        assert (response.status_code, body.read_bytes) == (403, 0)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "location"),
+    [
+        (MULTIPART, TEXT, ["body", "file"]),
+        ("image/jpeg", PHOTO, ["body", "file"]),
+        ("multipart/form-data", b"--x--", ["body"]),
+        (MULTIPART, b"--x\r\n\r\n\r\n--x--", ["body"]),
+        ("application/x-www-form-urlencoded", b"file=1&" * 20, ["body"]),
+    ],
+    ids=["text", "no form", "no boundary", "part without a name", "too many fields"],
+)
+async def test_invalid_form(
+    client: AsyncClient,
+    ada: Headers,
+    picture_path: str,
+    content_type: str,
+    body: bytes,
+    location: list[str],
+) -> None:
+    headers = {**ada, "Content-Type": content_type}
+
+    response = await client.patch(picture_path, content=body, headers=headers)
+
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["loc"] == location
 
 
 class TestDecode:

@@ -9,7 +9,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import Post
-from tests.conftest import Headers, Json, create_post, get_user_id
+from tests.conftest import Headers, Json, add_posts, create_post, get_user_id
 
 TEA = {"title": "Tea", "content": "Is ready."}
 COFFEE = {"title": "Coffee", "content": "Was ready."}
@@ -36,21 +36,6 @@ async def change(
     return await client.request(method, path, json=body, headers=headers)
 
 
-async def add_posts(db: AsyncSession, user_id: int, days: list[int]) -> None:
-    """Add posts of these days, titled `0`, `1`, ... in the order of their ids."""
-    for number, day in enumerate(days):
-        moment = LAST_YEAR + timedelta(days=day)
-        post = Post(title=f"{number}", content="-", user_id=user_id, date_posted=moment)
-        db.add(post)
-        await db.flush()
-    await db.commit()
-
-
-async def titles(client: AsyncClient, path: str = "/api/posts") -> list[str]:
-    posts = (await client.get(path)).json()["posts"]
-    return [post["title"] for post in posts]
-
-
 class TestListPosts:
     async def test_empty(self, client: AsyncClient) -> None:
         response = await client.get("/api/posts")
@@ -72,26 +57,27 @@ class TestListPosts:
 
     @pytest.mark.parametrize("path", ["/api/posts", "/api/users/{id}/posts"])
     @pytest.mark.parametrize(
-        ("days", "expected"), [([0, 1, -1], "1 0 2"), ([0] * 5, "4 3 2 1 0")]
+        ("days", "expected"), [([0, 1, -1], [1, 0, 2]), ([0] * 4, [3, 2, 1, 0])]
     )
     async def test_order(
         self,
         client: AsyncClient,
-        ada: Headers,
         db: AsyncSession,
+        user_id: int,
         path: str,
         days: list[int],
-        expected: str,
+        expected: list[int],
     ) -> None:
-        user_id = await get_user_id(client, ada)
-        await add_posts(db, user_id, days)
+        dates = [LAST_YEAR + timedelta(days=day) for day in days]
+        ids = await add_posts(db, user_id, dates)
         # The index would return the right order even without a complete ORDER BY.
         await db.execute(text("SET LOCAL enable_indexscan = off"))
         await db.execute(text("SET LOCAL enable_bitmapscan = off"))
 
-        listed = await titles(client, path.format(id=user_id))
+        response = await client.get(path.format(id=user_id))
 
-        assert listed == expected.split()
+        listed = [post["id"] for post in response.json()["posts"]]
+        assert listed == [ids[position] for position in expected]
 
 
 class TestReadPost:
@@ -114,9 +100,8 @@ class TestReadPost:
         assert response.status_code == 404
         assert response.json() == {"detail": "Post not found"}
 
-    @pytest.mark.parametrize("post_id", ["x", "1.0", "%00"])
-    async def test_invalid_id(self, client: AsyncClient, post_id: str) -> None:
-        response = await client.get(f"/api/posts/{post_id}")
+    async def test_invalid_id(self, client: AsyncClient) -> None:
+        response = await client.get("/api/posts/1.0")
 
         assert response.status_code == 422
         assert response.json()["detail"][0]["loc"] == ["path", "post_id"]
@@ -133,14 +118,6 @@ class TestCreatePost:
         assert post["author"]["username"] == "ada"
         assert post == await read(client, post)
 
-    @pytest.mark.parametrize("body", [TEA, {"content": 7}])
-    async def test_anonymous(self, client: AsyncClient, body: Json) -> None:
-        response = await client.post("/api/posts", json=body)
-
-        assert response.status_code == 401
-        assert response.json() == {"detail": "Not authenticated"}
-        assert response.headers["WWW-Authenticate"] == "Bearer"
-
     async def test_dates(self, client: AsyncClient, ada: Headers) -> None:
         before = datetime.now(UTC)
 
@@ -151,7 +128,7 @@ class TestCreatePost:
         assert posted.utcoffset() == timedelta(0)
         assert post["date_updated"] is None
 
-    @pytest.mark.parametrize("title", [{}, {"title": None}, {"title": " "}])
+    @pytest.mark.parametrize("title", [{}, {"title": None}])
     async def test_untitled(
         self, client: AsyncClient, ada: Headers, title: Json
     ) -> None:
@@ -161,13 +138,6 @@ class TestCreatePost:
 
         assert response.status_code == 201
         assert response.json()["title"] == ""
-
-    async def test_only_title_is_trimmed(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
-        post = await create_post(client, ada, title="  T \n", content="\n  C\r\n")
-
-        assert (post["title"], post["content"]) == ("T", "\n  C\r\n")
 
     async def test_other_fields_are_ignored(
         self, client: AsyncClient, ada: Headers, bob: Headers
@@ -183,13 +153,6 @@ class TestCreatePost:
         assert post["user_id"] != bobs_id
         assert not post["date_posted"].startswith("2001")
         assert post["date_updated"] is None
-
-    async def test_markup_is_kept(self, client: AsyncClient, ada: Headers) -> None:
-        markup = "<script>alert('&amp;')</script> 100 % {{ 7 * 7 }} \U0001f600"
-
-        post = await create_post(client, ada, title=markup, content=markup)
-
-        assert (post["title"], post["content"]) == (markup, markup)
 
 
 class TestEditPost:
@@ -247,6 +210,18 @@ class TestEditPost:
         assert response.status_code == 200
         assert response.json() == post
 
+    @pytest.mark.parametrize("content", ["a\n\nb", "a\r\rb"], ids=repr)
+    async def test_other_line_endings(
+        self, client: AsyncClient, ada: Headers, content: str
+    ) -> None:
+        post = await create_post(client, ada, content="a\r\n\r\nb")
+
+        same = await change(client, ada, post, content=content)
+        other = await change(client, ada, post, content=content + "\n")
+
+        assert same.json() == post
+        assert other.json()["content"] == content + "\n"
+
     async def test_untitled_stays_untitled(
         self, client: AsyncClient, ada: Headers
     ) -> None:
@@ -284,11 +259,11 @@ class TestEditPost:
     async def test_place_in_list(
         self, client: AsyncClient, ada: Headers, post: Json
     ) -> None:
-        await create_post(client, ada, title="Newer")
+        newer = await create_post(client, ada)
 
-        await change(client, ada, post, **COFFEE)
+        edited = (await change(client, ada, post, **COFFEE)).json()
 
-        assert await titles(client) == ["Newer", "Coffee"]
+        assert (await client.get("/api/posts")).json()["posts"] == [newer, edited]
 
 
 class TestDeletePost:

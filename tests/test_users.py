@@ -146,6 +146,7 @@ class TestReadUser:
         assert response.status_code == 200
         assert response.json()["username"] == "bob"
         assert response.json()["email"] == "bob@example.com"
+        assert response.headers["Cache-Control"] == "no-store"
 
     async def test_posts(
         self, client: AsyncClient, ada: Headers, bob: Headers, user_path: str
