@@ -19,9 +19,8 @@ ADMIN_URL = admin_url()
 _cleanup = ExitStack()
 # Handlers run in reverse order: drop the databases before their server stops.
 atexit.register(_cleanup.close)
-VAR_DIR = Path(_cleanup.enter_context(tempfile.TemporaryDirectory()))
 os.environ |= {
-    "VAR_DIR": str(VAR_DIR),
+    "VAR_DIR": _cleanup.enter_context(tempfile.TemporaryDirectory()),
     "DATABASE_URL": _cleanup.enter_context(scratch_database(ADMIN_URL)),
     "SECRET_KEY": "test-secret-key-for-testing-only",
     "S3_BUCKET_NAME": "test-bucket",
@@ -139,9 +138,7 @@ async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
 def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
     """Return a session factory; its commits are savepoints of that transaction."""
     return lambda: AsyncSession(
-        connection,
-        join_transaction_mode="create_savepoint",
-        expire_on_commit=False,
+        connection, join_transaction_mode="create_savepoint", expire_on_commit=False
     )
 
 
@@ -163,9 +160,7 @@ def make_client() -> AsyncClient:
 
 
 @pytest.fixture
-async def client(
-    new_session: Callable[[], AsyncSession],
-) -> AsyncIterator[AsyncClient]:
+async def client(new_session: Callable[[], AsyncSession]) -> AsyncIterator[AsyncClient]:
     """Return a client whose requests run in the test's transaction."""
 
     async def session_of_test() -> AsyncIterator[AsyncSession]:

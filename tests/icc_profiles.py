@@ -45,19 +45,9 @@ def gamma(exponent: float) -> bytes:
 
 
 def rgb_profile(primaries: tuple[tuple[float, ...], ...], exponent: float) -> bytes:
-    red, green, blue = map(xyz, primaries)
-    curve = gamma(exponent)
-    return profile(
-        b"RGB ",
-        b"XYZ ",
-        wtpt=xyz(D50),
-        rXYZ=red,
-        gXYZ=green,
-        bXYZ=blue,
-        rTRC=curve,
-        gTRC=curve,
-        bTRC=curve,
-    )
+    colors = {f"{name}XYZ": xyz(c) for name, c in zip("rgb", primaries, strict=True)}
+    curves = {f"{name}TRC": gamma(exponent) for name in "rgb"}
+    return profile(b"RGB ", b"XYZ ", wtpt=xyz(D50), **colors, **curves)
 
 
 def gray_profile(exponent: float) -> bytes:

@@ -54,13 +54,7 @@ class LiveServer:
     def __init__(
         self, folder: Path, *, database_url: str | None = None, **settings: str
     ) -> None:
-        """Choose a port and the environment; `start` starts the process.
-
-        Args:
-            folder: Directory for the data and the log.
-            database_url: A database; None uses the embedded server in `folder`.
-            settings: Other environment variables.
-        """
+        """Choose a port and settings; without a database, use an embedded server."""
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
         self.log = folder / "server.log"

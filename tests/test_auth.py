@@ -17,7 +17,7 @@ from auth import (
 )
 from config import settings
 from models import utcnow
-from tests.conftest import PASSWORD, Headers, auth_header, create_test_user, get_user_id
+from tests.conftest import PASSWORD, Headers, auth_header, get_user_id
 
 OTHER_KEY = "another-key-of-thirty-two-bytes-!"
 
@@ -159,17 +159,6 @@ class TestCurrentUser:
         token = sign({**claims, "sub": claims["sub"].format(user_id)})
 
         response = await client.get("/api/users/me", headers=auth_header(token))
-
-        assert response.status_code == 401
-        assert response.json() == {"detail": "Invalid or expired token"}
-
-    async def test_token_of_deleted_user(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
-        await client.delete(f"/api/users/{await get_user_id(client, ada)}", headers=ada)
-        await create_test_user(client)
-
-        response = await client.get("/api/users/me", headers=ada)
 
         assert response.status_code == 401
         assert response.json() == {"detail": "Invalid or expired token"}

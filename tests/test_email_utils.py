@@ -492,10 +492,7 @@ class TestTimeouts:
 
 @pytest.mark.parametrize("code", [450, 550])
 async def test_log_omits_secrets(
-    plain_server: None,
-    mailbox: Mailbox,
-    caplog: pytest.LogCaptureFixture,
-    code: int,
+    plain_server: None, mailbox: Mailbox, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     mailbox.errors["RCPT"] = [f"{code} <{EMAIL}> is not available"] * 4
 

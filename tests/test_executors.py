@@ -5,8 +5,6 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
-from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -16,10 +14,9 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
-from auth import hash_reset_token
 from executors import BoundedExecutor, QueueFull
-from models import PasswordResetToken, User, utcnow
-from tests.conftest import PASSWORD, Headers, get_user_id
+from models import User
+from tests.conftest import PASSWORD, Headers, Json
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
@@ -77,14 +74,14 @@ CHANGE = {"current_password": PASSWORD, "new_password": "new horse 1"}
 
 
 @pytest.fixture
-def full_queue(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Fill the queue of the password hashes; return its free slots."""
+def full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill the queue of the password hashes."""
     executor = BoundedExecutor("full", max_workers=1, max_queue=0)
     executor._slots.acquire()
     monkeypatch.setattr(auth, "_hashing", executor)
-    return executor._slots
 
 
+@pytest.mark.usefixtures("full_queue")
 class TestBusyHashing:
     @pytest.mark.parametrize(
         ("method", "path", "body"),
@@ -96,39 +93,12 @@ class TestBusyHashing:
         ids=["sign up", "login", "change"],
     )
     async def test_request_is_rejected(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        full_queue: threading.Semaphore,
-        method: str,
-        path: str,
-        body: dict[str, Any],
+        self, client: AsyncClient, ada: Headers, method: str, path: str, body: Json
     ) -> None:
         response = await client.request(method, path, headers=ada, **body)
 
         assert (response.status_code, response.json()) == (503, BUSY)
         assert int(response.headers["retry-after"]) > 0
-
-    async def test_reset_can_be_retried(
-        self,
-        client: AsyncClient,
-        db: AsyncSession,
-        ada: Headers,
-        full_queue: threading.Semaphore,
-    ) -> None:
-        user_id, digest = await get_user_id(client, ada), hash_reset_token("token")
-        later = utcnow() + timedelta(hours=1)
-        token = PasswordResetToken(user_id=user_id, token_hash=digest, expires_at=later)
-        db.add(token)
-        await db.commit()
-        reset = {"token": "token", "new_password": "new horse 1"}
-
-        rejected = await client.post("/api/users/reset-password", json=reset)
-        full_queue.release()
-        retried = await client.post("/api/users/reset-password", json=reset)
-
-        assert (rejected.status_code, rejected.json()) == (503, BUSY)
-        assert retried.status_code == 200
 
 
 class TestRehash:
@@ -137,6 +107,7 @@ class TestRehash:
         client: AsyncClient,
         db: AsyncSession,
         ada: Headers,
+        user_id: int,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         stronger = Argon2Hasher(time_cost=2, memory_cost=16, parallelism=1)
@@ -145,7 +116,7 @@ class TestRehash:
         first = await client.post("/api/users/token", data=LOGIN)
         second = await client.post("/api/users/token", data=LOGIN)
 
-        user = await db.get_one(User, await get_user_id(client, ada))
+        user = await db.get_one(User, user_id)
         assert (first.status_code, second.status_code) == (200, 200)
         assert "m=16,t=2,p=1" in user.password_hash
         # The earlier token is still valid, because the password has not changed.
@@ -163,9 +134,9 @@ class TestRehash:
         assert response.status_code == 200
 
     async def test_unknown_format_matches_no_password(
-        self, client: AsyncClient, db: AsyncSession, ada: Headers
+        self, client: AsyncClient, db: AsyncSession, user_id: int
     ) -> None:
-        user = await db.get_one(User, await get_user_id(client, ada))
+        user = await db.get_one(User, user_id)
         user.password_hash = "!"
         await db.commit()
 

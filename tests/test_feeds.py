@@ -160,13 +160,6 @@ class TestEntry:
         assert text(entry, "content") == "<p>One</p><p>Two</p>"
         assert entry.find(f"{ATOM}content[@type='html']") is not None
 
-    async def test_untitled(self, client: AsyncClient, ada: Headers) -> None:
-        await create_post(client, ada, title="", content="Once upon a time")
-
-        (entry,) = await read_entries(client)
-
-        assert text(entry, "title") == "Once upon a time"
-
     async def test_markup_is_escaped(self, client: AsyncClient, ada: Headers) -> None:
         path = f"/api/users/{await get_user_id(client, ada)}"
         await client.patch(path, json={"username": EVIL[:50]}, headers=ada)

@@ -81,13 +81,6 @@ class TestMedia:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["cache-control"] == IMMUTABLE
 
-    def test_unchanged_picture(self, server: LiveServer, picture: str) -> None:
-        etag = server.client.get(picture).headers["etag"]
-
-        response = server.client.get(picture, headers={"If-None-Match": etag})
-
-        assert (response.status_code, response.content) == (304, b"")
-
     def test_deleted_picture(
         self, server: LiveServer, ada: Person, picture: str
     ) -> None:

@@ -237,11 +237,7 @@ class TestCursor:
 
     @pytest.mark.parametrize(
         "date",
-        [
-            datetime(2, 1, 1, tzinfo=UTC),
-            EPOCH - MICROSECOND,
-            datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
-        ],
+        [EPOCH - MICROSECOND, datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)],
     )
     async def test_any_date(
         self, client: AsyncClient, db: AsyncSession, user_id: int, date: datetime

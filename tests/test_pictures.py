@@ -42,10 +42,6 @@ MAX_OVERHEAD = 64 * 1024
 Upload = Callable[..., Awaitable[Response]]
 
 
-def fail(*_: object, **__: object) -> None:
-    raise StorageError("connection refused")
-
-
 @pytest.fixture
 def upload(client: AsyncClient, ada: Headers) -> Upload:
     """Return a function that uploads a picture of ada."""
@@ -115,7 +111,8 @@ class TestUpload:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr("storage.put", fail)
+        error = StorageError("connection refused")
+        monkeypatch.setattr("storage.put", Mock(side_effect=error))
 
         response = await upload()
 
@@ -392,13 +389,9 @@ class TestDecode:
 
 
 class TestDelete:
+    @pytest.mark.usefixtures("old")
     async def test_default_picture_is_shown(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        old: str,
-        picture_path: str,
-        bucket: Any,
+        self, client: AsyncClient, ada: Headers, picture_path: str, bucket: Any
     ) -> None:
         response = await client.delete(picture_path, headers=ada)
 

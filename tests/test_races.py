@@ -19,6 +19,7 @@ from models import IdempotencyKey, PasswordResetToken, Post, User, utcnow
 from tests.conftest import (
     PASSWORD,
     Headers,
+    Json,
     auth_header,
     create_post,
     get_user_id,
@@ -28,6 +29,8 @@ from tests.conftest import (
 )
 
 Outcome = tuple[int, str]
+# Paths and headers.
+Users = list[tuple[str, Headers]]
 
 NAME_TAKEN = (400, "Username already exists")
 EMAIL_TAKEN = (400, "Email already registered")
@@ -72,18 +75,8 @@ def client(concurrent_client: AsyncClient) -> AsyncClient:
 
 
 @pytest.fixture
-async def user_id(client: AsyncClient, ada: Headers) -> int:
-    return await get_user_id(client, ada)
-
-
-@pytest.fixture
-def user_path(user_id: int) -> str:
-    return f"/api/users/{user_id}"
-
-
-@pytest.fixture
-async def post_path(client: AsyncClient, ada: Headers) -> str:
-    return f"/api/posts/{(await create_post(client, ada))['id']}"
+def post_path(post: Json) -> str:
+    return f"/api/posts/{post['id']}"
 
 
 async def at_once(
@@ -147,7 +140,7 @@ async def publish(client: AsyncClient, headers: Headers, key: str = "") -> Respo
 
 class TestUniqueness:
     @pytest.fixture
-    async def users(self, client: AsyncClient) -> list[tuple[str, Headers]]:
+    async def users(self, client: AsyncClient) -> Users:
         """Return the paths and headers of `user0` to `user5`."""
         people = [await sign_up(client, f"user{n}") for n in range(6)]
         ids = [await get_user_id(client, headers) for headers in people]
@@ -188,11 +181,7 @@ class TestUniqueness:
         ],
     )
     async def test_one_user_updates(
-        self,
-        client: AsyncClient,
-        users: list[tuple[str, Headers]],
-        body: Headers,
-        error: Outcome,
+        self, client: AsyncClient, users: Users, body: Json, error: Outcome
     ) -> None:
         responses = await at_once(
             6, lambda n: client.patch(users[n][0], json=body, headers=users[n][1])
@@ -200,9 +189,7 @@ class TestUniqueness:
 
         assert outcomes(responses) == {(200, ""): 1, error: 5}
 
-    async def test_users_swap_names(
-        self, client: AsyncClient, users: list[tuple[str, Headers]]
-    ) -> None:
+    async def test_users_swap_names(self, client: AsyncClient, users: Users) -> None:
         responses = await at_once(
             6,
             lambda n: client.patch(

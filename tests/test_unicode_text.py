@@ -71,18 +71,11 @@ class TestIsVisible:
 
 class TestCaselessKey:
     @pytest.mark.parametrize(
-        "text",
-        ["ALICE", "Al\u200dice", "Alice\ufe0f", "Ａｌｉｃｅ", " alice ", "\u00adalice"],
-        ids=ascii,
-    )
-    def test_same_name(self, text: str) -> None:
-        assert caseless_key(text) == "alice"
-
-    @pytest.mark.parametrize(
         ("text", "other"),
         [
-            ("Al ice", "Al  ice"),
-            ("Al ice", "al\u3000ice"),
+            ("Alice", "AL\u200dice"),
+            ("Alice", " Ａｌｉｃｅ\ufe0f"),
+            ("Al ice", "Al \u3000ice"),
             ("STRASSE", "straße"),
             ("ΣΊΣΥΦΟΣ", "σίσυφος"),
             ("ﬁn", "FIN"),
