@@ -1,17 +1,14 @@
 """ETags: 304 responses, and updates that don't overwrite others."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
 
 from conditional_requests import etag_matches
 from main import static_path
-from tests.conftest import create_post, get_user_id, sign_up
-from tests.conftest import create_test_user as create_user
+from tests.conftest import Headers, Json, create_post, get_user_id, sign_up
 
 # Long enough to be compressed.
 LONG = "Rain fell. " * 100
@@ -20,64 +17,74 @@ OTHER_ETAG = '"other"'
 ENCODINGS = ["identity", "gzip", "br"]
 PLAIN = {"Accept-Encoding": "identity"}
 
-# Filled with the ids of a post and its author.
-LISTS = ["/api/posts", "/api/users/{user}/posts", "/", "/users/{user}/posts"]
-FEEDS = ["/feed.atom", "/users/{user}/feed.atom"]
-COMPRESSED = ["/api/posts/{post}", "/posts/{post}", "/feed.atom"]
+# Filled with the fields of a post.
+LISTS = ["/api/posts", "/api/users/{user_id}/posts", "/", "/users/{user_id}/posts"]
+FEEDS = ["/feed.atom", "/users/{user_id}/feed.atom"]
+COMPRESSED = ["/api/posts/{id}", "/posts/{id}", "/feed.atom"]
+USERS = ["/api/users", "/api/users/{user_id}"]
+SITEMAP = "/sitemaps/posts-0.xml"
+OTHERS = ["/login", "/docs", "/openapi.json", "/sitemap.xml", "/robots.txt"]
 
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
 each_change = pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 
-Change = Callable[[AsyncClient, dict[str, str], str], Awaitable[Any]]
-
 
 @pytest.fixture
-async def post(client: AsyncClient, ada: dict[str, str]) -> dict[str, Any]:
+async def post(client: AsyncClient, ada: Headers) -> Json:
     return await create_post(client, ada, content=LONG)
 
 
 @pytest.fixture
-def path(post: dict[str, Any]) -> str:
+def path(post: Json) -> str:
     return f"/api/posts/{post['id']}"
 
 
 @pytest.fixture
-async def etag(client: AsyncClient, path: str) -> str:
-    return await get_etag(client, path)
+async def etags(client: AsyncClient, path: str) -> Headers:
+    """Return the ETag of the post in each encoding."""
+    return {each: await get_etag(client, path, each) for each in ENCODINGS}
 
 
 async def get_etag(client: AsyncClient, path: str, encoding: str = "identity") -> str:
     response = await client.get(path, headers={"Accept-Encoding": encoding})
     assert response.status_code == 200, response.text
-    etag: str = response.headers["etag"]
-    return etag
+    return str(response.headers["etag"])
 
 
-def fill(path: str, post: dict[str, Any]) -> str:
-    return path.format(post=post["id"], user=post["user_id"])
+# Changes of what others read
+
+Action = Callable[[AsyncClient, Headers, str], Awaitable[None]]
+Change = Callable[..., Awaitable[Response]]
+
+
+async def edit(client: AsyncClient, ada: Headers, path: str) -> None:
+    # The same length and beginning, so that no excerpt shows the difference.
+    content = {"content": LONG.replace("fell", "FELL")}
+    await client.patch(path, json=content, headers=ada)
+
+
+async def rename(client: AsyncClient, ada: Headers, path: str) -> None:
+    user = f"/api/users/{await get_user_id(client, ada)}"
+    await client.patch(user, json={"username": "lady ada"}, headers=ada)
+
+
+async def publish(client: AsyncClient, ada: Headers, path: str) -> None:
+    await create_post(client, ada)
+
+
+async def delete(client: AsyncClient, ada: Headers, path: str) -> None:
+    await client.delete(path, headers=ada)
 
 
 class TestMatching:
     @pytest.mark.parametrize(
-        "condition",
-        [
-            '"a"',
-            '"other", "a"',
-            '"a","other"',
-            ', "a" ,, "b"',
-            '"b, c", "a"',
-            "*",
-            " * ",
-        ],
+        "condition", ['"a"', '"other", "a"', ', "a" ,, "b"', '"b, c", "a"', " * "]
     )
     def test_listed(self, condition: str) -> None:
         assert etag_matches(condition, '"a"')
         assert etag_matches(condition, '"a"', weakly=True)
 
-    @pytest.mark.parametrize(
-        "condition",
-        ['"other"', "", "garbage", '"', '"*"', "a", '"a', 'a"', '"ax"', '"xa"', "'a'"],
-    )
+    @pytest.mark.parametrize("condition", ['"b"', "", "a", '"a', '"*"', '"ax"', '"xa"'])
     def test_not_listed(self, condition: str) -> None:
         assert not etag_matches(condition, '"a"')
         assert not etag_matches(condition, '"a"', weakly=True)
@@ -94,28 +101,17 @@ class TestCacheableResponse:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize(
         "path",
-        [
-            *LISTS,
-            *FEEDS,
-            "/api/posts/{post}",
-            "/posts/{post}",
-            "/api/users",
-            "/api/users/{user}",
-            "/login",
-            "/docs",
-            "/openapi.json",
-            "/sitemap.xml",
-            "/sitemaps/posts-0.xml",
-            "/robots.txt",
-        ],
+        [*LISTS, "/api/posts?limit=1", *FEEDS, *COMPRESSED, *USERS, SITEMAP, *OTHERS],
     )
     async def test_is_not_sent_again(
-        self, client: AsyncClient, post: dict[str, Any], path: str, method: str
+        self, client: AsyncClient, ada: Headers, post: Json, path: str, method: str
     ) -> None:
-        first = await client.request(method, fill(path, post))
+        await create_post(client, ada)
+        path = path.format(**post)
+        first = await client.request(method, path)
         headers = {"If-None-Match": first.headers["etag"]}
 
-        response = await client.request(method, fill(path, post), headers=headers)
+        response = await client.request(method, path, headers=headers)
 
         assert first.headers["etag"].startswith('"')
         assert first.headers["cache-control"] == "no-cache"
@@ -128,81 +124,45 @@ class TestCacheableResponse:
         assert not body_headers & response.headers.keys()
 
     async def test_outdated_copy_is_replaced(
-        self, client: AsyncClient, path: str, etag: str
+        self, client: AsyncClient, path: str, etags: Headers
     ) -> None:
         response = await client.get(path, headers=PLAIN | {"If-None-Match": OTHER_ETAG})
 
-        assert response.status_code == 200
-        assert response.headers["etag"] == etag
+        assert response.headers["etag"] == etags["identity"]
         assert response.json()["content"] == LONG
 
     async def test_if_none_match_in_several_headers(
-        self, client: AsyncClient, path: str, etag: str
+        self, client: AsyncClient, path: str, etags: Headers
     ) -> None:
-        headers = [*PLAIN.items(), ("If-None-Match", OTHER_ETAG)]
+        sent = [("If-None-Match", etag) for etag in (OTHER_ETAG, etags["identity"])]
 
-        response = await client.get(path, headers=[*headers, ("If-None-Match", etag)])
+        response = await client.get(path, headers=[*PLAIN.items(), *sent])
 
         assert response.status_code == 304
-
-    @pytest.mark.parametrize("path", ["/api/posts?limit=1", "/api/users?limit=1"])
-    async def test_304_has_next_link(
-        self, client: AsyncClient, ada: dict[str, str], bob: dict[str, str], path: str
-    ) -> None:
-        await create_post(client, ada)
-        await create_post(client, bob)
-        first = await client.get(path)
-
-        response = await client.get(
-            path, headers={"If-None-Match": first.headers["etag"]}
-        )
-
-        assert response.status_code == 304
-        assert response.headers["link"] == first.headers["link"]
 
 
 class TestETagChanges:
-    @staticmethod
-    async def edit(client: AsyncClient, ada: dict[str, str], path: str) -> None:
-        # The same length and beginning, so that no excerpt shows the difference.
-        content = {"content": LONG.replace("fell", "FELL")}
-        await client.patch(path, json=content, headers=ada)
-
-    @staticmethod
-    async def rename(client: AsyncClient, ada: dict[str, str], path: str) -> None:
-        user = f"/api/users/{await get_user_id(client, ada)}"
-        await client.patch(user, json={"username": "lady ada"}, headers=ada)
-
-    @staticmethod
-    async def publish(client: AsyncClient, ada: dict[str, str], path: str) -> None:
-        await create_post(client, ada)
-
-    @staticmethod
-    async def delete(client: AsyncClient, ada: dict[str, str], path: str) -> None:
-        await client.delete(path, headers=ada)
-
     @pytest.mark.parametrize(
         ("change", "paths"),
         [
             (edit, [*LISTS, *FEEDS, *COMPRESSED]),
-            (rename, [*LISTS, *FEEDS, *COMPRESSED, "/api/users", "/api/users/{user}"]),
-            (publish, [*LISTS, *FEEDS, "/sitemaps/posts-0.xml"]),
-            (delete, [*LISTS, *FEEDS, "/sitemaps/posts-0.xml"]),
+            (rename, [*LISTS, *FEEDS, *COMPRESSED, *USERS]),
+            (publish, [*LISTS, *FEEDS, SITEMAP]),
+            (delete, [*LISTS, *FEEDS, SITEMAP]),
         ],
-        ids=["edit", "rename", "publish", "delete"],
     )
     async def test_with_content(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
-        post: dict[str, Any],
+        ada: Headers,
+        post: Json,
         path: str,
-        change: Any,
+        change: Action,
         paths: list[str],
     ) -> None:
         # So that something remains when a post is deleted.
         await create_post(client, ada)
-        paths = [fill(each, post) for each in paths]
+        paths = [each.format(**post) for each in paths]
         before = {each: await get_etag(client, each) for each in paths}
 
         await change(client, ada, path)
@@ -211,12 +171,12 @@ class TestETagChanges:
         assert before.items().isdisjoint(after.items())
 
     async def test_only_with_content(
-        self, client: AsyncClient, ada: dict[str, str], path: str, etag: str
+        self, client: AsyncClient, ada: Headers, path: str, etags: Headers
     ) -> None:
         await create_post(client, ada)
         await client.patch(path, json={}, headers=ada)
 
-        assert await get_etag(client, path) == etag
+        assert await get_etag(client, path) == etags["identity"]
 
 
 class TestUncacheableResponse:
@@ -235,107 +195,61 @@ class TestUncacheableResponse:
         ],
     )
     async def test_is_always_sent(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        post: dict[str, Any],
-        method: str,
-        path: str,
-        status: int,
+        self, client: AsyncClient, ada: Headers, method: str, path: str, status: int
     ) -> None:
         headers = ada | {"If-None-Match": "*"}
 
-        response = await client.request(
-            method, fill(path, post), headers=headers, json=CHANGE
-        )
+        response = await client.request(method, path, headers=headers, json=CHANGE)
 
         assert response.status_code == status
         assert response.headers["cache-control"] == "no-store"
-
-    @pytest.mark.parametrize("path", ["/api/users/me", "/health"])
-    async def test_has_no_etag(
-        self, client: AsyncClient, ada: dict[str, str], path: str
-    ) -> None:
-        assert "etag" not in (await client.get(path, headers=ada)).headers
 
 
 class TestEncoding:
     @pytest.mark.parametrize("path", COMPRESSED)
     async def test_has_its_own_etag(
-        self, client: AsyncClient, post: dict[str, Any], path: str
+        self, client: AsyncClient, post: Json, path: str
     ) -> None:
-        path = fill(path, post)
+        path = path.format(**post)
 
         etags = [await get_etag(client, path, encoding) for encoding in ENCODINGS]
 
         plain = etags[0].strip('"')
         assert etags == [f'"{plain}"', f'"{plain}-gzip"', f'"{plain}-br"']
 
+    # Proxies that change the bytes weaken the ETag. A shared cache sends the ETags of
+    # all stored encodings (RFC 9111, section 4.1) and serves the one that a 304 names.
     @each_encoding
-    @pytest.mark.parametrize("weak", ["", "W/"])
-    async def test_is_revalidated_by_its_etag(
-        self, client: AsyncClient, path: str, encoding: str, weak: str
+    @pytest.mark.parametrize("sent", ["{etag}", "W/{etag}", "{all}"])
+    async def test_304_names_its_etag(
+        self, client: AsyncClient, path: str, etags: Headers, encoding: str, sent: str
     ) -> None:
-        # Proxies that change the bytes weaken the ETag.
-        etag = await get_etag(client, path, encoding)
+        sent = sent.format(etag=etags[encoding], all=", ".join(etags.values()))
+        headers = {"Accept-Encoding": encoding, "If-None-Match": sent}
 
-        response = await client.get(
-            path, headers={"Accept-Encoding": encoding, "If-None-Match": weak + etag}
-        )
+        response = await client.get(path, headers=headers)
 
         assert (response.status_code, response.content) == (304, b"")
-        assert response.headers["etag"] == etag
-        assert response.headers["vary"] == "Accept-Encoding"
-        assert "content-encoding" not in response.headers
-
-    @each_encoding
-    async def test_304_names_etag_of_accepted_encoding(
-        self, client: AsyncClient, path: str, encoding: str
-    ) -> None:
-        # A shared cache sends the ETags of all stored encodings (RFC 9111, section 4.1)
-        # and serves the one that the response names.
-        etags = {each: await get_etag(client, path, each) for each in ENCODINGS}
-        headers = {"If-None-Match": ", ".join(etags.values())}
-
-        response = await client.get(
-            path, headers={"Accept-Encoding": encoding} | headers
-        )
-
-        assert response.status_code == 304
         assert response.headers["etag"] == etags[encoding]
+        assert response.headers["vary"] == "Accept-Encoding"
 
-    async def test_of_short_response(
-        self, client: AsyncClient, post: dict[str, Any]
-    ) -> None:
-        path = fill("/api/users/{user}", post)
-
-        etags = {await get_etag(client, path, encoding) for encoding in ENCODINGS}
+    async def test_of_short_response(self, client: AsyncClient, user_path: str) -> None:
+        etags = {await get_etag(client, user_path, encoding) for encoding in ENCODINGS}
 
         assert len(etags) == 1
 
     @each_encoding
     async def test_of_response_in_chunks(
-        self, client: AsyncClient, ada: dict[str, str], encoding: str
+        self, client: AsyncClient, ada: Headers, encoding: str
     ) -> None:
         texts = [f"{n} {'Rain fell. ' * 5000}" for n in range(10)]
-        for text in texts:
-            await create_post(client, ada, content=text)
+        [await create_post(client, ada, content=text) for text in texts]
 
         response = await client.get("/api/posts", headers={"Accept-Encoding": encoding})
 
         posts = response.json()["posts"]
         assert [post["content"] for post in posts] == texts[::-1]
         assert response.headers.get("content-encoding", "identity") == encoding
-
-    async def test_of_any_characters(self, client: AsyncClient) -> None:
-        # ETags are hashes of bytes, so no character may cause an error.
-        user = await create_user(client, "Éva 😀")
-
-        response = await client.get(
-            f"/api/users/{user['id']}", headers={"If-None-Match": "*"}
-        )
-
-        assert response.status_code == 304
 
 
 class TestStaticFile:
@@ -344,121 +258,104 @@ class TestStaticFile:
         path = static_path("css/main.css")
         headers = {"Accept-Encoding": encoding}
         first = await client.get(path, headers=headers)
+        headers["If-None-Match"] = first.headers["etag"]
 
-        response = await client.get(
-            path, headers=headers | {"If-None-Match": first.headers["etag"]}
-        )
+        response = await client.get(path, headers=headers)
 
         assert first.headers.get("content-encoding", "identity") == encoding
         assert (response.status_code, response.content) == (304, b"")
         for name in ("etag", "cache-control", "vary"):
             assert response.headers[name] == first.headers[name]
 
-    @pytest.mark.parametrize(
-        ("encoding", "status"), [("identity", 206), ("gzip", 200), ("br", 200)]
-    )
+    @pytest.mark.parametrize(("encoding", "status"), [("identity", 206), ("gzip", 200)])
     async def test_has_ranges_only_if_uncompressed(
         self, client: AsyncClient, encoding: str, status: int
     ) -> None:
         path = static_path("css/main.css")
-        headers = {
-            "Range": "bytes=5-9",
-            "If-Range": await get_etag(client, path, encoding),
-        }
+        etag = await get_etag(client, path, encoding)
+        headers = {"Range": "bytes=5-9", "If-Range": etag}
 
         response = await client.get(path, headers=headers)
 
         assert response.status_code == status
 
 
-class TestIfMatch:
-    @each_change
-    @pytest.mark.parametrize("condition", ["{etag}", f"{OTHER_ETAG}, {{etag}}", "*"])
-    async def test_current_etag_allows_change(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        path: str,
-        etag: str,
-        method: str,
-        condition: str,
-    ) -> None:
-        headers = ada | {"If-Match": condition.format(etag=etag)}
+@each_change
+class TestConditionalChange:
+    @pytest.fixture
+    def change(
+        self, client: AsyncClient, ada: Headers, path: str, etags: Headers, method: str
+    ) -> Change:
+        """Return a function that changes the post with these headers."""
 
-        response = await client.request(method, path, json=CHANGE, headers=headers)
+        async def change(*conditions: tuple[str, str]) -> Response:
+            filled = [(name, value.format(**etags)) for name, value in conditions]
+            headers = [*ada.items(), *filled]
+            return await client.request(method, path, json=CHANGE, headers=headers)
+
+        return change
+
+    @pytest.mark.parametrize(
+        "conditions",
+        [
+            [("If-Match", "{identity}")],
+            [("If-Match", "{gzip}")],
+            [("If-Match", "{br}")],
+            [("If-Match", "*")],
+            [("If-Match", OTHER_ETAG), ("If-Match", "{identity}")],
+            [("If-None-Match", OTHER_ETAG)],
+        ],
+        ids=str,
+    )
+    async def test_is_carried_out(
+        self, change: Change, conditions: list[tuple[str, str]]
+    ) -> None:
+        response = await change(*conditions)
 
         assert response.is_success
 
-    @each_change
-    @pytest.mark.parametrize("condition", [OTHER_ETAG, "W/{etag}", ""])
-    async def test_other_etag_is_rejected(
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            ("If-Match", OTHER_ETAG),
+            ("If-Match", "W/{identity}"),
+            ("If-Match", ""),
+            ("If-None-Match", "W/{identity}"),
+            ("If-None-Match", "*"),
+        ],
+        ids=str,
+    )
+    async def test_is_rejected(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
         path: str,
-        etag: str,
-        method: str,
-        condition: str,
+        etags: Headers,
+        change: Change,
+        condition: tuple[str, str],
     ) -> None:
-        headers = ada | {"If-Match": condition.format(etag=etag)}
-
-        response = await client.request(method, path, json=CHANGE, headers=headers)
+        response = await change(condition)
 
         assert response.status_code == 412
         detail = "The post has been modified since you last read it"
         assert response.json() == {"detail": detail}
-        assert response.headers["etag"] == await get_etag(client, path) == etag
+        assert response.headers["etag"] == etags["identity"]
+        assert await get_etag(client, path) == etags["identity"]
 
-    @each_change
-    @pytest.mark.parametrize(
-        "change", [TestETagChanges.edit, TestETagChanges.rename], ids=["edit", "rename"]
-    )
+    @pytest.mark.parametrize("act", [edit, rename])
     async def test_newer_version_needs_its_etag(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        path: str,
-        etag: str,
-        method: str,
-        change: Change,
+        self, client: AsyncClient, ada: Headers, path: str, change: Change, act: Action
     ) -> None:
-        await change(client, ada, path)
-        rejected = await client.request(
-            method, path, json=CHANGE, headers=ada | {"If-Match": etag}
-        )
+        await act(client, ada, path)
+        rejected = await change(("If-Match", "{identity}"))
 
-        accepted = await client.request(
-            method,
-            path,
-            json=CHANGE,
-            headers=ada | {"If-Match": rejected.headers["etag"]},
-        )
+        accepted = await change(("If-Match", rejected.headers["etag"]))
 
         assert rejected.status_code == 412
         assert accepted.is_success
 
-    @each_encoding
-    async def test_etag_of_any_encoding_allows_change(
-        self, client: AsyncClient, ada: dict[str, str], path: str, encoding: str
-    ) -> None:
-        etag = await get_etag(client, path, encoding)
 
-        response = await client.delete(path, headers=ada | {"If-Match": etag})
-
-        assert response.status_code == 204
-
-    async def test_in_several_headers(
-        self, client: AsyncClient, ada: dict[str, str], path: str, etag: str
-    ) -> None:
-        headers = [*ada.items(), ("If-Match", OTHER_ETAG), ("If-Match", etag)]
-
-        response = await client.delete(path, headers=headers)
-
-        assert response.status_code == 204
-
-    async def test_too_long(
-        self, client: AsyncClient, ada: dict[str, str], path: str
-    ) -> None:
+class TestIfMatch:
+    async def test_too_long(self, client: AsyncClient, ada: Headers, path: str) -> None:
         headers = ada | {"If-Match": f'"{"x" * 8192}"'}
 
         response = await client.delete(path, headers=headers)
@@ -468,89 +365,38 @@ class TestIfMatch:
     @pytest.mark.parametrize(
         ("caller", "post_id", "condition", "status"),
         [
-            ("anonymous", "{post}", OTHER_ETAG, 401),
+            ("anonymous", "{id}", OTHER_ETAG, 401),
             ("anonymous", "0", OTHER_ETAG, 401),
             ("bob", "0", OTHER_ETAG, 404),
-            ("bob", "{post}", OTHER_ETAG, 403),
+            ("bob", "{id}", OTHER_ETAG, 403),
             ("ada", "0", "*", 404),
-            ("ada", "{post}", OTHER_ETAG, 412),
-            ("ada", "{post}", "*", 422),
+            ("ada", "{id}", OTHER_ETAG, 412),
+            ("ada", "{id}", "*", 422),
         ],
     )
     @pytest.mark.parametrize("method", ["PUT", "PATCH"])
     async def test_order_of_checks(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
-        bob: dict[str, str],
-        post: dict[str, Any],
+        ada: Headers,
+        bob: Headers,
+        post: Json,
         method: str,
         caller: str,
         post_id: str,
         condition: str,
         status: int,
     ) -> None:
-        callers: dict[str, dict[str, str]] = {"anonymous": {}, "ada": ada, "bob": bob}
+        callers: dict[str, Headers] = {"anonymous": {}, "ada": ada, "bob": bob}
+        path = f"/api/posts/{post_id.format(**post)}"
+        headers = callers[caller] | {"If-Match": condition}
 
         response = await client.request(
-            method,
-            fill(f"/api/posts/{post_id}", post),
-            json={"content": 7},
-            headers=callers[caller] | {"If-Match": condition},
+            method, path, json={"content": 7}, headers=headers
         )
 
         assert response.status_code == status
         assert ("etag" in response.headers) == (status == 412)
-
-
-class TestETagOfChange:
-    @pytest.mark.parametrize(
-        ("method", "body"), [("POST", CHANGE), ("PATCH", CHANGE), ("PATCH", {})]
-    )
-    async def test_is_that_of_the_next_get(
-        self,
-        client: AsyncClient,
-        ada: dict[str, str],
-        path: str,
-        method: str,
-        body: dict[str, str],
-    ) -> None:
-        url = {"POST": "/api/posts", "PATCH": path}[method]
-
-        response = await client.request(method, url, json=body, headers=ada | PLAIN)
-
-        path = f"/api/posts/{response.json()['id']}"
-        assert response.headers["etag"] == await get_etag(client, path)
-        assert response.content == (await client.get(path)).content
-
-    async def test_is_absent_after_put(
-        self, client: AsyncClient, ada: dict[str, str], path: str
-    ) -> None:
-        # RFC 9110, section 9.3.4: the stored content differs from what was sent.
-        response = await client.put(path, json=CHANGE, headers=ada)
-
-        assert "etag" not in response.headers
-
-
-class TestConcurrentChanges:
-    @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-    async def test_one_wins(self, concurrent_client: AsyncClient, method: str) -> None:
-        ada = await sign_up(concurrent_client, "ada")
-        path = f"/api/posts/{(await create_post(concurrent_client, ada))['id']}"
-        headers = ada | {"If-Match": await get_etag(concurrent_client, path)}
-        bodies = [{"title": "T", "content": str(n)} for n in range(20)]
-
-        responses = await asyncio.gather(
-            *(
-                concurrent_client.request(method, path, json=body, headers=headers)
-                for body in bodies
-            )
-        )
-
-        statuses = [response.status_code for response in responses]
-        assert Counter(statuses) == {200: 1, 412: 19}
-        stored = (await concurrent_client.get(path)).json()
-        assert stored["content"] == str(statuses.index(200))
 
     async def test_edit_or_deletion_wins(self, concurrent_client: AsyncClient) -> None:
         ada = await sign_up(concurrent_client, "ada")
@@ -564,3 +410,27 @@ class TestConcurrentChanges:
 
         statuses = (edit.status_code, deletion.status_code)
         assert statuses in {(200, 412), (404, 204)}
+
+
+class TestETagOfChange:
+    @pytest.mark.parametrize(
+        ("method", "body"), [("POST", CHANGE), ("PATCH", CHANGE), ("PATCH", {})]
+    )
+    async def test_is_that_of_the_next_get(
+        self, client: AsyncClient, ada: Headers, path: str, method: str, body: Headers
+    ) -> None:
+        url = {"POST": "/api/posts", "PATCH": path}[method]
+
+        response = await client.request(method, url, json=body, headers=ada | PLAIN)
+
+        path = f"/api/posts/{response.json()['id']}"
+        assert response.headers["etag"] == await get_etag(client, path)
+        assert response.content == (await client.get(path)).content
+
+    async def test_is_absent_after_put(
+        self, client: AsyncClient, ada: Headers, path: str
+    ) -> None:
+        # RFC 9110, section 9.3.4: the stored content differs from what was sent.
+        response = await client.put(path, json=CHANGE, headers=ada)
+
+        assert "etag" not in response.headers
