@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
-from typing import Any
 
 import pytest
 from fastapi import HTTPException
@@ -13,10 +12,9 @@ from database import DatabaseUnavailable, get_db
 from exceptions import TOO_MANY_ATTEMPTS
 from executors import QueueFull
 from main import app
-from tests.conftest import create_post
+from tests.conftest import Headers, Json
 
 PROBLEM = "application/problem+json"
-HTML = "text/html; charset=utf-8"
 # More digits than Python parses (`sys.get_int_max_str_digits`).
 ENDLESS = "1" * 5000
 
@@ -41,7 +39,7 @@ def fail(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> Fail:
 
 def assert_is_page(response: Response, status: int, title: str = "") -> None:
     assert response.status_code == status
-    assert response.headers["content-type"] == HTML
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert str(status) in response.text
     assert title in response.text
     assert 'href="/"' in response.text
@@ -54,16 +52,12 @@ class TestErrorPage:
             ("GET", "/nothing", 404),
             ("GET", "/apis", 404),
             ("GET", "/healthy", 404),
-            ("GET", "/posts/1", 404),
             ("GET", "/users/0/posts", 404),
             ("GET", "/static/nothing.css", 404),
             ("GET", "/posts/x", 422),
-            ("GET", "/posts/%00", 422),
-            ("GET", "/?page=0", 422),
             ("GET", f"/?page={ENDLESS}", 422),
             ("GET", f"/sitemaps/posts-{ENDLESS}.xml", 422),
             ("POST", "/login", 405),
-            ("DELETE", "/posts/1", 405),
         ],
         ids=lambda value: str(value)[:30],
     )
@@ -105,7 +99,6 @@ class TestAPIError:
         [
             ("GET", "/api", 404, "Not Found"),
             ("GET", "/api/nothing", 404, "Not Found"),
-            ("PUT", "/api/posts", 405, "Method Not Allowed"),
             ("POST", "/health", 405, "Method Not Allowed"),
         ],
     )
@@ -140,24 +133,17 @@ class TestServerError:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "strict-transport-security" in response.headers
 
-    @pytest.mark.parametrize("path", ["/", "/posts/1"])
-    async def test_on_a_page(self, client: AsyncClient, fail: Fail, path: str) -> None:
-        fail(RuntimeError("a secret detail"))
-
-        response = await client.get(path)
-
-        assert_is_page(response, 500)
-        assert "secret" not in response.text
-
-    async def test_is_logged_without_query(
+    async def test_page(
         self, client: AsyncClient, fail: Fail, caplog: pytest.LogCaptureFixture
     ) -> None:
-        fail(RuntimeError("a bug"))
+        fail(RuntimeError("a secret detail"))
 
         response = await client.get("/?token=hunt3r")
 
+        assert_is_page(response, 500)
+        assert "secret" not in response.text
         assert response.headers["x-error-id"] in caplog.text
-        assert "a bug" in caplog.text
+        assert "a secret detail" in caplog.text
         assert "hunt3r" not in caplog.text
 
 
@@ -193,38 +179,35 @@ class TestUnavailable:
 
 class TestProblemDetails:
     @pytest.mark.parametrize(
-        ("status", "method", "path", "request_headers", "header"),
+        ("status", "method", "path", "request_headers"),
         [
-            (401, "GET", "/api/users/me", {"Authorization": "-"}, "www-authenticate"),
-            (403, "DELETE", "/api/users/0", {}, "cache-control"),
-            (404, "GET", "/api/posts/0", {}, "cache-control"),
-            (405, "PUT", "/api/posts", {}, "allow"),
-            (412, "DELETE", "/api/posts/{post}", {"If-Match": '"other"'}, "etag"),
-            (413, "POST", "/api/posts", {"Content-Length": "9999999"}, "connection"),
-            (422, "GET", "/api/posts?skip=-1&limit=x", {}, "cache-control"),
+            (401, "GET", "/api/users/me", {"Authorization": "-"}),
+            (404, "GET", "/api/posts/0", {}),
+            (405, "PUT", "/api/posts", {}),
+            (412, "DELETE", "/api/posts/{id}", {"If-Match": '"other"'}),
+            (413, "POST", "/api/posts", {"Content-Length": "9999999"}),
+            (422, "GET", "/api/posts?skip=-1&limit=x", {}),
         ],
     )
     async def test_if_accepted(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
+        post: Json,
         status: int,
         method: str,
         path: str,
-        request_headers: dict[str, str],
-        header: str,
+        request_headers: Headers,
     ) -> None:
-        path = path.format(post=(await create_post(client, ada))["id"])
+        path = path.format(**post)
         headers = ada | request_headers
         plain = await client.request(method, path, headers=headers)
+        headers["Accept"] = PROBLEM
 
-        problem = await client.request(
-            method, path, headers=headers | {"Accept": PROBLEM}
-        )
+        problem = await client.request(method, path, headers=headers)
 
         assert (plain.status_code, problem.status_code) == (status, status)
         assert problem.json() == expected_problem(plain)
-        assert header in problem.headers
         assert other_headers(problem) == other_headers(plain)
 
     @pytest.mark.parametrize("path", ["/api/posts", "/health"])
@@ -233,17 +216,12 @@ class TestProblemDetails:
         [
             (429, TOO_MANY_ATTEMPTS.exception(Retry_After="7")),
             (500, RuntimeError("a secret detail")),
-            (503, DatabaseUnavailable("a secret address")),
+            (503, DatabaseUnavailable("a secret URL")),
         ],
         ids=lambda value: str(value)[:3],
     )
     async def test_of_failure(
-        self,
-        client: AsyncClient,
-        fail: Fail,
-        path: str,
-        status: int,
-        error: Exception,
+        self, client: AsyncClient, fail: Fail, path: str, status: int, error: Exception
     ) -> None:
         fail(error)
         plain = await client.get(path)
@@ -256,56 +234,29 @@ class TestProblemDetails:
         assert other_headers(problem) == other_headers(plain)
 
     @pytest.mark.parametrize(
-        "accept",
+        ("accept", "media_type"),
         [
-            PROBLEM,
-            "Application/PROBLEM+json",
-            f"application/json, {PROBLEM}",
-            f"text/html;q=0.9 , {PROBLEM} ; q=0.001",
-            f"{PROBLEM};profile=x;q=0.5, */*;q=0.1",
+            (["Application/PROBLEM+json"], PROBLEM),
+            ([f"text/html;q=0.9 , {PROBLEM} ; q=0.001, */*"], PROBLEM),
+            (["application/json", PROBLEM], PROBLEM),
+            ([], "application/json"),
+            (["*/*"], "application/json"),
+            ([f"{PROBLEM}x,;,;="], "application/json"),
         ],
     )
-    @pytest.mark.parametrize("path", ["/api/nothing", "/api/posts/0", "/api"])
-    async def test_accepted(self, client: AsyncClient, path: str, accept: str) -> None:
-        response = await client.get(path, headers={"Accept": accept})
-
-        assert response.headers["content-type"] == PROBLEM
-        assert response.headers["vary"] == "Accept"
-
-    async def test_accepted_by_second_header(self, client: AsyncClient) -> None:
-        headers = [("Accept", "application/json"), ("Accept", PROBLEM)]
+    async def test_accept_header(
+        self, client: AsyncClient, accept: list[str], media_type: str
+    ) -> None:
+        del client.headers["Accept"]
+        headers = [("Accept", value) for value in accept]
 
         response = await client.get("/api/posts/0", headers=headers)
 
-        assert response.headers["content-type"] == PROBLEM
-
-    @pytest.mark.parametrize(
-        "accept",
-        ["", "*/*", "application/json", "application/problem", f"{PROBLEM}x", ",;,;="],
-    )
-    async def test_not_accepted(self, client: AsyncClient, accept: str) -> None:
-        response = await client.get("/api/posts/0", headers={"Accept": accept})
-
-        assert response.headers["content-type"] == "application/json"
+        assert response.headers["content-type"] == media_type
         assert response.headers["vary"] == "Accept"
 
-    async def test_no_accept_header(self, client: AsyncClient) -> None:
-        del client.headers["Accept"]
 
-        response = await client.get("/api/posts/0")
-
-        assert response.headers["content-type"] == "application/json"
-
-    async def test_success_is_the_same(self, client: AsyncClient) -> None:
-        plain = await client.get("/api/posts")
-
-        response = await client.get("/api/posts", headers={"Accept": PROBLEM})
-
-        assert response.headers == plain.headers
-        assert response.content == plain.content
-
-
-def expected_problem(plain: Response) -> dict[str, Any]:
+def expected_problem(plain: Response) -> Json:
     """Return the problem details with the content of another response."""
     detail = plain.json()["detail"]
     problem = {
@@ -319,12 +270,11 @@ def expected_problem(plain: Response) -> dict[str, Any]:
     return problem | {"detail": "The request is invalid", "errors": detail}
 
 
-def other_headers(response: Response) -> dict[str, str]:
+def other_headers(response: Response) -> Headers:
     """Return the headers that don't depend on the format."""
     ignored = {"content-type", "content-length", "x-error-id"}
-    return {
-        name: value for name, value in response.headers.items() if name not in ignored
-    }
+    headers = response.headers.items()
+    return {name: value for name, value in headers if name not in ignored}
 
 
 class TestAllowedMethods:
@@ -332,17 +282,13 @@ class TestAllowedMethods:
         ("path", "allowed"),
         [
             ("/api/posts", "GET, HEAD, POST"),
-            ("/api/posts/1", "DELETE, GET, HEAD, PATCH, PUT"),
             (f"/api/posts/{ENDLESS}", "DELETE, GET, HEAD, PATCH, PUT"),
-            ("/api/users/1", "DELETE, GET, HEAD, PATCH"),
             ("/api/users/1/picture", "DELETE, PATCH"),
             # Not the methods for a user whose id is "me".
             ("/api/users/me", "GET, HEAD"),
             ("/api/users/token", "POST"),
-            ("/health", "GET, HEAD"),
             ("/openapi.json", "GET, HEAD"),
             ("/", "GET, HEAD"),
-            ("/docs", "GET, HEAD"),
             ("/static/css/main.css", "GET, HEAD"),
             ("/static/nothing.css", "GET, HEAD"),
         ],
@@ -357,51 +303,35 @@ class TestAllowedMethods:
         assert response.status_code == 405
         assert response.headers["allow"] == allowed
 
-    @pytest.mark.parametrize("path", ["/api/nothing", "/posts/1/nothing"])
-    async def test_of_unknown_path(self, client: AsyncClient, path: str) -> None:
-        response = await client.request("BREW", path)
-
-        assert response.status_code == 404
-        assert "allow" not in response.headers
-
 
 class TestHugeId:
     """No row can have these ids, and Python doesn't even parse them."""
 
+    @pytest.mark.parametrize("huge", [ENDLESS, f"-{ENDLESS}"], ids=["large", "small"])
     @pytest.mark.parametrize(
-        "huge", [ENDLESS, f"-{ENDLESS}"], ids=["positive", "negative"]
-    )
-    @pytest.mark.parametrize(
-        ("method", "path"),
+        ("method", "path", "status"),
         [
-            ("GET", "/api/posts/{}"),
-            ("PATCH", "/api/posts/{}"),
-            ("GET", "/api/users/{}"),
-            ("GET", "/api/users/{}/posts"),
-            ("GET", "/posts/{}"),
-            ("GET", "/users/{}/posts"),
-            ("GET", "/users/{}/feed.atom"),
+            ("GET", "/api/posts/{}", 404),
+            ("PATCH", "/api/posts/{}", 404),
+            ("GET", "/api/users/{}", 404),
+            ("GET", "/posts/{}", 404),
+            ("GET", "/users/{}/feed.atom", 404),
+            ("DELETE", "/api/users/{}", 403),
+            ("DELETE", "/api/users/{}/picture", 403),
         ],
     )
-    async def test_not_found(
+    async def test_in_path(
         self,
         client: AsyncClient,
-        ada: dict[str, str],
+        ada: Headers,
         method: str,
         path: str,
+        status: int,
         huge: str,
     ) -> None:
         response = await client.request(method, path.format(huge), headers=ada, json={})
 
-        assert response.status_code == 404
-
-    @pytest.mark.parametrize("path", ["/api/users/{}", "/api/users/{}/picture"])
-    async def test_forbidden(
-        self, client: AsyncClient, ada: dict[str, str], path: str
-    ) -> None:
-        response = await client.delete(path.format(ENDLESS), headers=ada)
-
-        assert response.status_code == 403
+        assert response.status_code == status
 
     @pytest.mark.parametrize("name", ["skip", "limit"])
     async def test_in_query(self, client: AsyncClient, name: str) -> None:
