@@ -15,42 +15,28 @@ from main import app, lifespan
 from routers import ROUTERS
 
 
-class TestLifespan:
-    async def test_garbage_collection_skips_startup_objects(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        # Later tests need what shutdown closes.
-        monkeypatch.setattr("main.dispose_engine", AsyncMock())
-        monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
+async def test_garbage_collection_skips_startup_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Later tests need what shutdown closes.
+    monkeypatch.setattr("main.dispose_engine", AsyncMock())
+    monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
 
-        async with lifespan(app):
-            skipped = gc.get_freeze_count()
+    async with lifespan(app):
+        skipped = gc.get_freeze_count()
 
-        assert skipped > 50_000
-        assert gc.get_freeze_count() == 0
+    assert skipped > 50_000
+    assert gc.get_freeze_count() == 0
 
 
-class TestAccessLog:
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/reset-password?token=a-secret&next=/?x",
-            "/reset-password%3ftoken=a-secret",
-            "/reset-password%3Ftoken=a-secret?x",
-        ],
-    )
-    def test_omits_query_strings(
-        self, caplog: pytest.LogCaptureFixture, path: str
-    ) -> None:
-        line = '%s - "%s %s HTTP/%s" %d'
+@pytest.mark.parametrize("query", ["?token=x&next=/?y", "%3ftoken=x", "%3Ftoken=x?y"])
+def test_access_log_omits_query(caplog: pytest.LogCaptureFixture, query: str) -> None:
+    arguments = ("192.0.2.1:1", "GET", f"/reset-password{query}", "1.1", 200)
 
-        with caplog.at_level(logging.INFO):
-            logging.getLogger("uvicorn.access").info(
-                line, "192.0.2.1:1", "GET", path, "1.1", 200
-            )
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', *arguments)
 
-        expected = '192.0.2.1:1 - "GET /reset-password HTTP/1.1" 200'
-        assert caplog.messages == [expected]
+    assert caplog.messages == ['192.0.2.1:1 - "GET /reset-password HTTP/1.1" 200']
 
 
 def calls_of(dependant: Dependant) -> Iterator[Any]:
@@ -67,17 +53,13 @@ def is_async(call: Any) -> bool:
     )
 
 
-class TestThreads:
-    def test_no_operation_runs_in_one(self) -> None:
-        # FastAPI calls plain functions in a thread, which waits when the event loop is
-        # busy.
-        calls = [
-            call
-            for router in ROUTERS
-            for route in router.routes
-            if isinstance(route, APIRoute)
-            for call in calls_of(route.dependant)
-        ]
+def test_no_operation_runs_in_a_thread() -> None:
+    # FastAPI calls plain functions in a thread, which waits when the event loop is
+    # busy.
+    routes = [route for router in ROUTERS for route in router.routes]
+    operations = [route.dependant for route in routes if isinstance(route, APIRoute)]
 
-        assert len(calls) > 40
-        assert [call for call in calls if not is_async(call)] == []
+    calls = [call for operation in operations for call in calls_of(operation)]
+
+    assert len(calls) > 40
+    assert [call for call in calls if not is_async(call)] == []
