@@ -20,7 +20,8 @@ from static_files import (
     modulepreloads,
     static_version,
 )
-from tests.conftest import create_post
+from tests.conftest import Json
+from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
 HOUR = "public, max-age=3600"
@@ -64,11 +65,15 @@ def original_version() -> None:
 
 
 class TestVersion:
-    def test_depends_on_content(self, static_copy: Path) -> None:
+    def test_depends_on_content_but_not_on_times(self, static_copy: Path) -> None:
         before = static_version()
+        (static_copy / "css" / "main.css").touch()
+        clear_caches()
+        touched = static_version()
         (static_copy / "css" / "main.css").write_text("a {}")
         clear_caches()
 
+        assert touched == before
         assert static_version() != before
 
     def test_depends_on_names(self, static_copy: Path) -> None:
@@ -77,13 +82,6 @@ class TestVersion:
         clear_caches()
 
         assert static_version() != before
-
-    def test_does_not_depend_on_times(self, static_copy: Path) -> None:
-        before = static_version()
-        (static_copy / "js" / "main.js").touch()
-        clear_caches()
-
-        assert static_version() == before
 
     def test_is_computed_once_in_production(self, static_copy: Path) -> None:
         before = static_version()
@@ -115,18 +113,6 @@ class TestCaching:
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
         assert response.headers["cache-control"] == HOUR
 
-    async def test_of_replaced_file(
-        self, client: AsyncClient, static_copy: Path
-    ) -> None:
-        path = static_path("css/main.css")
-        (static_copy / "css" / "main.css").write_text("a {}")
-        clear_caches()
-
-        response = await client.get(path)
-
-        assert response.text == "a {}"
-        assert response.headers["cache-control"] == HOUR
-
     async def test_of_missing_file(self, client: AsyncClient) -> None:
         response = await client.get(static_path("css/nothing.css"))
 
@@ -141,11 +127,9 @@ class TestFile:
         [
             "../main.py",
             "..%2Fmain.py",
-            "..%5Cmain.py",
             "%2Fetc%2Fpasswd",
             "css/",
             "css/main.css%00",
-            "css%0Amain.css",
         ],
     )
     async def test_outside_is_not_served(
@@ -196,27 +180,9 @@ class TestFile:
 
 
 class TestReferences:
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/",
-            "/posts/{post}",
-            "/users/{user}/posts",
-            "/login",
-            "/register",
-            "/account",
-            "/forgot-password",
-            "/reset-password",
-            "/nothing",
-            "/docs",
-            "/redoc",
-        ],
-    )
-    async def test_of_page(
-        self, client: AsyncClient, ada: dict[str, str], path: str
-    ) -> None:
-        post = await create_post(client, ada)
-        page = await client.get(path.format(post=post["id"], user=post["user_id"]))
+    @pytest.mark.parametrize("path", [*PAGES, "/nothing", "/docs", "/redoc"])
+    async def test_of_page(self, client: AsyncClient, post: Json, path: str) -> None:
+        page = await client.get(path.format(**post))
         files = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text))
 
         statuses = {(await client.get(file)).status_code for file in files}
