@@ -1,88 +1,51 @@
 """HEAD, trailing slashes, charsets, security headers, and errors of middleware."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 from starlette.responses import PlainTextResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from config import ConfigurationError
 from exceptions import TOO_MANY_ATTEMPTS
-from main import app
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
-from tests.conftest import PASSWORD, create_post, create_test_user, get_user_id
+from middleware.http import HeadMiddleware
+from tests.conftest import PASSWORD, Json, create_test_user
 
 HSTS = "strict-transport-security"
-# Filled with the ids of a post and its author.
-READABLE = [
-    "/",
-    "/posts/{post}",
-    "/users/{user}/posts",
-    "/login",
-    "/docs",
-    "/static/css/main.css",
-    "/openapi.json",
-    "/health",
-    "/feed.atom",
-    "/api/posts",
-    "/api/posts/{post}",
-    "/api/users/{user}",
-]
+# Filled with the fields of a post.
+PAGES = ["/", "/posts/{id}", "/users/{user_id}/posts", "/login", "/docs"]
+OTHERS = ["/static/css/main.css", "/openapi.json", "/health", "/feed.atom"]
+READABLE = [*PAGES, *OTHERS, "/api/posts", "/api/users/{user_id}"]
 FAILING = ["/nothing", "/posts/x", "/static/nothing.css", "/api/posts/0", "/api/x"]
-
-
-@pytest.fixture
-async def post(client: AsyncClient, ada: dict[str, str]) -> dict[str, Any]:
-    return await create_post(client, ada)
-
-
-def fill(path: str, post: dict[str, Any]) -> str:
-    return path.format(post=post["id"], user=post["user_id"])
-
-
-async def raw_body(method: str, path: str) -> bytes:
-    """Return the body as the app sends it: HTTPX drops the body of a HEAD."""
-    sent: list[Any] = []
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"host", b"127.0.0.1:8000")],
-        "client": ("127.0.0.1", 1),
-    }
-    messages = iter([{"type": "http.request"}])
-
-    async def receive() -> Any:
-        for message in messages:
-            return message
-        # The client stays connected.
-        return await asyncio.Event().wait()
-
-    await app(scope, receive, AsyncMock(side_effect=sent.append))
-    return b"".join(message.get("body", b"") for message in sent)
 
 
 class TestHead:
     @pytest.mark.parametrize("path", [*READABLE, *FAILING])
     async def test_matches_get(
-        self, client: AsyncClient, post: dict[str, Any], path: str
+        self, client: AsyncClient, post: Json, path: str
     ) -> None:
-        path = fill(path, post)
+        path = path.format(**post)
         got = await client.get(path)
 
         response = await client.head(path)
 
         assert response.status_code == got.status_code
         assert response.headers == got.headers
-        assert await raw_body("HEAD", path) == b""
+
+    async def test_has_no_body(self) -> None:
+        # Called directly, because HTTPX would drop the body.
+        site, send = HeadMiddleware(PlainTextResponse("text")), AsyncMock()
+
+        await site({"type": "http", "method": "HEAD"}, AsyncMock(), send)
+
+        sent = [call.args[0].get("body", b"") for call in send.mock_calls]
+        assert sent == [b"", b""]
 
 
 class TestTrailingSlash:
@@ -106,11 +69,9 @@ class TestTrailingSlash:
     @pytest.mark.parametrize(
         "path",
         [
-            "//evil.example/",
             "///evil.example//",
             "/%5Cevil.example/",
             "/%2F/evil.example/",
-            "/%09/evil.example/",
             "/%0D%0ASet-Cookie:%20a=b/",
         ],
     )
@@ -127,7 +88,7 @@ class TestTrailingSlash:
 class TestFormCharset:
     @pytest.mark.parametrize(
         "charset",
-        ["; charset=punycode", ";CHARSET=utf-16", ";\xa0charset=x", "; charset*=a''b"],
+        ["; charset=punycode", ";CHARSET=utf-16", "; charset*=a''b"],
     )
     async def test_of_form_is_ignored(self, client: AsyncClient, charset: str) -> None:
         await create_test_user(client)
@@ -146,20 +107,6 @@ class TestFormCharset:
 
         assert response.status_code == 200
 
-    async def test_of_upload_is_ignored(
-        self, client: AsyncClient, ada: dict[str, str]
-    ) -> None:
-        content_type = "multipart/form-data; boundary=x; charset=undefined"
-        part = 'Content-Disposition: form-data; name="file"; filename="é"\r\n\r\n-'
-
-        response = await client.patch(
-            f"/api/users/{await get_user_id(client, ada)}/picture",
-            content=f"--x\r\n{part}\r\n--x--\r\n".encode(),
-            headers=ada | {"Content-Type": content_type},
-        )
-
-        assert response.status_code == 400
-
 
 class TestSecurityHeaders:
     @pytest.mark.parametrize(
@@ -167,16 +114,15 @@ class TestSecurityHeaders:
         [
             *(("GET", path) for path in [*READABLE, *FAILING, "/login/"]),
             ("POST", "/login"),
-            ("POST", "/api/posts"),
             ("BREW", "/api/users"),
         ],
     )
     async def test_are_in_every_response(
-        self, client: AsyncClient, post: dict[str, Any], method: str, path: str
+        self, client: AsyncClient, post: Json, method: str, path: str
     ) -> None:
         headers = {"Host": "blog.example.com"}
 
-        response = await client.request(method, fill(path, post), headers=headers)
+        response = await client.request(method, path.format(**post), headers=headers)
 
         assert response.headers["x-frame-options"] == "SAMEORIGIN"
         assert response.headers["x-content-type-options"] == "nosniff"
@@ -209,13 +155,9 @@ class TestSecurityHeaders:
     @pytest.mark.parametrize(
         ("host", "is_public"),
         [
-            ("blog.example.com:8000", True),
             ("localhost.example.com", True),
-            ("127.0.0.1.example.com", True),
-            ("192.0.2.1", True),
             ("[2001:db8::1]", True),
-            ("localhost:8000", False),
-            ("LOCALHOST", False),
+            ("LOCALHOST:8000", False),
             ("127.0.0.1", False),
             ("[::1]:8", False),
         ],
@@ -231,17 +173,17 @@ class TestSecurityHeaders:
 class TestHost:
     @pytest.mark.parametrize("path", [*READABLE, *FAILING, "/login/", "/api/users"])
     async def test_of_request_is_never_used(
-        self, client: AsyncClient, post: dict[str, Any], path: str
+        self, client: AsyncClient, post: Json, path: str
     ) -> None:
         evil = "evil.example"
         headers = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}"}
 
-        response = await client.get(fill(path, post), headers=headers)
+        response = await client.get(path.format(**post), headers=headers)
 
         assert evil not in response.text
         assert evil not in str(response.headers)
 
-    @pytest.mark.parametrize("host", ["", "[", "[::1", "a:b:c", "\xff"])
+    @pytest.mark.parametrize("host", ["", "[", "a:b:c", "\xff"])
     @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1"])
     async def test_malformed_is_no_server_error(
         self, client: AsyncClient, host: str, path: str
@@ -263,23 +205,6 @@ class TestErrorAfterResponse:
 
         assert response.text == "-"
         assert "Too many attempts" in caplog.text
-
-    async def test_of_background_task(
-        self,
-        client: AsyncClient,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        await create_test_user(client)
-        bug = AsyncMock(side_effect=RuntimeError("a bug in the background"))
-        monkeypatch.setattr("routers.users.send_password_reset_email", bug)
-
-        response = await client.post(
-            "/api/users/forgot-password", json={"email": "ada@example.com"}
-        )
-
-        assert response.status_code == 202
-        assert "a bug in the background" in caplog.text
 
     async def test_incomplete_response_is_broken_off(self) -> None:
         async def site(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -306,15 +231,13 @@ class TestStartupError:
             raise error
             yield
 
-        sent: list[Message] = []
+        send = AsyncMock()
         site = StartupErrorMiddleware(FastAPI(lifespan=lifespan))
         receive = AsyncMock(return_value={"type": "lifespan.startup"})
 
         with pytest.raises(type(error)):
-            await site(
-                {"type": "lifespan"}, receive, AsyncMock(side_effect=sent.append)
-            )
+            await site({"type": "lifespan"}, receive, send)
 
-        [failed] = sent
-        assert (failed["message"] == str(error)) == is_expected
-        assert ("Traceback" in failed["message"]) != is_expected
+        message = send.call_args.args[0]["message"]
+        assert (message == str(error)) == is_expected
+        assert ("Traceback" in message) != is_expected
