@@ -41,10 +41,8 @@ async def in_progress(client: AsyncClient, *ips: str) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
         for ip in ips:
             headers = FORM | {"X-Forwarded-For": ip}
-            login = client.post(
-                "/api/users/token", content=slow_body(), headers=headers
-            )
-            tasks.create_task(login)
+            path = "/api/users/token"
+            tasks.create_task(client.post(path, content=slow_body(), headers=headers))
         for _ in ips:
             await arrived.acquire()
         yield
@@ -76,9 +74,8 @@ class TestConcurrencyLimit:
     ) -> None:
         async with in_progress(concurrent_client, "2001:db8::1", "2001:db8::2"):
             same = await get(concurrent_client, "2001:db8::3")
-            other = await get(concurrent_client, "2001:db8:0:1::3")
 
-        assert (same.status_code, other.status_code) == (503, 200)
+        assert same.status_code == 503
 
     async def test_can_be_turned_off(
         self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
