@@ -4,7 +4,6 @@ import json
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,21 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from config import settings
 from models import Post
-from tests.conftest import (
-    auth_header,
-    create_post,
-    create_test_user,
-    get_user_id,
-    login_user,
-)
-
-Headers = dict[str, str]
-Json = dict[str, Any]
+from tests.conftest import Headers, Json, create_post, upload_picture
+from tests.test_pages import WITH_POSTS
 
 SUFFIX = " \N{EN DASH} FastAPI Blog"
 SITE = "https://blog.example.com"
 EVIL = """</title></script><script>alert('1')</script>{{ 7*7 }} "onload="x & é<!--"""
-PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
 FORGED = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
 POSTED = datetime(2025, 11, 3, 23, 30, 15, tzinfo=UTC)
 EDITED = datetime(2026, 2, 1, 23, 59, 59, tzinfo=UTC)
@@ -93,14 +83,6 @@ async def open_page(client: AsyncClient, path: str) -> Page:
     assert "evil.example" not in response.text
     assert "127.0.0.1" not in response.text
     return Page(response.text)
-
-
-async def upload(client: AsyncClient, headers: Headers, user_id: int) -> str:
-    """Upload a profile picture and return its path."""
-    response = await client.patch(
-        f"/api/users/{user_id}/picture", files={"file": PHOTO}, headers=headers
-    )
-    return str(response.json()["image_path"])
 
 
 class TestURLs:
@@ -204,29 +186,25 @@ class TestLinkPreview:
         assert response.headers["Content-Type"] == "image/png"
 
     @pytest.mark.parametrize("path", ["/posts/{id}", "/users/{user_id}/posts"])
-    async def test_picture_in_bucket(
-        self, client: AsyncClient, ada: Headers, post: Json, path: str
-    ) -> None:
-        image_path = await upload(client, ada, post["user_id"])
-
-        page = await open_page(client, path.format(**post))
-
-        assert image_path.startswith("https://test-bucket.s3.")
-        assert page.meta["og:image"] == image_path
-
-    async def test_picture_on_disk(
+    @pytest.mark.parametrize(
+        ("bucket_name", "host"), [("test-bucket", ""), (None, SITE)], ids=str
+    )
+    async def test_picture(
         self,
         client: AsyncClient,
         ada: Headers,
         post: Json,
         monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        bucket_name: str | None,
+        host: str,
     ) -> None:
-        monkeypatch.setattr(settings, "s3_bucket_name", None)
-        image_path = await upload(client, ada, post["user_id"])
+        monkeypatch.setattr(settings, "s3_bucket_name", bucket_name)
+        user = (await upload_picture(client, ada)).json()
 
-        page = await open_page(client, f"/posts/{post['id']}")
+        page = await open_page(client, path.format(**post))
 
-        assert page.meta["og:image"] == SITE + image_path
+        assert page.meta["og:image"] == host + user["image_path"]
 
 
 class TestStructuredData:
@@ -263,40 +241,35 @@ class TestStructuredData:
 
 class TestEscaping:
     @pytest.fixture
-    async def evil(self, client: AsyncClient) -> Headers:
-        await create_test_user(client, EVIL[:50], "evil@example.com")
-        return auth_header(await login_user(client, "evil@example.com"))
+    async def evil(self, client: AsyncClient, ada: Headers, user_path: str) -> Json:
+        """Return a post whose title, content and author's name contain markup."""
+        await client.patch(user_path, json={"username": EVIL[:50]}, headers=ada)
+        return await create_post(client, ada, title=EVIL, content=EVIL)
 
-    async def test_post(self, client: AsyncClient, evil: Headers) -> None:
-        post = await create_post(client, evil, title=EVIL, content=EVIL)
-
-        page = await open_page(client, f"/posts/{post['id']}")
+    async def test_post(self, client: AsyncClient, evil: Json) -> None:
+        page = await open_page(client, f"/posts/{evil['id']}")
 
         assert page.title == EVIL + SUFFIX
         assert page.meta["description"] == page.meta["og:title"] == EVIL
         assert page.data["headline"] == page.data["description"] == EVIL
         assert page.data["author"]["name"] == EVIL[:50]
 
-    async def test_author(self, client: AsyncClient, evil: Headers) -> None:
-        user_id = await get_user_id(client, evil)
-
-        page = await open_page(client, f"/users/{user_id}/posts")
+    async def test_author(self, client: AsyncClient, evil: Json) -> None:
+        page = await open_page(client, f"/users/{evil['user_id']}/posts")
 
         assert page.title == page.meta["og:title"] == EVIL[:50] + SUFFIX
         assert page.meta["description"] == f"Posts by {EVIL[:50]} on FastAPI Blog."
 
-    @pytest.mark.parametrize("path", ["/", "/posts/{id}", "/users/{user_id}/posts"])
-    async def test_markup(self, client: AsyncClient, evil: Headers, path: str) -> None:
-        post = await create_post(client, evil, title=EVIL, content=EVIL)
-
-        page = await open_page(client, path.format(**post))
+    @pytest.mark.parametrize("path", WITH_POSTS)
+    async def test_markup(self, client: AsyncClient, evil: Json, path: str) -> None:
+        page = await open_page(client, path.format(**evil))
 
         assert page.inline_script == ""
         assert "<script>alert" not in page.html
         assert '"onload="' not in page.html
 
 
-@pytest.mark.parametrize("path", ["/", "/posts/{id}", "/users/{user_id}/posts"])
+@pytest.mark.parametrize("path", WITH_POSTS)
 class TestDates:
     async def test_never_edited(
         self, client: AsyncClient, post: Json, path: str
