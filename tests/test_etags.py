@@ -38,12 +38,6 @@ def path(post: Json) -> str:
     return f"/api/posts/{post['id']}"
 
 
-@pytest.fixture
-async def etags(client: AsyncClient, path: str) -> Headers:
-    """Return the ETag of the post in each encoding."""
-    return {each: await get_etag(client, path, each) for each in ENCODINGS}
-
-
 async def get_etag(client: AsyncClient, path: str, encoding: str = "identity") -> str:
     response = await client.get(path, headers={"Accept-Encoding": encoding})
     assert response.status_code == 200, response.text
@@ -122,19 +116,20 @@ class TestCacheableResponse:
         assert not body_headers & response.headers.keys()
 
     async def test_outdated_copy_is_replaced(
-        self, client: AsyncClient, path: str, etags: Headers
+        self, client: AsyncClient, path: str
     ) -> None:
-        response = await client.get(path, headers=PLAIN | {"If-None-Match": OTHER_ETAG})
+        response = await client.get(path, headers={"If-None-Match": OTHER_ETAG})
 
-        assert response.headers["etag"] == etags["identity"]
+        assert response.status_code == 200
         assert response.json()["content"] == LONG
 
     async def test_if_none_match_in_several_headers(
-        self, client: AsyncClient, path: str, etags: Headers
+        self, client: AsyncClient, path: str
     ) -> None:
-        sent = [("If-None-Match", etag) for etag in (OTHER_ETAG, etags["identity"])]
+        etags = (OTHER_ETAG, await get_etag(client, path))
+        headers = [("If-None-Match", etag) for etag in etags]
 
-        response = await client.get(path, headers=[*PLAIN.items(), *sent])
+        response = await client.get(path, headers=[*PLAIN.items(), *headers])
 
         assert response.status_code == 304
 
@@ -169,14 +164,14 @@ class TestETagChanges:
         assert before.items().isdisjoint(after.items())
 
     async def test_only_with_content(
-        self, client: AsyncClient, ada: Headers, path: str, etags: Headers
+        self, client: AsyncClient, ada: Headers, path: str
     ) -> None:
+        etag = await get_etag(client, path)
         await create_post(client, ada)
 
         response = await client.patch(path, json={}, headers=ada | PLAIN)
 
-        assert response.headers["etag"] == etags["identity"]
-        assert await get_etag(client, path) == etags["identity"]
+        assert response.headers["etag"] == etag == await get_etag(client, path)
 
 
 class TestUncacheableResponse:
@@ -222,8 +217,9 @@ class TestEncoding:
     @each_encoding
     @pytest.mark.parametrize("sent", ["{etag}", "W/{etag}", "{all}"])
     async def test_304_names_its_etag(
-        self, client: AsyncClient, path: str, etags: Headers, encoding: str, sent: str
+        self, client: AsyncClient, path: str, encoding: str, sent: str
     ) -> None:
+        etags = {each: await get_etag(client, path, each) for each in ENCODINGS}
         sent = sent.format(etag=etags[encoding], all=", ".join(etags.values()))
         headers = {"Accept-Encoding": encoding, "If-None-Match": sent}
 
@@ -282,45 +278,38 @@ class TestStaticFile:
 
 # tests/test_dependencies.py tests other uses of If-Match.
 class TestConditionalChange:
-    @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
     @pytest.mark.parametrize("encoding", ["gzip", "br"])
-    async def test_etag_of_any_encoding(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        path: str,
-        etags: Headers,
-        method: str,
-        encoding: str,
+    async def test_if_match_with_etag_of_encoding(
+        self, client: AsyncClient, ada: Headers, path: str, encoding: str
     ) -> None:
-        headers = ada | {"If-Match": etags[encoding]}
+        headers = ada | {"If-Match": await get_etag(client, path, encoding)}
 
-        response = await client.request(method, path, json=CHANGE, headers=headers)
+        response = await client.patch(path, json=CHANGE, headers=headers)
 
-        assert response.is_success
+        assert response.status_code == 200
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
     @pytest.mark.parametrize(
         ("condition", "is_rejected"),
-        [("*", True), ("W/{identity}", True), (OTHER_ETAG, False)],
+        [("*", True), ("W/{}", True), (OTHER_ETAG, False)],
     )
     async def test_if_none_match(
         self,
         client: AsyncClient,
         ada: Headers,
         path: str,
-        etags: Headers,
         method: str,
         condition: str,
         is_rejected: bool,
     ) -> None:
-        headers = ada | {"If-None-Match": condition.format(**etags)}
+        etag = await get_etag(client, path)
+        headers = ada | {"If-None-Match": condition.format(etag)}
 
         response = await client.request(method, path, json=CHANGE, headers=headers)
 
         stored = await client.get(path, headers=PLAIN)
         assert (response.status_code == 412) == is_rejected
-        assert (stored.headers.get("etag") == etags["identity"]) == is_rejected
+        assert (stored.headers.get("etag") == etag) == is_rejected
 
     async def test_edit_or_deletion_wins(self, concurrent_client: AsyncClient) -> None:
         ada = await sign_up(concurrent_client, "ada")
