@@ -30,7 +30,8 @@ test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
 stress: .venv/installed ## Run races, load and fault-injection tests (one hour)
-	$(BIN)/python -m pytest tests/stress tests/test_races.py tests/e2e/test_hostile_strings.py --stress
+	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
+		--log-cli-level=INFO
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
 	$(BIN)/python -m tools.lighthouse

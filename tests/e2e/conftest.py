@@ -94,7 +94,6 @@ def bob(server: LiveServer) -> Person:
 
 @pytest.fixture
 def post(server: LiveServer, ada: Person) -> Json:
-    """Publish a post of ada."""
     post: Json = server.write(ada, "Some text", "A title")
     return post
 
@@ -181,13 +180,11 @@ def watch(context: BrowserContext, origin: str, violations: list[str]) -> None:
 
 @pytest.fixture
 def page(new_page: NewPage) -> Page:
-    """Open a page without login."""
     return new_page()
 
 
 @pytest.fixture
 def ada_page(new_page: NewPage, ada: Person) -> Page:
-    """Open a page where ada is logged in."""
     return new_page(ada)
 
 
@@ -275,7 +272,6 @@ def find_violations(page: Page) -> list[str]:
 
 
 def fill(form: Page | Locator, **texts: str) -> None:
-    """Fill the fields with these names."""
     for name, text in texts.items():
         field(form, name).fill(text)
 

@@ -1,4 +1,4 @@
-"""Hostile strings in every field and on every page; with `--stress`, many more."""
+"""Hostile strings in every field and on every page."""
 
 import json
 from urllib.parse import quote, urlsplit
@@ -12,17 +12,15 @@ from tests.e2e.conftest import (
     NewPage,
     button,
     edit,
-    end_sessions,
     expect_logged_in,
     expect_success,
     field,
     fill,
     overflow,
     start_edit,
-    start_post,
     submit,
 )
-from tests.server import PASSWORD, LiveServer, Person
+from tests.server import LiveServer, Person
 
 RUN = "__pwned=1"
 STRINGS = [
@@ -39,51 +37,21 @@ STRINGS = [
     "W" * 3_000,
     "\u0e49" * 60 + "\U0001d173\U000e0041\u202ereversed\u202c \u2067isolated\u2069",
 ]
-MORE_STRINGS = [
-    f"<svg/onload={RUN}//",
-    f'<math><mtext></form><form><mglyph><style></math><img src onerror="{RUN}">',
-    f"<iframe srcdoc='<script>parent.{RUN}</script>'></iframe>",
-    "<meta http-equiv=refresh content='0;url=//evil.example'><plaintext>",
-    "<table><tr><td></table></p></article></li></ol></main></body></html>",
-    f"x onerror={RUN} ",
-    f'\\"}}</script><script>{RUN}</script>{{"a":"',
-    "&nbsp;&zwj;&NotAnEntity;&#0;&#xD800;&#x110000; %3Cscript%3E%26lt%3B+%2B%00",
-    "\u05d0\u05d1\u05d2 \u0645\u0631\u062d\u0628\u0627 abc 123 (\u05d3) <b>",
-    "zero\u200bwidth\u200c\u200d\u2060\ufeff\u00adjoin\u2028line",
-    "Z" + "\u0300\u0323\u0338\u0489" * 20 + "\ufdfa" * 30,
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466\U0001f1e9\U0001f1ea",
-    "\u00a0" * 10 + "no-break" + "\u00a0" * 50 + "end",
-    f"jaVasCript:/*-/*`/*'/*\"/**/(/* */oNcliCk={RUN} )//%0D%0A//</scRipt/--!>",
-]
 RETURN_PATHS = [
     "//evil.example",
     "/\\evil.example",
     "/\t/evil.example",
-    "https://evil.example",
     "/.//evil.example",
     "//[",
     "/login?next=//evil.example",
-    "",
 ]
-PLACES = [
-    "/?page={0}&cursor={0}#{0}",
-    "/posts/{0}",
-    "/users/{0}/posts?page={0}",
-    "/reset-password?token={0}#{0}",
-    "/register?next={0}&email={0}",
-    "/{0}",
-]
-
+each_string = pytest.mark.parametrize(
+    "string", STRINGS, ids=lambda string: ascii(string)[1:25]
+)
 # Names of elements and attributes, which cannot contain text.
 STRUCTURE = """(roots) => roots.map((root) => [...root.querySelectorAll("*")].map(
   (element) => [element.localName, ...element.getAttributeNames().sort()].join(" ")
 ).join("\\n"))"""
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "string" in metafunc.fixturenames:
-        strings = STRINGS + MORE_STRINGS * metafunc.config.getoption("--stress")
-        metafunc.parametrize("string", strings, ids=lambda string: ascii(string)[1:25])
 
 
 def as_name(string: str) -> str:
@@ -91,13 +59,8 @@ def as_name(string: str) -> str:
     return "".join(filter(str.isprintable, string))[:45].strip()
 
 
-def rename(server: LiveServer, person: Person, name: str) -> None:
-    server.call("PATCH", f"/api/users/{person.id}", person, json={"username": name})
-
-
 @pytest.fixture
 def ada_phone(new_page: NewPage, ada: Person) -> Page:
-    """Open a narrow page where ada is logged in."""
     return new_page(ada, viewport=PHONE)
 
 
@@ -146,13 +109,15 @@ def expect_whole(page: Page) -> None:
 
 
 class TestPages:
+    @each_string
     def test_post_and_author(
         self, ada_phone: Page, server: LiveServer, ada: Person, post: Json, string: str
     ) -> None:
         ada_phone.goto(f"/posts/{post['id']}")
         expect_logged_in(ada_phone, "ada")
         plain = structure(ada_phone, "html")
-        rename(server, ada, f"{as_name(string)} 1".strip())
+        account = {"username": f"{as_name(string)} 1".strip()}
+        server.call("PATCH", f"/api/users/{ada.id}", ada, json=account)
         hostile = server.write(ada, string, string[:100])
         name = hostile["author"]["username"]
 
@@ -174,6 +139,7 @@ class TestPages:
 
 
 class TestDialogs:
+    @each_string
     def test_edit(
         self, ada_phone: Page, server: LiveServer, ada: Person, string: str
     ) -> None:
@@ -195,37 +161,8 @@ class TestDialogs:
         assert shown_post(ada_phone) == expected_post(edited)
         expect_whole(ada_phone)
 
-    @pytest.mark.parametrize("attack", STRINGS[:3])
-    def test_draft_and_password(
-        self, ada_page: Page, server: LiveServer, ada: Person, attack: str
-    ) -> None:
-        rename(server, ada, attack)
-        fill(start_post(ada_page), title=attack, content=attack)
-
-        form = start_post(ada_page.context.new_page())
-        excerpt = form.locator("[data-draft-prompt-target=excerpt]")
-        expect(excerpt).to_contain_text(f"{attack} ")
-        button(form, "Restore draft").click()
-        end_sessions(server)
-        submit(form)
-        expect(form.locator("[data-reauth-target=username]")).to_have_text(attack)
-        fill(form, password=PASSWORD)
-        submit(form)
-        expect_success(form.page)
-
-        assert shown_cards(form.page) == [(attack, attack, attack)]
-
 
 class TestURLs:
-    @pytest.mark.parametrize("place", PLACES)
-    def test_not_echoed(self, new_page: NewPage, place: str) -> None:
-        page = new_page(viewport=PHONE)
-
-        page.goto(place.format(quote("".join(STRINGS[:6]), safe="")))
-
-        assert RUN not in page.content()
-        expect_whole(page)
-
     @pytest.mark.parametrize("path", RETURN_PATHS)
     def test_return_path(self, ada_page: Page, server: LiveServer, path: str) -> None:
         ada_page.goto(f"/login?next={quote(path, safe='')}")

@@ -1,13 +1,8 @@
 """Accessibility and layout of every page. Other tests check the states they reach."""
 
-import json
-from io import BytesIO
-
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, ViewportSize, expect
 
-from static_files import STATIC_DIR
 from tests.e2e.conftest import (
     DESKTOP,
     PHONE,
@@ -156,23 +151,32 @@ def test_forced_colors(new_page: NewPage, ada: Person, post: Json, path: str) ->
     assert light == dark != selected
 
 
-class TestManifest:
-    def test_installable(self, page: Page) -> None:
-        page.goto("/")
-        session = page.context.new_cdp_session(page)
+def test_site_is_installable(page: Page) -> None:
+    page.goto("/")
+    session = page.context.new_cdp_session(page)
 
-        manifest = session.send("Page.getAppManifest")
-        errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    manifest = session.send("Page.getAppManifest")
+    errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
 
-        assert manifest["errors"] == []
-        # Browsers call a separate context incognito.
-        assert {error["errorId"] for error in errors} <= {"in-incognito"}
+    assert manifest["errors"] == []
+    # Browsers call a separate context incognito.
+    assert {error["errorId"] for error in errors} <= {"in-incognito"}
 
-    def test_icon_sizes(self) -> None:
-        icons = json.loads((STATIC_DIR / "site.webmanifest").read_text())["icons"]
-        drawn = [icon for icon in icons if icon["type"] == "image/png"]
 
-        files = [BytesIO((STATIC_DIR / icon["src"]).read_bytes()) for icon in drawn]
+def test_print(page: Page, ada: Person, post: Json) -> None:
+    page.add_init_script("localStorage.setItem('theme', 'dark')")
+    page.goto(f"/posts/{post['id']}")
+    expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
 
-        sizes = ["{}x{}".format(*Image.open(file).size) for file in files]
-        assert sizes == [icon["sizes"] for icon in drawn]
+    page.emulate_media(media="print", color_scheme="dark")
+
+    white, black = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
+    expect(page.locator("body")).to_have_css("background-color", white)
+    expect(page.locator("h1")).to_have_css("color", black)
+    expect(page.locator(".prose")).to_have_css("color", black)
+    removed = page.locator("button, header.site-header, footer, .post-footer")
+    expect(removed.filter(visible=True)).to_have_count(0)
+    target = page.locator(".byline-author").evaluate(
+        "(link) => getComputedStyle(link, '::after').content"
+    )
+    assert target == f'" (/users/{ada.id}/posts)"'

@@ -1,5 +1,7 @@
 """Login and logout: redirects, other tabs, and expiry."""
 
+from dataclasses import replace
+
 import pytest
 from playwright.sync_api import Page, Request, expect
 
@@ -23,7 +25,7 @@ from tests.e2e.conftest import (
     stored,
     submit,
 )
-from tests.server import PASSWORD, LiveServer, Person
+from tests.server import LiveServer, Person
 
 
 class TestRedirect:
@@ -32,13 +34,15 @@ class TestRedirect:
 
         navbar(page).get_by_role("link", name="Log in").click()
         main(page).locator("a[href*='/register']").click()
-        fill(page, username="eve", email="eve@example.com", password=PASSWORD)
+        fill(page, username="eve", email="eve@example.com", password=" " * 8)
         submit(main(page))
 
         page.wait_for_url(f"/users/{bob.id}/posts?page=1")
         expect_logged_in(page, "eve")
 
-    def test_anonymous_user_on_account_page(self, page: Page, ada: Person) -> None:
+    @pytest.mark.parametrize("token", ["", "expired"])
+    def test_account_page(self, new_page: NewPage, ada: Person, token: str) -> None:
+        page = new_page(replace(ada, token=token))
         page.goto("/account")
         page.wait_for_url("/login?next=%2Faccount")
 
@@ -46,16 +50,6 @@ class TestRedirect:
 
         page.wait_for_url("/account")
         expect(field(main(page), "username")).to_have_value("ada")
-
-    def test_expired(self, ada_page: Page, server: LiveServer, ada: Person) -> None:
-        end_sessions(server)
-        ada_page.goto("/account")
-        ada_page.wait_for_url("/login?next=%2Faccount")
-
-        log_in(ada_page, ada.email)
-
-        ada_page.wait_for_url("/account")
-        expect_logged_in(ada_page, "ada")
 
 
 class TestLogin:
@@ -77,6 +71,16 @@ class TestLogin:
         log_in(page, ada.email)
 
         expect(page.get_by_role("alert")).to_contain_text("Allow storage for this site")
+
+    def test_legacy_email_address(
+        self, page: Page, server: LiveServer, ada: Person
+    ) -> None:
+        server.sql(f"UPDATE users SET email = 'müller@example.com' WHERE id = {ada.id}")
+        page.goto("/login")
+
+        log_in(page, "müller@example.com")
+
+        expect_logged_in(page, "ada")
 
 
 class TestOtherTab:

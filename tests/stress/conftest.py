@@ -4,35 +4,30 @@ Without `--stress`, the tests are small, and a figure beyond its limit is only r
 timings on a busy machine prove nothing.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import logging
+from collections.abc import Iterator
 
 import pytest
 
-from config import BASE_DIR
 from tests.conftest import ADMIN_URL
 from tests.databases import scratch_database
 from tests.server import LiveServer
 from tests.stress.postgres import Postgres
 
-REPORT = BASE_DIR / "var" / "stress.md"
-HEADINGS = ("what", "measured", "limit", "holds")
-FIGURE = "figure"
+logger = logging.getLogger(__name__)
 
 
 class Figures:
-    """Measurements of a test, for the table at the end of the run."""
+    """Measurements of a test, which pytest logs."""
 
-    def __init__(self, record: Callable[[str, object], None], *, stress: bool) -> None:
+    def __init__(self, *, stress: bool) -> None:
         self.stress = stress
         self.missed: list[str] = []
-        # Properties are part of the test's report, also from another process.
-        self._record = record
 
     def add(
         self, what: str, measured: str, limit: str = "-", holds: bool = True
     ) -> None:
-        self._record(FIGURE, (what, measured, limit, "yes" if holds else "NO"))
+        logger.info("%s: %s, limit %s", what, measured, limit)
         if not holds:
             self.missed.append(f"{what}: {measured}, limit {limit}")
 
@@ -41,34 +36,11 @@ class Figures:
 
 
 @pytest.fixture
-def figures(
-    record_property: Callable[[str, object], None], stress: bool
-) -> Iterator[Figures]:
+def figures(stress: bool) -> Iterator[Figures]:
     """Record measurements; with `--stress`, missed limits are errors."""
-    figures = Figures(record_property, stress=stress)
+    figures = Figures(stress=stress)
     yield figures
     assert not (stress and figures.missed), figures.missed
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the figures; with `--stress`, save them."""
-    stats = terminalreporter.stats
-    reports = [*stats.get("passed", []), *stats.get("failed", [])]
-    rows = [
-        tuple(value)
-        for report in sorted(reports, key=lambda report: report.nodeid)
-        if report.when == "call"
-        for name, value in report.user_properties
-        if name == FIGURE
-    ]
-    if not rows:
-        return
-    lines = [f"| {' | '.join(row)} |" for row in [HEADINGS, ("---",) * 4, *rows]]
-    terminalreporter.section("figures")
-    terminalreporter.write_line("\n".join(lines))
-    if config.getoption("--stress"):
-        REPORT.parent.mkdir(exist_ok=True)
-        REPORT.write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +63,10 @@ def server(
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """Run a database server that tests may pause or kill, and must start again."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as postgres:
-        yield postgres
+    postgres = Postgres(tmp_path_factory.mktemp("postgres"))
+    postgres.start()
+    yield postgres
+    postgres.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Load on a server, and what it costs the server and other clients."""
 
-import asyncio
 import random
 import re
 import socket
@@ -76,11 +75,11 @@ class Exchange:
     seconds: float
 
 
-def send(server: LiveServer, request: httpx.Request) -> Exchange:
+def send(client: httpx.Client, request: httpx.Request) -> Exchange:
     started = time.monotonic()
     status = 0
     with suppress(httpx.TransportError):
-        status = server.client.send(request).status_code
+        status = client.send(request).status_code
     return Exchange(status, started, time.monotonic() - started)
 
 
@@ -88,69 +87,33 @@ def send_together(
     server: LiveServer, requests: Sequence[httpx.Request]
 ) -> list[Exchange]:
     with ThreadPoolExecutor(len(requests)) as pool:
-        return [*pool.map(partial(send, server), requests)]
+        return [*pool.map(partial(send, server.client), requests)]
 
 
+@contextmanager
 def flood(
-    server: LiveServer,
-    requests: Sequence[httpx.Request],
-    clients: int,
-    is_over: Callable[[list[Exchange]], bool],
-) -> list[Exchange]:
+    client: httpx.Client, requests: Sequence[httpx.Request], clients: int
+) -> Iterator[list[Exchange]]:
     """Send requests in random order; each client waits for a response."""
     exchanges: list[Exchange] = []
+    is_over = threading.Event()
 
-    def keep_sending(_client: int) -> None:
-        while not is_over(exchanges):
-            exchanges.append(send(server, random.choice(requests)))
+    def keep_sending() -> None:
+        while not is_over.is_set():
+            exchanges.append(send(client, random.choice(requests)))
 
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(keep_sending, range(clients)))
-    return exchanges
+        sending = [pool.submit(keep_sending) for _ in range(clients)]
+        try:
+            yield exchanges
+        finally:
+            is_over.set()
+    for future in sending:
+        future.result()
 
 
 def count_statuses(exchanges: Sequence[Exchange]) -> Counter[int]:
     return Counter(exchange.status for exchange in exchanges)
-
-
-def send_slowly(
-    port: int, start: bytes, *, clients: int, seconds: float, ip: str = "127.0.0.1"
-) -> Counter[int]:
-    """Send a byte per second after `start`, and start again when the server ends it.
-
-    Returns how often it responded with each status, or without one (0).
-    """
-    statuses: Counter[int] = Counter()
-
-    async def keep_sending() -> None:
-        while True:
-            await asyncio.sleep(random.uniform(0, seconds / 8))
-            statuses[await _send_bytewise(port, start, ip)] += 1
-
-    async def send_all() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await asyncio.gather(*(keep_sending() for _ in range(clients)))
-
-    asyncio.run(send_all())
-    return statuses
-
-
-async def _send_bytewise(port: int, start: bytes, ip: str) -> int:
-    reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, local_addr=(ip, 0)
-    )
-    writer.write(start)
-    response = asyncio.create_task(reader.read(12))
-    try:
-        while not (await asyncio.wait({response}, timeout=1))[0]:
-            writer.write(b"x")
-        with suppress(OSError):
-            return int((await response)[9:] or 0)
-        return 0
-    finally:
-        response.cancel()
-        writer.transport.abort()
 
 
 def open_slow_reader(
@@ -180,24 +143,13 @@ def wait_for(holds: Callable[[], bool]) -> None:
 @contextmanager
 def reads_during(figures: Figures, url: str, what: str) -> Iterator[None]:
     """Check that another client can read pages."""
-    is_over = threading.Event()
-    seconds: list[float] = []
-
-    def read() -> None:
-        with httpx.Client(base_url=url, timeout=60) as client:
-            while not is_over.wait(0.02):
-                response = client.get(READS[len(seconds) % len(READS)])
-                assert response.status_code == 200
-                seconds.append(response.elapsed.total_seconds())
-
-    with ThreadPoolExecutor() as pool:
-        reading = pool.submit(read)
-        try:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        reads = [client.build_request("GET", path) for path in READS]
+        with flood(client, reads, 1) as exchanges:
             yield
-        finally:
-            is_over.set()
-    reading.result()
-    figures.add_seconds(f"slowest read, {what}", max(seconds), limit=1)
+    assert set(count_statuses(exchanges)) == {200}
+    slowest = max(exchange.seconds for exchange in exchanges)
+    figures.add_seconds(f"slowest read, {what}", slowest, limit=1)
 
 
 @contextmanager

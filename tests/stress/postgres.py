@@ -1,11 +1,9 @@
-"""A PostgreSQL server that can be paused and killed."""
+"""A PostgreSQL server that can be paused and crashed."""
 
 import os
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from sqlalchemy import URL
 
@@ -20,13 +18,9 @@ class Postgres:
 
     def __init__(self, folder: Path) -> None:
         self.server = EmbeddedPostgres(folder / "data")
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+        self.start = self.server.start
+        # Despite open connections.
+        self.stop = self.server.release
 
     @property
     def url(self) -> str:
@@ -35,30 +29,17 @@ class Postgres:
             username=self.server.user,
             password=DATABASE_PASSWORD,
             database=self.server.database,
-            query={"host": str(self.server.start())},
+            query={"host": str(self.start())},
         )
         return url.render_as_string(hide_password=False)
 
-    def start(self) -> None:
-        self.server.start()
-
-    def stop(self) -> None:
-        """Shut down despite open connections."""
-        self.server.release()
-
-    def pids(self) -> list[int]:
-        """Return the ids of the main process and its children."""
+    def signal(self, how: signal.Signals) -> None:
+        """Send a signal to the main process and its children."""
         main = (self.server.data_dir / "postmaster.pid").read_text().split()[0]
         children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [int(pid) for pid in (main, *children)]
-
-    def signal(self, how: signal.Signals) -> list[int]:
-        """Send a signal to all processes, and return their ids."""
-        pids = self.pids()
-        for pid in pids:
+        for pid in (main, *children):
             with suppress(ProcessLookupError):
-                os.kill(pid, how)
-        return pids
+                os.kill(int(pid), how)
 
     def pause(self) -> None:
         """Stop all processes; connections stay open."""
@@ -69,19 +50,7 @@ class Postgres:
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
 
-    def kill(self) -> None:
-        """Kill all processes at once, like a crash of the machine."""
-        self.pause()
-        pids = self.signal(signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while any(map(is_running, pids)):
-            assert time.monotonic() < deadline, "PostgreSQL is still running"
-            time.sleep(0.02)
-        self.server.release()
-
-
-def is_running(pid: int) -> bool:
-    """Return whether a process exists and isn't a zombie."""
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    return False
+    def crash(self) -> None:
+        """Shut down immediately (SIGQUIT), so that the next start has to recover."""
+        self.signal(signal.SIGQUIT)
+        self.stop()

@@ -1,14 +1,11 @@
 """Secrets never appear in what the app writes."""
 
-import subprocess
-import sys
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from config import BASE_DIR
-from tests.server import PASSWORD, LiveServer, clean_environment
+from tests.server import PASSWORD, LiveServer
 from tests.stress.postgres import Postgres
 
 MARK = "marked-secret"
@@ -43,10 +40,7 @@ class TestRequests:
         ("method", "path", "options"),
         [
             ("GET", f"/unknown?{QUERY}", {}),
-            ("GET", f"//reset-password?{QUERY}", {}),
-            ("GET", f"/reset-password%3F{QUERY}", {}),
             ("POST", f"/reset-password?{QUERY}", {}),
-            ("GET", f"/api/posts?limit={MARK}", {}),
             ("POST", "/api/users", {"content": MARK}),
             ("POST", "/api/users", {"json": {"username": MARK, "password": MARK}}),
             ("POST", "/api/users/token", {"data": {"username": "a", "password": MARK}}),
@@ -69,27 +63,11 @@ class TestRequests:
         assert leaks(server_on_postgres) == []
 
 
-class TestDatabase:
-    def test_stopped(self, server_on_postgres: LiveServer, postgres: Postgres) -> None:
-        postgres.stop()
-        response = server_on_postgres.client.get("/api/posts")
-        postgres.start()
+def test_database_failure(server_on_postgres: LiveServer, postgres: Postgres) -> None:
+    postgres.stop()
+    response = server_on_postgres.client.get("/api/posts")
+    postgres.start()
 
-        assert response.status_code == 503
-        assert "Database unavailable" in server_on_postgres.log.read_text()
-        assert leaks(server_on_postgres) == []
-
-    def test_unavailable(self) -> None:
-        url = f"postgresql://user:{MARK}@127.0.0.1:1/database"
-
-        done = subprocess.run(
-            [sys.executable, "-m", "alembic", "current"],
-            cwd=BASE_DIR,
-            env=clean_environment(DATABASE_URL=url, SECRET_KEY=MARK * 3),
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-
-        assert done.returncode != 0
-        assert MARK not in done.stdout + done.stderr
+    assert response.status_code == 503
+    assert "Database unavailable" in server_on_postgres.log.read_text()
+    assert leaks(server_on_postgres) == []
