@@ -160,8 +160,8 @@ class Settings(BaseSettings):
     on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
     secret_key: SecretStr | None = None
-    """Key that signs access tokens, at least 32 bytes. Required in production. Unset:
-    a random key in `var/secret_key`."""
+    """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
+    Required in production. Unset: a random key in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     """Algorithm that signs access tokens; tokens with another one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
@@ -198,14 +198,15 @@ class Settings(BaseSettings):
     mail_from: Annotated[str, AfterValidator(check_sender)] = "noreply@localhost"
     """Sender of all emails."""
     mail_use_tls: bool = False
-    """True requires TLS; false uses STARTTLS if the server offers it."""
+    """True requires TLS. False uses STARTTLS if offered, and requires it when logging
+    in to a remote server."""
 
     frontend_url: WebUrl | None = None
     """Public URL of the site, for links in emails, feeds and sitemaps. Required in
     production. Unset: the host and port of the development server."""
 
     posts_per_page: int = Field(default=10, ge=1, le=100)
-    """Posts per page, and the default `limit` of the API."""
+    """Posts per page, and the default `limit` of post lists."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     """Maximum size of a profile picture, in bytes (5 MiB)."""
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
@@ -217,7 +218,7 @@ class Settings(BaseSettings):
     """Origins whose scripts may use the API, comma-separated; `*` allows all."""
     allowed_hosts: Annotated[tuple[Host, ...], NoDecode, CommaSeparated] = ()
     """Hosts that serve the site, comma-separated; `*.example.com` matches subdomains,
-    `*` any host. Unset: that of `FRONTEND_URL`, `localhost`, `127.0.0.1`, `[::1]`."""
+    `*` any host. Unset: that of `FRONTEND_URL` and local ones, or else any host."""
 
     rate_limit_enabled: bool = True
     """False turns off all rate limits."""
@@ -260,10 +261,10 @@ class Settings(BaseSettings):
         min_bytes = KEY_BYTES[self.algorithm]
         key = self.secret_key
         if key is None and self.is_production:
-            raise ValueError(f"SECRET_KEY: is missing; {GENERATE_KEY}")
+            raise ValueError(f"SECRET_KEY is missing; {GENERATE_KEY}")
         if key is not None and len(key.get_secret_value().encode()) < min_bytes:
-            text = f"has fewer than {min_bytes} bytes; {GENERATE_KEY}"
-            raise ValueError(f"SECRET_KEY: {text}")
+            text = f"SECRET_KEY has fewer than {min_bytes} bytes"
+            raise ValueError(f"{text}; {GENERATE_KEY}")
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
                 "S3_ACCESS_KEY_ID: must be set together with S3_SECRET_ACCESS_KEY"
@@ -314,7 +315,7 @@ class Settings(BaseSettings):
         """Raise `ConfigurationError` in production if `FRONTEND_URL` is missing."""
         if self.is_production and self.frontend_url is None:
             raise ConfigurationError(
-                "Configuration error: FRONTEND_URL: is missing; set it to the public "
+                "Configuration error: FRONTEND_URL is missing; set it to the public "
                 "URL of the site, such as https://blog.example.com"
             )
 
@@ -372,9 +373,8 @@ def format_errors(error: ValidationError) -> str:
     messages = []
     for item in error.errors(include_input=False, include_url=False):
         text = item["msg"].removeprefix("Value error, ")
-        messages.append(
-            ": ".join([*(str(name).upper() for name in item["loc"][:1]), text])
-        )
+        names = [str(name).upper() for name in item["loc"][:1]]
+        messages.append(": ".join([*names, text]))
     return "Configuration error: " + "; ".join(messages)
 
 

@@ -1,4 +1,7 @@
-"""Every error of the API, the exception handlers, and how OpenAPI declares errors."""
+"""API errors and error pages, except validation messages.
+
+Also the exception handlers, and how OpenAPI declares errors.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence

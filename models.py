@@ -38,7 +38,7 @@ DISPLAY_TITLE_LENGTH = 60
 EXCERPT_LENGTH = 300
 IDEMPOTENCY_KEY_LENGTH = 255
 
-# Case folding can turn one character into eighteen.
+# NFKC can turn one character into 18 (U+FDFA).
 USERNAME_KEY_LENGTH = 18 * USERNAME_LENGTH
 
 
@@ -102,7 +102,7 @@ class User(Base):
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
-        """Select the user whose username looks like this one: see `caseless_key`."""
+        """Select the user whose username is equal to this one: see `caseless_key`."""
         return select(cls).where(
             or_(
                 cls.username_key == caseless_key(username),
@@ -226,7 +226,7 @@ class IdempotencyKey(Base):
 
 
 class OrphanedPicture(Base):
-    """A stored picture that is scheduled for deletion."""
+    """A scheduled deletion of a picture, which may not be stored yet."""
 
     __tablename__ = "discarded_pictures"
 
@@ -253,6 +253,6 @@ class PasswordResetToken(Base):
     user: Mapped["User"] = relationship(back_populates="reset_tokens", lazy="raise")
 
     @classmethod
-    def delete_all_of(cls, user_id: int) -> Delete:
-        """Delete a user's reset tokens."""
+    def deletion_for(cls, user_id: int) -> Delete:
+        """Return a statement that deletes a user's reset tokens."""
         return delete(cls).where(cls.user_id == user_id)

@@ -50,7 +50,7 @@ async def cancel_deletion(db: AsyncSession, filename: str) -> bool:
 
 
 async def delete_now(filename: str) -> bool:
-    """Delete a picture from storage; log an error and return False if that fails."""
+    """Delete a picture from storage; log a warning and return False if that fails."""
     try:
         async with asyncio.timeout(DELETE_TIMEOUT):
             await storage.executor.run(delete_profile_image, filename)

@@ -28,7 +28,7 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 def static_version() -> str:
-    """Return the hash of all files under `static/`, which their paths begin with.
+    """Return the hash of all files under `static/`, which prefixes their URLs.
 
     All files share one hash, because scripts import each other by relative paths.
     """
@@ -37,7 +37,7 @@ def static_version() -> str:
 
 
 def _signature() -> Signature:
-    """Return the names, times and sizes of all files, as a cheap hash of them."""
+    """Return names, times and sizes, to detect changes without reading the files."""
     return tuple(
         (str(file), (found := file.stat()).st_mtime_ns, found.st_size)
         for file in sorted(STATIC_DIR.rglob("*"))

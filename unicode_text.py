@@ -45,7 +45,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def to_nfc(text: str, *, max_length: int) -> str:
-    """Return a text in NFC, unless it has more than `max_length` characters there.
+    """Return the text in NFC, or unchanged if it can't fit into `max_length` there.
 
     Normalizing a megabyte of combining marks would take minutes.
     """
@@ -66,10 +66,11 @@ def from_first_visible(text: str) -> str:
 
 
 def caseless_key(text: str) -> str:
-    """Return a key that is equal for texts that look like the same words.
+    """Return a key for comparing texts.
 
-    It is toNFKC_Casefold (the Unicode Standard, definition R5 in section 3.13) with
-    runs of whitespace collapsed to one space.
+    It is equal for texts that differ only in case, compatibility forms, invisible
+    characters or spacing: toNFKC_Casefold (the Unicode Standard, definition R5 in
+    section 3.13) with runs of whitespace collapsed to one space.
     """
     folded = text
     # Folding can produce characters that normalization changes again.

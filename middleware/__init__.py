@@ -44,6 +44,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(FormCharsetMiddleware)
     # Close to the routes: the limit applies only if a route reads the body.
     app.add_middleware(BodyLimitMiddleware)
+    # Outside the two above: a redirect needs no body.
     app.add_middleware(TrailingSlashMiddleware)
     # Inside the compression, because ETags are hashes of unencoded bodies.
     app.add_middleware(ETagMiddleware)
@@ -51,25 +52,30 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
     # Outside the compression, because each encoding has an ETag of its own.
     app.add_middleware(ConditionalGetMiddleware)
-    # Outside the middleware above, which treat GET differently from other methods.
+    # Outside the middleware above, which treats GET differently from other methods.
     app.add_middleware(HeadMiddleware)
     # Inside the rate limit, which counts the requests of each client.
     app.add_middleware(CoalescingMiddleware)
+    # Outside all that a request could make expensive.
     app.add_middleware(RateLimitMiddleware)
+    # Outside the rate limit: rejecting a host needs no counter.
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
-    # Outside all middleware that raise errors.
+    # Outside all middleware that raises errors.
     app.add_middleware(ServerErrorMiddleware)
     # Outside the error handling, so that scripts of allowed origins can read errors.
     if settings.cors_origins:
         origins = settings.cors_origins
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)
-    # Outside all middleware that respond, so that every response has these headers.
+    # Outside all middleware that responds, so that every response has these headers.
     app.add_middleware(SecurityHeadersMiddleware)
+    # At any place: it handles only the lifespan.
     app.add_middleware(StartupErrorMiddleware)
+    # At any place: absolute URLs are built by routes.
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerURLMiddleware)
-    # Outermost: all others see the client IP and the scheme that the load balancer
-    # reports. ProxyHeadersMiddleware runs first and sets both.
+    # Outermost, so that all others see what the load balancer reports:
+    # ProxyHeadersMiddleware runs first and sets the scheme; ClientIPMiddleware then
+    # replaces the client IP.
     app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)
     if settings.proxy_hops:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")

@@ -1,4 +1,4 @@
-"""ETags of responses, and 304 responses to conditional requests."""
+"""ETags of responses, and 304 (Not Modified) for conditional GET requests."""
 
 import asyncio
 import re

@@ -6,7 +6,7 @@ from config import settings
 
 
 class ServerURLMiddleware:
-    """Build absolute URLs with the host and port that the development server uses.
+    """Record the host and port of the development server for absolute URLs.
 
     They come from the socket rather than the `Host` header, which clients can forge.
     """

@@ -1,4 +1,7 @@
-"""New passwords: by a reset token, or by the current password."""
+"""New passwords: by a reset token, or by the current password.
+
+Requesting a reset link is in `users.py`.
+"""
 
 from fastapi import APIRouter, BackgroundTasks
 from sqlalchemy import delete
@@ -118,7 +121,7 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
     user.password_hash = password_hash
     user.token_version += 1
     await db.flush()
-    await db.execute(PasswordResetToken.delete_all_of(user.id))
+    await db.execute(PasswordResetToken.deletion_for(user.id))
     await db.commit()
 
 

@@ -144,7 +144,7 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
 
 
 def make_avatar(file: BinaryIO) -> tuple[bytes, str]:
-    # Read only now: files that wait stay on disk, but for their first megabyte.
+    # Read only now: while they wait, files over 1 MB are on disk.
     return process_profile_image(file.read())
 
 

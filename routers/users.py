@@ -142,7 +142,7 @@ async def commit_user(
     try:
         await db.flush()
         if ends_reset_tokens:
-            await db.execute(PasswordResetToken.delete_all_of(user.id))
+            await db.execute(PasswordResetToken.deletion_for(user.id))
         await db.commit()
     except StaleDataError as exc:
         await db.rollback()
@@ -356,7 +356,7 @@ async def replace_reset_token(db: AsyncSession, user_id: int) -> str:
     expires_at = utcnow() + timedelta(minutes=settings.reset_token_expire_minutes)
     user = select(User.id).where(User.id == user_id)
     await db.execute(user.with_for_update())
-    await db.execute(PasswordResetToken.delete_all_of(user_id))
+    await db.execute(PasswordResetToken.deletion_for(user_id))
     values = user.add_columns(literal(hash_reset_token(token)), literal(expires_at))
     columns = ["user_id", "token_hash", "expires_at"]
     await db.execute(insert(PasswordResetToken).from_select(columns, values))

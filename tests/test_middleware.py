@@ -220,7 +220,7 @@ class TestErrorAfterResponse:
 class TestStartupError:
     @pytest.mark.parametrize(
         ("error", "is_expected"),
-        [(ConfigurationError("X: is missing"), True), (RuntimeError("a bug"), False)],
+        [(ConfigurationError("X is missing"), True), (RuntimeError("a bug"), False)],
         ids=["expected", "bug"],
     )
     async def test_has_traceback_unless_expected(

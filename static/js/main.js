@@ -1,5 +1,6 @@
-// Each element with data-<module> is passed to that module's `init`: <form data-login> to
-// login.js. In it, the module finds elements with data-<module>-target="<name>".
+// Each element with data-<module> is passed to the `init` of that module, such as <form
+// data-login> to login.js. In it, the module finds elements with data-<module>-target="<name>".
+// Modules without `init` are only imported by others.
 import * as characterCounter from "./character-counter.js";
 import * as loginRedirect from "./login-redirect.js";
 import * as modalFocus from "./modal-focus.js";

@@ -1,4 +1,4 @@
-"""Compare usernames as people do: by NFKC_Casefold, with whitespace collapsed."""
+"""Compare usernames by NFKC_Casefold, with whitespace collapsed."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
