@@ -42,8 +42,8 @@ password_hash = PasswordHash(
 DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
 
 # Hashing is slow on purpose. With this queue, a response takes a few seconds at most.
-# niceness=19: at 10, a flood of logins made the slowest pages 2 to 4 times slower, at
-# 19 less than 2 times.
+# niceness=19: at 10, a flood of logins made the slowest pages 2 to 4 times slower; at
+# 19, less than twice as slow.
 _hashing = BoundedExecutor("hashing", max_workers=2, max_queue=62, niceness=19)
 
 oauth2_scheme = OAuth2PasswordBearer(
@@ -68,7 +68,7 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
     Slow on purpose; in requests, use `check_password`.
     """
-    # Older hashes are of the password as it was typed, in any form.
+    # Older hashes were made from the unnormalized password.
     forms = dict.fromkeys((normalize_password(plain_password), plain_password))
     try:
         return any(password_hash.verify(form, hashed_password) for form in forms)
@@ -122,7 +122,7 @@ def verify_access_token(token: str) -> str | None:
 
 
 def is_canonical(token: str) -> bool:
-    """Return whether a token is the only encoding of its signature (RFC 7515).
+    """Return whether the signature is encoded canonically (RFC 7515).
 
     PyJWT ignores padding and the unused bits of the last character.
     """

@@ -12,7 +12,7 @@ def etag_of(body: bytes) -> str:
 
 
 def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
-    """Return whether `If-Match`, or weakly `If-None-Match`, lists an ETag."""
+    """Return whether a condition lists the ETag; `weakly` selects weak comparison."""
     if condition.strip() == "*":
         return True
     listed: list[str] = ETAG.findall(condition)
@@ -24,7 +24,7 @@ def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
 def meets_conditions(
     etag: str, if_match: str | None, if_none_match: str | None
 ) -> bool:
-    """Return whether a change of a resource may be carried out (section 13.2.2)."""
+    """Return whether the resource may be changed (section 13.2.2)."""
     if if_match is not None and not etag_matches(if_match, etag):
         return False
     return if_none_match is None or not etag_matches(if_none_match, etag, weakly=True)

@@ -42,7 +42,7 @@ SITE_NAME = "FastAPI Blog"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEALTH_PATH = "/health"
 MIB = 1024 * 1024
-# Of a request, except for a picture.
+# Maximum request body, except for picture uploads.
 MAX_BODY_BYTES = MIB
 SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}

@@ -51,7 +51,8 @@ UNAVAILABLE_ERRORS = (
     exc.InterfaceError,
     exc.InternalError,  # Raised by asyncpg while the server shuts down.
     exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
-    # Raised by asyncpg on a timeout, and on connecting when another engine is used.
+    # Raised by asyncpg on a timeout, and by engines that don't use `connect`, such as
+    # in tests.
     TimeoutError,
     ConnectionError,
     socket.gaierror,

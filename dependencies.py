@@ -39,7 +39,7 @@ _long_pages = asyncio.Semaphore(2)
 # Requests
 
 
-# FastAPI runs dependencies that are not async in a thread.
+# Async, because a sync function would run in a thread.
 async def get_client_ip(request: Request) -> str:
     """Return the client IP (an IPv6 /64), which `ClientIPMiddleware` determines."""
     return client_network(request.scope["client"][0])
@@ -52,7 +52,7 @@ async def get_page_request(
 ) -> AsyncIterator[PageRequest]:
     """Yield the requested page; limit how many long pages are built concurrently."""
     if cursor is not None and skip:
-        raise cursor_error("cursor can't be combined with skip")
+        raise cursor_error("The cursor can't be combined with skip")
     page = PageRequest(skip, limit, None if cursor is None else Cursor.decode(cursor))
     if limit <= MAX_SHORT_LIMIT:
         yield page
@@ -126,7 +126,7 @@ IfNoneMatch = Annotated[
     Header(
         alias="If-None-Match",
         max_length=MAX_IF_MATCH_LENGTH,
-        description="`*` changes nothing, as the post exists: you get a 412.",
+        description="`*`, or the current `ETag`, makes the request fail with 412.",
     ),
 ]
 

@@ -41,7 +41,8 @@ NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
     "address_changed": ("Your email address was changed", "/account"),
 }
 
-# Anyone can sign up with someone else's email address, and any text as a username.
+# Anyone can sign up with someone else's email address, and any text as a username, so
+# greet only by plausible names.
 GREETED_NAME = regex.compile(r"[\p{L}\p{M}\p{N}\p{Zs}'\u2019_-]+")
 
 templates = Environment(
@@ -226,7 +227,7 @@ async def _send(
     is_rehearsal: bool = False,
     **context: Any,
 ) -> None:
-    """Render and send an email; log errors, because the response is already decided."""
+    """Render and send an email; log errors: the response has already been sent."""
     is_name = GREETED_NAME.fullmatch(username) is not None
     context["greeting"] = f"Hello {username}," if is_name else "Hello,"
     try:

@@ -229,9 +229,9 @@ def unprivileged(*paths: Path) -> list[str]:
     if all(map(is_open_to_others, paths)):
         return [*switch, "--"]
     # The capability lets the unprivileged user enter directories that only root can
-    # enter, such as a checkout under /root. With the secure bit access(2), which
-    # PostgreSQL uses to find its own programs, respects the capability. Container
-    # engines grant both to root by default.
+    # enter, such as a checkout under /root. With this securebit set, access(2), which
+    # PostgreSQL uses to find its own programs, honors the capability. Container engines
+    # grant both to root by default.
     return [
         *switch,
         "--inh-caps=+dac_override",

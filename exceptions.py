@@ -252,7 +252,7 @@ def add_exception_handlers(app: FastAPI) -> None:
         app.add_exception_handler(exception_class, handler)
 
 
-# Starlette runs handlers that are not async in a thread.
+# Async, because a sync function would run in a thread.
 async def http_exception_handler(
     request: Request, exc: StarletteHTTPException
 ) -> Response:

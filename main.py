@@ -83,7 +83,7 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
 )
-# FastAPI's documented way to customize the schema; mypy takes methods for constants.
+# FastAPI's documented way to customize the schema; mypy forbids assigning to a method.
 app.openapi = partial(openapi.custom_openapi, app)  # type: ignore[method-assign]
 
 add_exception_handlers(app)

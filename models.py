@@ -176,7 +176,7 @@ class Post(Base):
     def edit(self, *, title: str | None, content: str | None) -> None:
         """Change title and content; None keeps the current value.
 
-        Different line endings alone change nothing: browsers send CRLF as LF.
+        Ignore changes to line endings only: browsers turn CRLF into LF.
         """
         title = self.title if title is None else title
         content = self.content if content is None else content

@@ -43,9 +43,9 @@ A blog with user accounts, profile pictures and public posts.
 - A 429 or 503 says in `Retry-After` how many seconds to wait.
 """
 TAGS = [
-    {"name": "posts", "description": "Write posts, and read everyone's."},
+    {"name": "posts", "description": "Read and write posts."},
     {"name": "users", "description": "Sign up, log in and manage your account."},
-    {"name": "health", "description": "For operators."},
+    {"name": "health", "description": "Check that the app is healthy."},
 ]
 
 INVALID_REQUEST = APIError(
@@ -89,7 +89,7 @@ def custom_openapi(app: FastAPI) -> dict[str, Any]:
     components = document["components"]
     components["schemas"] |= schema.pop("$defs") | {ErrorResponse.__name__: schema}
     components["responses"] = COMMON_RESPONSES
-    # FastAPI's schemas of a 422, which no operation refers to any longer.
+    # FastAPI's schemas of a 422, which operations no longer use.
     del components["schemas"]["HTTPValidationError"]
     del components["schemas"]["ValidationError"]
     return document

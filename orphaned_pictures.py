@@ -1,4 +1,4 @@
-"""Deletion of profile pictures that no user has any longer.
+"""Deletion of profile pictures that no longer belong to a user.
 
 Unlike a database, storage has no transactions. So the deletion of a picture is
 scheduled before it is uploaded, and in the transaction that removes it from a user; the

@@ -111,7 +111,7 @@ async def fetch_posts(
         .order_by(None)
         .correlate(None)
     )
-    # One more post than the page has shows whether there is another page.
+    # Fetch one extra post to learn whether there is another page.
     statement = (
         listed.add_columns(total.scalar_subquery())
         .offset(page.skip)

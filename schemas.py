@@ -30,7 +30,7 @@ ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
 # PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# Several languages need these two, and so do emoji that consist of others.
+# Several languages need these two, and so do emoji made of several emoji.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # Control, format, line and paragraph separator, private use, surrogate.
 INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
@@ -56,7 +56,7 @@ def validate_storable(value: str) -> str:
 
 
 def validate_visible(value: str) -> str:
-    """Reject text that is invisible, or has control or direction characters."""
+    """Reject text that is invisible, or has control or format characters."""
     for character in value:
         if (
             unicodedata.category(character) in INVISIBLE_CATEGORIES
@@ -93,7 +93,8 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
             value, check_deliverability=False, allow_smtputf8=not is_new, strict=is_new
         ).normalized.lower()
     except EmailNotValidError as error:
-        raise ValueError(f"is not a valid email address: {error}") from error
+        message = "Enter a valid email address."
+        raise PydanticCustomError("value_error", message) from error
     if len(address) > EMAIL_LENGTH:
         raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
     return address
@@ -176,7 +177,7 @@ class UserCreate(Schema):
     """Sign-up request."""
 
     username: Username
-    """1 to 50 characters; unique regardless of case, width and spacing."""
+    """1 to 50 characters; unique regardless of case, full-width letters and spacing."""
     email: Email
     """At most 120 characters; stored in lower case."""
     password: NewPassword
@@ -187,7 +188,7 @@ class UserUpdate(Schema):
     """Fields of your own account to update; absent or null leaves a field unchanged."""
 
     username: Username | None = None
-    """1 to 50 characters; unique regardless of case, width and spacing."""
+    """1 to 50 characters; unique regardless of case, full-width letters and spacing."""
     email: Email | None = None
     """At most 120 characters; stored in lower case."""
 
@@ -343,4 +344,4 @@ class HealthResponse(Schema):
     """Health of the app and its database."""
 
     status: Literal["healthy"] = "healthy"
-    """Always `healthy`; otherwise the response is a 503."""
+    """Always `healthy`; if unhealthy, the response is an error (503)."""

@@ -36,7 +36,7 @@ environment = Environment(
     # In production, files don't change while the app runs.
     auto_reload=not settings.is_production,
 )
-# In place of Jinja's own filter, which cuts within characters.
+# In place of Jinja's own filter, which can split a character.
 environment.filters["truncate"] = truncate
 environment.filters["without_bidi_controls"] = without_bidi_controls
 environment.globals.update(

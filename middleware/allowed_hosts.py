@@ -11,7 +11,7 @@ from exceptions import INVALID_HOST
 
 
 class AllowedHostsMiddleware(TrustedHostMiddleware):
-    """Reject other hosts as Starlette does, with an error response like all others.
+    """Reject unknown hosts like Starlette, but in our error format.
 
     Health checks are exempt, because load balancers send them to an IP address.
     """

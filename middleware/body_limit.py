@@ -51,7 +51,7 @@ class BodyLimitMiddleware:
             except TimeoutError as error:
                 raise BODY_TIMED_OUT.exception() from error
             if not message.get("more_body", False):
-                # Only the message that the client disconnects can follow.
+                # Only a disconnect message can follow.
                 deadline = None
             received += len(message.get("body", b""))
             if received > max_size:

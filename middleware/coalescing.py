@@ -30,7 +30,7 @@ VARY_HEADERS = (
     "range",
 )
 # How long a request waits for an identical one that is running. If that takes longer,
-# the database is slow, and the request doesn't wait before it starts as well.
+# the database is slow, and the request starts anyway.
 WAIT_TIMEOUT = 0.2
 # The largest list has 30 MB, and stays in memory until the slowest client has read it.
 LARGE_BYTES = 256 * 1024

@@ -132,7 +132,7 @@ class ConditionalGetMiddleware:
 def _remove_handled_conditions(
     request: MutableHeaders, *, is_revalidation: bool
 ) -> None:
-    """Leave only the conditions of routes, with the ETags of unencoded bodies."""
+    """Remove conditions handled here, and encoding suffixes from `If-Match`."""
     if is_revalidation:
         # If-None-Match takes precedence over a date (section 13.1.3).
         del request["if-none-match"]

@@ -39,7 +39,7 @@ router = APIRouter(prefix="/api/users", tags=["users"])
 
 @router.post(
     "/reset-password",
-    summary="Reset password",
+    summary="Reset the password",
     response_model=MessageResponse,
     responses=error_responses(INVALID_RESET_TOKEN, TOO_BUSY),
 )
@@ -82,7 +82,7 @@ async def reset_password(
 
 @router.patch(
     "/me/password",
-    summary="Change password",
+    summary="Change the password",
     response_model=PasswordChangedResponse,
     responses=error_responses(WRONG_PASSWORD, TOO_BUSY),
 )

@@ -75,7 +75,7 @@ UPLOAD_FORM = {
 
 @router.patch(
     "/{user_id}/picture",
-    summary="Upload profile picture",
+    summary="Upload a profile picture",
     response_model=UserPrivateResponse,
     responses=error_responses(
         UPDATE_PICTURE_FORBIDDEN,
@@ -180,7 +180,7 @@ async def replace_picture(
 
 @router.delete(
     "/{user_id}/picture",
-    summary="Delete profile picture",
+    summary="Delete a profile picture",
     response_model=UserPrivateResponse,
     responses=error_responses(NO_PICTURE, DELETE_PICTURE_FORBIDDEN),
 )

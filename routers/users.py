@@ -76,7 +76,7 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-# Even of the longest posts, this many are deleted within a second.
+# Deleting this many posts takes less than a second, however long they are.
 DELETE_BATCH_SIZE = 1_000
 MAX_EMAIL_DELAY = 0.25
 rng = secrets.SystemRandom()
@@ -177,7 +177,7 @@ async def check_unique(
         raise EMAIL_TAKEN.exception()
 
 
-@router.get("/me", summary="Get current user", response_model=UserPrivateResponse)
+@router.get("/me", summary="Get the current user", response_model=UserPrivateResponse)
 async def read_current_user(user: CurrentUser) -> User:
     """Get the user that the token belongs to, with the email address."""
     return user
@@ -220,7 +220,7 @@ async def read_user(user: FoundUser) -> User:
 
 @router.patch(
     "/{user_id}",
-    summary="Update user",
+    summary="Update a user",
     response_model=UserPrivateResponse,
     responses=error_responses(USERNAME_TAKEN, EMAIL_TAKEN, UPDATE_USER_FORBIDDEN),
 )
@@ -229,7 +229,8 @@ async def update_user(
 ) -> User:
     """Update your username, your email address, or both.
 
-    Changing the email address invalidates all reset links and notifies the old address.
+    Changing the email address invalidates all reset links and notifies the old email
+    address.
     """
     old_username, old_email = user.username, user.email
     for name, value in user_in.model_dump(exclude_none=True).items():
@@ -243,7 +244,7 @@ async def update_user(
 
 @router.delete(
     "/{user_id}",
-    summary="Delete user",
+    summary="Delete a user",
     status_code=status.HTTP_204_NO_CONTENT,
     responses=error_responses(DELETE_USER_FORBIDDEN),
 )

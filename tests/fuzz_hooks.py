@@ -29,7 +29,7 @@ RULES_IN_WORDS = (
     "after validation, not",
     "The cursor can't be decoded",
     "The cursor doesn't refer to a post",
-    "cursor can't be combined with skip",
+    "The cursor can't be combined with skip",
     "Idempotency-Key was used for another request",
 )
 # Their limits apply after surrounding whitespace is trimmed.

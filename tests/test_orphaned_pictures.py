@@ -1,4 +1,4 @@
-"""Deletion of pictures that no user has any longer."""
+"""Deletion of pictures that no longer belong to a user."""
 
 import asyncio
 from datetime import timedelta

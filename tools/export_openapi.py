@@ -10,7 +10,6 @@ FILE = Path(__file__).parents[1] / "openapi.json"
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """Format a document for the file."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -55,7 +55,7 @@ def new_page(
 
 
 def take_all(browser: Browser, site: LiveServer) -> None:
-    """Take home, a post, its author, the editor and the account, in both themes."""
+    """Take screenshots of the pages for readers, the editor and the account page."""
     token = site.log_in(EMAIL, PASSWORD)
     bearer = {"Authorization": f"Bearer {token}"}
     me = site.client.get("/api/users/me", headers=bearer).json()
@@ -95,7 +95,6 @@ def take_all(browser: Browser, site: LiveServer) -> None:
 
 
 def main() -> None:
-    """Take all screenshots."""
     with demo_site() as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium(), args=CHROMIUM_FLAGS

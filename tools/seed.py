@@ -1,7 +1,7 @@
 """Fill a database with demo users and posts: `python -m tools.seed`.
 
-The app may be running or not. All demo users have the same password, which is printed
-at the end.
+Works whether or not the app is running. All demo users have the same password, which
+is printed at the end.
 """
 
 import argparse
@@ -92,7 +92,6 @@ def portrait(person: Person) -> bytes:
 
 
 def show_progress(label: str, done: int, total: int) -> None:
-    """Update the progress line."""
     end = "\n" if done == total else ""
     sys.stdout.write(f"\r{label}: {done} of {total}{end}")
     sys.stdout.flush()

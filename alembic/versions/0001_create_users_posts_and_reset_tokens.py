@@ -12,7 +12,6 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.create_table(
         "users",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -84,7 +83,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to an empty database."""
     op.drop_table("password_reset_tokens")
     op.drop_table("posts")
     op.drop_table("users")

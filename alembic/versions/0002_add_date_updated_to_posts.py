@@ -12,12 +12,10 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.add_column(
         "posts", sa.Column("date_updated", sa.DateTime(timezone=True), nullable=True)
     )
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     op.drop_column("posts", "date_updated")

@@ -12,7 +12,6 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.create_table(
         "idempotency_keys",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -41,5 +40,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     op.drop_table("idempotency_keys")

@@ -12,7 +12,6 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.add_column("idempotency_keys", sa.Column("post_id", sa.Integer()))
     # Keys of deleted posts get no post_id. An empty answer isn't valid JSON, and CASE
     # keeps PostgreSQL from parsing it.
@@ -36,7 +35,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     # The responses can't be restored, and keys expire after 24 hours anyway.
     op.execute("DELETE FROM idempotency_keys")
     op.add_column(

@@ -34,7 +34,6 @@ def old_key(username: str) -> str:
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.drop_constraint(CONSTRAINT, "users")
     op.alter_column("users", "username_key", type_=sa.String(900))
     replace_keys(new_key)
@@ -51,7 +50,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     op.drop_constraint(CONSTRAINT, "users")
     replace_keys(old_key)
     op.alter_column("users", "username_key", type_=sa.String(150))

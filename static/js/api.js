@@ -4,9 +4,9 @@ import { getErrorMessage } from "./utils.js";
 
 const TIMEOUT_MS = 60_000;
 
-const UNREACHABLE =
-  "Can't reach the site. Check your connection and try again. Nothing you typed was lost.";
+const UNREACHABLE = "Can't reach the site. Check your connection and try again.";
 const UNAVAILABLE = "The site is temporarily unavailable. Please try again in a moment.";
+const DATABASE_UNAVAILABLE = "Database unavailable";
 const STILL_RUNNING = "Your first attempt is still being processed. Please try again in a moment.";
 const SESSION_EXPIRED = "Your session has expired. Please log in again.";
 
@@ -77,9 +77,14 @@ async function createApiError(response, token) {
   if (status === 401 && token) return new ApiError(SESSION_EXPIRED, { status });
   if (status === 409) return new ApiError(STILL_RUNNING, { status });
   if (status === 429) return new ApiError(rateLimitMessage(response), { status });
-  if (status >= 500) return new ApiError(UNAVAILABLE, { status });
   const data = await response.json().catch(() => ({}));
+  if (status >= 500 && !hasAdvice(status, data)) return new ApiError(UNAVAILABLE, { status });
   return new ApiError(getErrorMessage(data), { status, fields: fieldErrors(data.detail) });
+}
+
+// Of server errors, only a 503 tells users what to do, unless the database is unavailable.
+function hasAdvice(status, { detail }) {
+  return status === 503 && Boolean(detail) && detail !== DATABASE_UNAVAILABLE;
 }
 
 function rateLimitMessage(response) {

@@ -1,4 +1,4 @@
-// The user who is logged in in this browser.
+// The user who is logged in to this browser.
 import { request } from "./api.js";
 import { forgetToken, getToken, setToken } from "./token.js";
 
@@ -7,7 +7,7 @@ export { getToken, setToken };
 let cachedUser = null;
 let pendingUser = null;
 
-/** Return the current user, or null; throw if the server can't tell. */
+/** Return the current user, or null; throw if the request fails. */
 export async function getCurrentUser() {
   if (!getToken()) return null;
   if (cachedUser) return cachedUser;
@@ -41,7 +41,7 @@ export function watchUser(show) {
     try {
       show(await getCurrentUser());
     } catch {
-      // The server can't tell who it is: leave the page as it is and keep the session.
+      // The request failed: leave the page as it is and keep the session.
     }
   };
   document.addEventListener("session-change", update);

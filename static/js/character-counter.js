@@ -1,7 +1,7 @@
 // Hook: <p data-character-counter="id-of-the-input">; the input has data-max-length.
 import { characterCount, count } from "./utils.js";
 
-// The counter stays empty until so many characters are left.
+// The counter stays empty until this many characters are left.
 const SHOWN_FROM = 20;
 
 export function init(counter) {

@@ -8,7 +8,7 @@ const STORAGE_BLOCKED =
 
 export function init(form) {
   onSubmit(form, logIn);
-  // Already logged in, or logged in in another tab.
+  // Already logged in, or logged in from another tab.
   watchUser((user) => user && goBack());
 }
 

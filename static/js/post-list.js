@@ -1,5 +1,5 @@
 // Hook: <div data-post-list data-url="/api/posts" data-cursor="..." data-page="1"
-// data-author-id="">. A new post of the user appears on top of the first page.
+// data-author-id="">. A post the user publishes appears at the top of the first page.
 import { request } from "./api.js";
 import { createCard } from "./post-card.js";
 import { count, findTargets, getErrorMessage } from "./utils.js";
@@ -10,11 +10,11 @@ let queue = Promise.resolve();
 
 export function init(list) {
   document.addEventListener("post-created", ({ detail: post }) => {
-    if (belongsOnTop(list, post)) prepend(list, post);
+    if (belongsAtTop(list, post)) prepend(list, post);
   });
 }
 
-function belongsOnTop(list, post) {
+function belongsAtTop(list, post) {
   const { page, authorId } = list.dataset;
   // Published by an earlier attempt whose response was lost, the post may be there already.
   const isShown = list.querySelector(`[data-post-id="${post.id}"]`);

@@ -21,7 +21,7 @@ export async function withReauthentication(author, form, send) {
 
 async function isLoggedIn(author, form, prompt) {
   if (!prompt.hidden) return logIn(author, form);
-  // Another user may have logged in in another tab: never publish this text as theirs.
+  // Another user may have logged in from another tab: never publish this text as theirs.
   const user = await getCurrentUser();
   if (user?.id === author.id) return true;
   showPrompt(author, form, prompt);
