@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import default
 from email.utils import formatdate, make_msgid, parseaddr
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 import aiosmtplib
@@ -33,13 +33,6 @@ _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
 # Threads of their own, because uvloop resolves only two host names at a time: lookups
 # that hang would block those of the database long after the delivery has timed out.
 _connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
-
-AccountChange = Literal["password_changed", "address_changed"]
-# The subject, and the path of the page to which the email links.
-NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
-    "password_changed": ("Your password was changed", "/forgot-password"),
-    "address_changed": ("Your email address was changed", "/account"),
-}
 
 # Anyone can sign up with someone else's email address, and any text as a username, so
 # greet only by plausible names.
@@ -210,12 +203,13 @@ async def rehearse_password_reset_email(*, to_email: str, token: str) -> None:
 
 
 async def send_notification(
-    change: AccountChange, *, to_email: str, username: str
+    template: str, *, to_email: str, username: str, subject: str, path: str
 ) -> None:
-    """Notify a user of a change to the account; errors are logged, not raised."""
-    subject, path = NOTIFICATIONS[change]
+    """Send a notification that links to a page; errors are logged, not raised."""
     url = f"{settings.site_url}{path}"
-    await _send(change, to_email=to_email, subject=subject, username=username, url=url)
+    await _send(
+        template, to_email=to_email, subject=subject, username=username, url=url
+    )
 
 
 async def _send(

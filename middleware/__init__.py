@@ -14,14 +14,12 @@ from middleware.client_ip import ClientIPMiddleware
 from middleware.coalescing import CoalescingMiddleware
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.etags import ConditionalGetMiddleware, ETagMiddleware
-from middleware.http import (
-    FormCharsetMiddleware,
-    HeadMiddleware,
-    TrailingSlashMiddleware,
-)
-from middleware.rate_limit import RateLimitMiddleware
+from middleware.form_charset import FormCharsetMiddleware
+from middleware.head import HeadMiddleware
+from middleware.request_limits import RateLimitMiddleware
 from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
+from middleware.trailing_slash import TrailingSlashMiddleware
 
 # Any method and header: the API uses no cookies.
 CORS_OPTIONS: dict[str, Any] = {

@@ -108,7 +108,7 @@ async def reset_password_page(request: Request) -> Response:
 @router.get("/docs")
 async def docs_page(request: Request) -> Response:
     headers = {"Content-Security-Policy": SWAGGER_UI_POLICY}
-    return templates.TemplateResponse(request, "docs.html", headers=headers)
+    return templates.TemplateResponse(request, "swagger_ui.html", headers=headers)
 
 
 @router.get("/redoc")

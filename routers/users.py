@@ -238,7 +238,7 @@ async def update_user(
     email_changed = user.email != old_email
     await commit_user(db, user, ends_reset_tokens=email_changed)
     if email_changed:
-        notify(background, "address_changed", to_email=old_email, username=old_username)
+        notify(background, "email_changed", to_email=old_email, username=old_username)
     return user
 
 

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from config import settings
-from middleware.rate_limit import RateLimitMiddleware
+from middleware.request_limits import RateLimitMiddleware
 from tests.conftest import reset_rate_limits
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -224,7 +224,12 @@ class TestModules:
         assert re.search(rf'findTargets\([^"]+, "{name}"\)', script)
 
     def test_every_script_is_used(self) -> None:
-        other_scripts = {"boot.js", "swagger.js", "redoc.js", "trusted-types.js"}
+        other_scripts = {
+            "before-paint.js",
+            "swagger.js",
+            "redoc.js",
+            "trusted-types.js",
+        }
         files = {f"js/{file.name}" for file in SCRIPTS.iterdir()}
 
         preloaded = modulepreloads("main", *PAGE_MODULES)

@@ -1,4 +1,4 @@
-// Hook: <header data-navbar>. data-session on <html>, which boot.js sets first, decides
+// Hook: <header data-navbar>. data-session on <html>, which before-paint.js sets first, decides
 // whether the links for users or for anonymous visitors are visible.
 import { logout, watchUser } from "./auth.js";
 import { findTargets, withId } from "./utils.js";

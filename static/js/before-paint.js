@@ -1,4 +1,5 @@
-// A blocking script, so that the first paint has the right colors and navbar links.
+// A blocking script, so that the first paint has the right colors and navbar links, and
+// anonymous visitors go straight from pages that require a login to the login page.
 // theme-toggle.js and navbar.js take over later.
 (() => {
   const read = (key) => {

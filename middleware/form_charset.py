@@ -1,0 +1,28 @@
+"""The charset of forms."""
+
+import re
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+CHARSET = re.compile(r"(?<=;)(\s*)charset", re.IGNORECASE)
+
+
+class FormCharsetMiddleware:
+    """Ignore the charset of a form: forms are UTF-8 (RFC 7578, section 5.1.2).
+
+    Starlette decodes them with any Python codec that the client names. Some take
+    minutes for a megabyte, others raise unexpected errors.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = MutableHeaders(raw=list(scope["headers"]))
+            content_type = headers.get("content-type", "")
+            if CHARSET.search(content_type):
+                headers["content-type"] = CHARSET.sub(r"\1x-charset", content_type)
+                scope = {**scope, "headers": headers.raw}
+        await self.app(scope, receive, send)
