@@ -30,7 +30,7 @@ CLOCK_LEEWAY = timedelta(seconds=10)
 MAX_TOKEN_LENGTH = 1024
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
-password_hash = PasswordHash(
+password_hasher = PasswordHash(
     (
         Argon2Hasher(
             time_cost=settings.argon2_time_cost,
@@ -39,7 +39,7 @@ password_hash = PasswordHash(
         ),
     )
 )
-DUMMY_HASH = password_hash.hash(secrets.token_urlsafe())
+DUMMY_HASH = password_hasher.hash(secrets.token_urlsafe())
 
 # Hashing is slow on purpose. With this queue, a response takes a few seconds at most.
 # niceness=19: at 10, a flood of logins made the slowest pages 2 to 4 times slower; at
@@ -60,18 +60,18 @@ def hash_password(password: str) -> str:
 
     Slow on purpose; in requests, use `hash_password_async`.
     """
-    return password_hash.hash(normalize_password(password))
+    return password_hasher.hash(normalize_password(password))
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
     """Return whether a password matches a hash; False for hashes of an unknown scheme.
 
-    Slow on purpose; in requests, use `check_password`.
+    Slow on purpose; in requests, use `verify_password_async`.
     """
     # Older hashes were made from the unnormalized password.
     forms = dict.fromkeys((normalize_password(plain_password), plain_password))
     try:
-        return any(password_hash.verify(form, hashed_password) for form in forms)
+        return any(password_hasher.verify(form, hashed_password) for form in forms)
     except UnknownHashError:
         return False
 
@@ -81,7 +81,7 @@ async def hash_password_async(password: str) -> str:
     return await _hashing.run(hash_password, password)
 
 
-async def check_password(password: str, user: models.User | None) -> bool:
+async def verify_password_async(password: str, user: models.User | None) -> bool:
     """Verify a user's password in a thread; raise `QueueFull` if too many wait."""
     # Verify a dummy hash for unknown users, so that timing does not reveal accounts.
     stored = user.password_hash if user else DUMMY_HASH
@@ -91,7 +91,7 @@ async def check_password(password: str, user: models.User | None) -> bool:
 
 def needs_rehash(stored: str) -> bool:
     """Return whether a hash was made with other parameters than the current ones."""
-    return password_hash.current_hasher.check_needs_rehash(stored)
+    return password_hasher.current_hasher.check_needs_rehash(stored)
 
 
 def create_access_token(

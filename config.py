@@ -357,14 +357,14 @@ def load_or_create_secret_key(path: Path) -> str:
     """Return the key in a file; create the file with a random key and mode 0600."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
         # Unlike a rename, a link fails if the file exists: if two processes start at
         # the same time, both read the key of the first.
         with suppress(FileExistsError):
-            os.link(draft, path)
-        Path(draft).unlink()
+            os.link(temporary, path)
+        Path(temporary).unlink()
     return path.read_text().strip()
 
 

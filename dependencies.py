@@ -28,7 +28,7 @@ from rate_limit import client_network
 from schemas import PostResponse, RowId
 
 # Enough for a hundred ETags; load balancers don't accept longer headers either.
-MAX_IF_MATCH_LENGTH = 8192
+MAX_ETAG_HEADER_LENGTH = 8192
 
 # A page of a hundred of the longest posts takes 100 MB while it is built, so only two
 # long pages are built at the same time.
@@ -41,7 +41,7 @@ _long_pages = asyncio.Semaphore(2)
 
 # Async, because a sync function would run in a thread.
 async def get_client_ip(request: Request) -> str:
-    """Return the client IP (an IPv6 /64), which `ClientIPMiddleware` determines."""
+    """Return the client IP, or its /64 network for IPv6."""
     return client_network(request.scope["client"][0])
 
 
@@ -115,7 +115,7 @@ IfMatch = Annotated[
     str | None,
     Header(
         alias="If-Match",
-        max_length=MAX_IF_MATCH_LENGTH,
+        max_length=MAX_ETAG_HEADER_LENGTH,
         description="The `ETag` of your version. If the post has changed since then, "
         "nothing is done, and you get a 412.",
     ),
@@ -125,7 +125,7 @@ IfNoneMatch = Annotated[
     str | None,
     Header(
         alias="If-None-Match",
-        max_length=MAX_IF_MATCH_LENGTH,
+        max_length=MAX_ETAG_HEADER_LENGTH,
         description="`*`, or the current `ETag`, makes the request fail with 412.",
     ),
 ]

@@ -52,11 +52,11 @@ async def send_email(
     subject: str,
     plain_text: str,
     html_content: str,
-    is_rehearsal: bool = False,
+    is_dry_run: bool = False,
 ) -> None:
     """Send an email with a text and an HTML part, or write it to `var/outbox`.
 
-    Temporary errors are retried with increasing delays. A rehearsal takes as much work,
+    Temporary errors are retried with increasing delays. A dry run takes as much work,
     but the server doesn't get the email.
 
     Raises:
@@ -77,11 +77,11 @@ async def send_email(
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
     if settings.mail_server is None:
-        await asyncio.to_thread(_write_to_outbox, message, is_rehearsal=is_rehearsal)
+        await asyncio.to_thread(_write_to_outbox, message, is_dry_run=is_dry_run)
         return
     for delay in (*RETRY_DELAYS, None):
         try:
-            await _deliver(message, is_rehearsal=is_rehearsal)
+            await _deliver(message, is_dry_run=is_dry_run)
         except aiosmtplib.SMTPException as error:
             if delay is None or not _is_temporary(error):
                 raise
@@ -101,7 +101,7 @@ def ascii_domain(address: str) -> str:
     return f"{local}@{idna.encode(domain, uts46=True).decode()}"
 
 
-async def _deliver(message: EmailMessage, *, is_rehearsal: bool) -> None:
+async def _deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
     password = settings.mail_password
     # Never send a password over a network without encryption.
     is_remote_login = settings.mail_username and settings.mail_server not in LOCAL_HOSTS
@@ -126,7 +126,7 @@ async def _deliver(message: EmailMessage, *, is_rehearsal: bool) -> None:
                 timeout=SMTP_TIMEOUT,
             )
             async with client:
-                if is_rehearsal:
+                if is_dry_run:
                     await client.noop()
                 else:
                     await client.send_message(message)
@@ -159,14 +159,14 @@ def _error_summary(error: BaseException) -> str:
     return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
 
-def _write_to_outbox(message: EmailMessage, *, is_rehearsal: bool) -> None:
+def _write_to_outbox(message: EmailMessage, *, is_dry_run: bool) -> None:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
     # Renamed at the end, so that an .eml file is always complete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
-    if is_rehearsal:
+    if is_dry_run:
         unfinished.unlink()
     else:
         unfinished.replace(path)
@@ -174,7 +174,7 @@ def _write_to_outbox(message: EmailMessage, *, is_rehearsal: bool) -> None:
 
 
 async def send_password_reset_email(
-    *, to_email: str, username: str, token: str, is_rehearsal: bool = False
+    *, to_email: str, username: str, token: str, is_dry_run: bool = False
 ) -> None:
     """Send a password reset link; errors are logged, not raised.
 
@@ -187,18 +187,18 @@ async def send_password_reset_email(
         username=username,
         url=f"{settings.site_url}/reset-password?token={quote(token)}",
         expire_minutes=settings.reset_token_expire_minutes,
-        is_rehearsal=is_rehearsal,
+        is_dry_run=is_dry_run,
     )
 
 
-async def rehearse_password_reset_email(*, to_email: str, token: str) -> None:
+async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
     """Do the work of `send_password_reset_email` without sending anything.
 
     Concurrent requests are as slow as for an email address that has an account, so that
     their timing doesn't reveal which ones have.
     """
     await send_password_reset_email(
-        to_email=to_email, username="Unknown", token=token, is_rehearsal=True
+        to_email=to_email, username="Unknown", token=token, is_dry_run=True
     )
 
 
@@ -218,7 +218,7 @@ async def _send(
     to_email: str,
     subject: str,
     username: str,
-    is_rehearsal: bool = False,
+    is_dry_run: bool = False,
     **context: Any,
 ) -> None:
     """Render and send an email; log errors: the response has already been sent."""
@@ -230,7 +230,7 @@ async def _send(
             subject=subject,
             plain_text=templates.get_template(f"{template}.txt").render(context),
             html_content=templates.get_template(f"{template}.html").render(context),
-            is_rehearsal=is_rehearsal,
+            is_dry_run=is_dry_run,
         )
     except (aiosmtplib.SMTPException, OSError) as error:
         logger.error("Email %s not sent: %s", template, _error_summary(error))

@@ -104,14 +104,14 @@ class EmbeddedPostgres:
     def _create(self) -> None:
         # Created under another name, so that a killed initdb doesn't leave a directory
         # that looks like a database.
-        draft = self.data_dir.with_name(f"{self.data_dir.name}.new")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(mode=0o700)
+        temporary = self.data_dir.with_name(f"{self.data_dir.name}.new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
         if os.geteuid() == 0:
-            shutil.chown(draft, UNPRIVILEGED_USER)
+            shutil.chown(temporary, UNPRIVILEGED_USER)
         self._run(
             "initdb",
-            f"--pgdata={draft}",
+            f"--pgdata={temporary}",
             f"--username={self.user}",
             "--auth=trust",
             "--encoding=UTF8",
@@ -120,7 +120,7 @@ class EmbeddedPostgres:
             "--builtin-locale=C.UTF-8",
         )
         try:
-            draft.rename(self.data_dir)
+            temporary.rename(self.data_dir)
         except OSError as error:
             raise EmbeddedPostgresError(
                 f"{self.data_dir} contains files, but no database; move it elsewhere"

@@ -84,7 +84,7 @@ class APIError:
     status: int
     detail: Any
     headers: Mapping[str, str] = field(default_factory=dict)
-    varying: Sequence[str] = ()
+    dynamic_headers: Sequence[str] = ()
     """Names of headers whose values are passed to `exception`."""
 
     def exception(self, **headers: str) -> HTTPException:
@@ -99,7 +99,7 @@ TOO_BUSY = APIError(
     503, "The server is busy. Please try again in a moment.", RETRY_LATER
 )
 TOO_MANY_ATTEMPTS = APIError(
-    429, "Too many attempts. Please try again later.", varying=["Retry-After"]
+    429, "Too many attempts. Please try again later.", dynamic_headers=["Retry-After"]
 )
 
 CLOSE = {"Connection": "close"}
@@ -139,7 +139,7 @@ POST_NOT_FOUND = APIError(404, "Post not found")
 UPDATE_POST_FORBIDDEN = APIError(403, "Not authorized to update this post")
 DELETE_POST_FORBIDDEN = APIError(403, "Not authorized to delete this post")
 POST_MODIFIED = APIError(
-    412, "The post has been modified since you last read it", varying=["ETag"]
+    412, "The post has been modified since you last read it", dynamic_headers=["ETag"]
 )
 KEY_REUSED = APIError(422, "Idempotency-Key was used for another request")
 REQUEST_IN_PROGRESS = APIError(
@@ -147,8 +147,8 @@ REQUEST_IN_PROGRESS = APIError(
 )
 
 
-# The title and the message of an error page; other errors get the standard's phrase.
-PAGE_TEXTS = {
+# The title and the message of an error page; other errors use the HTTP reason phrase.
+ERROR_PAGES = {
     404: ("Page not found", "We couldn't find that page."),
     405: ("Method not allowed", "This page doesn't support that kind of request."),
     413: ("Request too large", "Your request is larger than this site accepts."),
@@ -179,19 +179,19 @@ def wants_json(request: Request) -> bool:
     return path.startswith("/api/") or path in {"/api", HEALTH_PATH}
 
 
-def error_response(request: Request, exc: StarletteHTTPException) -> Response:
+def http_error_response(request: Request, exc: StarletteHTTPException) -> Response:
     """Return an error as JSON or as an HTML page."""
     if wants_json(request):
         return json_error_response(request, exc.status_code, exc.detail, exc.headers)
-    return error_page(request, exc)
+    return error_page_response(request, exc)
 
 
-def error_page(
+def error_page_response(
     request: Request, exc: StarletteHTTPException, *, last_page: str | None = None
 ) -> Response:
     """Return an error as an HTML page, with a link to the last page of a list."""
     phrase = HTTPStatus(exc.status_code).phrase
-    title, message = PAGE_TEXTS.get(exc.status_code, (phrase, OTHER_ERROR))
+    title, message = ERROR_PAGES.get(exc.status_code, (phrase, OTHER_ERROR))
     return templates.TemplateResponse(
         request,
         "error.html",
@@ -262,7 +262,7 @@ async def http_exception_handler(
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = ", ".join(sorted(allowed_methods(request)))
         exc.headers = {**(exc.headers or {}), "Allow": allowed}
-    return error_response(request, exc)
+    return http_error_response(request, exc)
 
 
 def is_unreadable_body(exc: StarletteHTTPException) -> bool:
@@ -304,13 +304,13 @@ def validation_error_response(
 ) -> Response:
     """Return a 422 that lists the errors without echoing the input."""
     if not wants_json(request):
-        return error_page(request, HTTPException(422))
+        return error_page_response(request, HTTPException(422))
     detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in errors]
     return json_error_response(request, 422, detail)
 
 
 async def queue_full_handler(request: Request, _exc: QueueFull) -> Response:
-    return error_response(request, TOO_BUSY.exception())
+    return http_error_response(request, TOO_BUSY.exception())
 
 
 async def database_error_handler(request: Request, exc: Exception) -> Response:
@@ -318,7 +318,7 @@ async def database_error_handler(request: Request, exc: Exception) -> Response:
     if not is_unavailable(exc):
         raise exc
     logger.error("Database unavailable: %s", exc)
-    return error_response(request, DATABASE_UNAVAILABLE.exception())
+    return http_error_response(request, DATABASE_UNAVAILABLE.exception())
 
 
 # OpenAPI
@@ -342,13 +342,13 @@ def add_error_response(responses: dict[Any, dict[str, Any]], error: APIError) ->
             "content": {"application/json": {"schema": schema, "examples": {}}},
         },
     )
-    for name in (*error.headers, *error.varying):
+    for name in (*error.headers, *error.dynamic_headers):
         response.setdefault("headers", {})[name] = HEADERS[name]
     name = error.detail if isinstance(error.detail, str) else "Invalid request"
     examples = response["content"]["application/json"]["examples"]
     examples[name] = {"value": {"detail": error.detail}}
 
 
-def response_headers(*headers: str, status: int = 200) -> dict[int | str, Any]:
+def openapi_headers(*headers: str, status: int = 200) -> dict[int | str, Any]:
     """Return the OpenAPI `responses` of an operation with these headers."""
     return {str(status): {"headers": {name: HEADERS[name] for name in headers}}}

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import LOCK_NOT_AVAILABLE, sqlstate
 from exceptions import KEY_REUSED, REQUEST_IN_PROGRESS
-from models import IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, utcnow
+from models import MAX_IDEMPOTENCY_KEY_LENGTH, IdempotencyKey, User, utcnow
 
 KEY_TTL = timedelta(hours=24)
 MAX_PRUNED = 100
@@ -22,7 +22,7 @@ Key = Annotated[
     Header(
         alias="Idempotency-Key",
         min_length=1,
-        max_length=IDEMPOTENCY_KEY_LENGTH,
+        max_length=MAX_IDEMPOTENCY_KEY_LENGTH,
         pattern="^[ -~]+$",
         description="1 to 255 printable ASCII characters of your choice. For 24 hours, "
         "repeating the request with the same key returns the post that it published.",

@@ -25,21 +25,21 @@ from config import settings
 from database import Base
 from unicode_text import (
     caseless_key,
-    from_first_visible,
     normalize_newlines,
+    strip_invisible_start,
     truncate,
     without_bidi_controls,
 )
 
-USERNAME_LENGTH = 50
-EMAIL_LENGTH = 120
-TITLE_LENGTH = 100
-DISPLAY_TITLE_LENGTH = 60
-EXCERPT_LENGTH = 300
-IDEMPOTENCY_KEY_LENGTH = 255
+MAX_USERNAME_LENGTH = 50
+MAX_EMAIL_LENGTH = 120
+MAX_TITLE_LENGTH = 100
+MAX_DISPLAY_TITLE_LENGTH = 60
+MAX_EXCERPT_LENGTH = 300
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
 
 # NFKC can turn one character into 18 (U+FDFA).
-USERNAME_KEY_LENGTH = 18 * USERNAME_LENGTH
+MAX_USERNAME_KEY_LENGTH = 18 * MAX_USERNAME_LENGTH
 
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -59,13 +59,13 @@ class User(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    username: Mapped[str] = mapped_column(String(USERNAME_LENGTH))
+    username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
     # lower() depends on the database's locale and may convert only A to Z; this key
     # covers all of Unicode. Rows inserted without this class have none.
     username_key: Mapped[str | None] = mapped_column(
-        String(USERNAME_KEY_LENGTH), unique=True
+        String(MAX_USERNAME_KEY_LENGTH), unique=True
     )
-    email: Mapped[str] = mapped_column(String(EMAIL_LENGTH))
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     password_hash: Mapped[str] = mapped_column(String(255))
     image_file: Mapped[str | None] = mapped_column(String(255))
     # Access tokens contain this number; incrementing it revokes all earlier tokens.
@@ -143,7 +143,7 @@ class Post(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str] = mapped_column(String(TITLE_LENGTH))
+    title: Mapped[str] = mapped_column(String(MAX_TITLE_LENGTH))
     content: Mapped[str] = mapped_column(Text)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     date_posted: Mapped[datetime] = mapped_column(
@@ -158,15 +158,15 @@ class Post(Base):
     def display_title(self) -> str:
         """The title, or the first words of the content if the post is untitled."""
         title = self.title or truncate(
-            " ".join(from_first_visible(self.content)[:1000].split()),
-            DISPLAY_TITLE_LENGTH,
+            " ".join(strip_invisible_start(self.content)[:1000].split()),
+            MAX_DISPLAY_TITLE_LENGTH,
         )
         return without_bidi_controls(title)
 
     @property
     def excerpt(self) -> str:
-        content = from_first_visible(self.content).rstrip()
-        return truncate(content, EXCERPT_LENGTH)
+        content = strip_invisible_start(self.content).rstrip()
+        return truncate(content, MAX_EXCERPT_LENGTH)
 
     @property
     def updated_at(self) -> datetime:
@@ -213,7 +213,7 @@ class IdempotencyKey(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
-    key: Mapped[str] = mapped_column(String(IDEMPOTENCY_KEY_LENGTH))
+    key: Mapped[str] = mapped_column(String(MAX_IDEMPOTENCY_KEY_LENGTH))
     # SHA-256 of the request, in hex.
     fingerprint: Mapped[str] = mapped_column(String(64))
     # Null once the post has been deleted.

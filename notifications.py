@@ -30,7 +30,7 @@ async def _notify(change: AccountChange, *, to_email: str, username: str) -> Non
         settings.rate_limit_emails_per_account, ("notification", to_email)
     )
     try:
-        await rate_limit.count(limit)
+        await rate_limit.hit(limit)
     except HTTPException:
         return
     subject, path = NOTIFICATIONS[change]

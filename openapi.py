@@ -17,7 +17,7 @@ from exceptions import (
     add_error_response,
     error_responses,
 )
-from schemas import CONTENT_LENGTH
+from schemas import MAX_CONTENT_LENGTH
 
 DESCRIPTION = """\
 A blog with user accounts, profile pictures and public posts.
@@ -54,7 +54,7 @@ INVALID_REQUEST = APIError(
         {
             "type": "string_too_long",
             "loc": ["body", "content"],
-            "msg": f"String should have at most {CONTENT_LENGTH} characters",
+            "msg": f"String should have at most {MAX_CONTENT_LENGTH} characters",
         }
     ],
 )

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, errors, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter as Limiter
-from limits.errors import StorageError
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -28,16 +27,17 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-# About 15 MB.
+# Together about 15 MB of memory.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
 # Seconds to count in memory before trying Redis again.
 REDIS_RETRY_DELAY = 5.0
-TRUSTED_FOR = "1/30 days"
+# A client is trusted while this counter is used up.
+TRUSTED_RATE = "1/30 days"
 # The smallest network that a provider assigns to a customer (RFC 6177).
 IPV6_PREFIX = 64
 # TypeError and ValueError: an invalid option in REDIS_URL.
-REDIS_ERRORS = (StorageError, OSError, TimeoutError, TypeError, ValueError)
+REDIS_ERRORS = (errors.StorageError, OSError, TimeoutError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LRUMemoryStorage(Storage):
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        return StorageError
+        return errors.StorageError
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         now = time.time()
@@ -172,7 +172,7 @@ _trusted_clients = FallbackStorage()
 # Counting
 
 
-async def count(*limits: RateLimit) -> None:
+async def hit(*limits: RateLimit) -> None:
     """Count an event; raise a 429 and count nothing if that exceeds a limit."""
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
@@ -188,7 +188,7 @@ async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], None]]:
     Counting in advance also limits concurrent attempts. Yields a function that keeps
     the count.
     """
-    await count(*limits)
+    await hit(*limits)
     to_refund = list(limits)
     try:
         yield to_refund.clear
@@ -238,12 +238,12 @@ async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]
 
 async def is_trusted_client(email: str, ip: str) -> bool:
     """Return whether the user logged in from this IP in the last 30 days."""
-    return not await _trusted_clients.run(Limiter.test, _trust(email, ip))
+    return not await _trusted_clients.run(Limiter.test, _trusted_counter(email, ip))
 
 
 async def trust_client(email: str, ip: str) -> None:
-    await _trusted_clients.run(Limiter.clear, _trust(email, ip))
-    await _trusted_clients.run(Limiter.hit, _trust(email, ip))
+    await _trusted_clients.run(Limiter.clear, _trusted_counter(email, ip))
+    await _trusted_clients.run(Limiter.hit, _trusted_counter(email, ip))
 
 
 async def clear_failed_logins(email: str, ip: str) -> None:
@@ -263,5 +263,5 @@ def _trusted_client_limit(email: str, ip: str) -> RateLimit:
     return RateLimit(rate, ("login trusted", email, ip))
 
 
-def _trust(email: str, ip: str) -> RateLimit:
-    return RateLimit(TRUSTED_FOR, ("trusted client", email, ip))
+def _trusted_counter(email: str, ip: str) -> RateLimit:
+    return RateLimit(TRUSTED_RATE, ("trusted client", email, ip))

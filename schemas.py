@@ -19,14 +19,14 @@ from pydantic_core import PydanticCustomError
 
 from config import MAX_BODY_BYTES
 from database import MAX_ID
-from models import EMAIL_LENGTH, TITLE_LENGTH, USERNAME_LENGTH
+from models import MAX_EMAIL_LENGTH, MAX_TITLE_LENGTH, MAX_USERNAME_LENGTH
 from unicode_text import MAX_COMPOSITION, is_visible, to_nfc
 
-CONTENT_LENGTH = 100_000
-PASSWORD_MIN_LENGTH = 8
-PASSWORD_MAX_LENGTH = 128
+MAX_CONTENT_LENGTH = 100_000
+MIN_PASSWORD_LENGTH = 8
+MAX_PASSWORD_LENGTH = 128
 
-ID_DIGITS = 100
+MAX_ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
 # PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -39,14 +39,14 @@ INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 def normalize_username(value: Any) -> Any:
     if type(value) is not str:
         return value
-    return to_nfc(value.strip(), max_length=USERNAME_LENGTH)
+    return to_nfc(value.strip(), max_length=MAX_USERNAME_LENGTH)
 
 
 def normalize_password(value: Any) -> Any:
     """Return a password in NFC: keyboards send the same one in different forms."""
     if type(value) is not str:
         return value
-    return to_nfc(value, max_length=PASSWORD_MAX_LENGTH)
+    return to_nfc(value, max_length=MAX_PASSWORD_LENGTH)
 
 
 def validate_storable(value: str) -> str:
@@ -55,7 +55,7 @@ def validate_storable(value: str) -> str:
     return value
 
 
-def validate_visible(value: str) -> str:
+def validate_username(value: str) -> str:
     """Reject text that is invisible, or has control or format characters."""
     for character in value:
         if (
@@ -86,8 +86,8 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
     (SMTPUTF8), or with more than 64 octets there. Only older accounts can have them.
     """
     # Checked before the library normalizes it, for the reason given in `to_nfc`.
-    if len(value) > MAX_COMPOSITION * EMAIL_LENGTH:
-        raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
+    if len(value) > MAX_COMPOSITION * MAX_EMAIL_LENGTH:
+        raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
     try:
         address = validate_email(
             value, check_deliverability=False, allow_smtputf8=not is_new, strict=is_new
@@ -95,8 +95,8 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
     except EmailNotValidError as error:
         message = "Enter a valid email address."
         raise PydanticCustomError("value_error", message) from error
-    if len(address) > EMAIL_LENGTH:
-        raise ValueError(f"should have at most {EMAIL_LENGTH} characters")
+    if len(address) > MAX_EMAIL_LENGTH:
+        raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
     return address
 
 
@@ -108,7 +108,7 @@ def parse_id(text: str) -> int:
     if not INTEGER.fullmatch(text):
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     # int() raises ValueError for more than 4,300 digits.
-    number = int(text) if len(text) <= ID_DIGITS else 0
+    number = int(text) if len(text) <= MAX_ID_DIGITS else 0
     # The driver raises an error for larger numbers; no row has the id 0.
     return number if 0 < number <= MAX_ID else 0
 
@@ -127,40 +127,40 @@ AnyText = Annotated[str, StringConstraints(max_length=MAX_BODY_BYTES), Storable]
 Password = Annotated[AnyText, Field(examples=["three random words"])]
 Username = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=USERNAME_LENGTH),
+    StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH),
     BeforeValidator(normalize_username),
-    AfterValidator(validate_visible),
+    AfterValidator(validate_username),
     Field(examples=["Ada"]),
 ]
 Email = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
+    StringConstraints(strip_whitespace=True, max_length=MAX_EMAIL_LENGTH),
     AfterValidator(normalize_email),
     Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
 ExistingEmail = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=EMAIL_LENGTH),
+    StringConstraints(strip_whitespace=True, max_length=MAX_EMAIL_LENGTH),
     AfterValidator(partial(normalize_email, is_new=False)),
     Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
 NewPassword = Annotated[
     str,
-    StringConstraints(min_length=PASSWORD_MIN_LENGTH, max_length=PASSWORD_MAX_LENGTH),
+    StringConstraints(min_length=MIN_PASSWORD_LENGTH, max_length=MAX_PASSWORD_LENGTH),
     BeforeValidator(normalize_password),
     Storable,
     Field(examples=["three random words"]),
 ]
 Title = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, max_length=TITLE_LENGTH),
+    StringConstraints(strip_whitespace=True, max_length=MAX_TITLE_LENGTH),
     Storable,
     AfterValidator(invisible_to_empty),
     Field(examples=["First light"]),
 ]
 Content = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=CONTENT_LENGTH),
+    StringConstraints(min_length=1, max_length=MAX_CONTENT_LENGTH),
     AfterValidator(validate_not_blank),
     Storable,
     Field(examples=["It works.\n\nMore tomorrow."]),

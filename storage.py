@@ -59,15 +59,15 @@ def _storage_errors() -> Iterator[None]:
 def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent)
-    draft = Path(name)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        draft.chmod(0o644)
+        temporary.chmod(0o644)
         # Atomic, so that clients never get an incomplete file.
-        draft.rename(path)
+        temporary.rename(path)
     except OSError:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -46,12 +46,12 @@ environment.globals.update(
     modulepreloads=modulepreloads,
     site_name=SITE_NAME,
     limits={
-        "title": models.TITLE_LENGTH,
-        "username": models.USERNAME_LENGTH,
-        "email": models.EMAIL_LENGTH,
-        "content": schemas.CONTENT_LENGTH,
-        "password_min": schemas.PASSWORD_MIN_LENGTH,
-        "password_max": schemas.PASSWORD_MAX_LENGTH,
+        "title": models.MAX_TITLE_LENGTH,
+        "username": models.MAX_USERNAME_LENGTH,
+        "email": models.MAX_EMAIL_LENGTH,
+        "content": schemas.MAX_CONTENT_LENGTH,
+        "password_min": schemas.MIN_PASSWORD_LENGTH,
+        "password_max": schemas.MAX_PASSWORD_LENGTH,
         "upload_bytes": settings.max_upload_size_bytes,
     },
 )

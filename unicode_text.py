@@ -1,4 +1,4 @@
-"""Text as people see it: characters, visibility, identity and direction (Unicode)."""
+"""Truncate, normalize and compare Unicode text."""
 
 import unicodedata
 
@@ -6,9 +6,6 @@ import regex
 
 GRAPHEME_CLUSTER = regex.compile(r"\X")
 WHITESPACE = regex.compile(r"\s+")
-# A text is cut at whitespace only in this last part of it: otherwise a text without
-# spaces, such as Chinese, could lose most of its beginning.
-BREAKABLE_PART = 5
 # NFC turns at most this many characters into one (Unicode Annex 15, table 6).
 MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
@@ -31,9 +28,10 @@ def truncate(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     limit = length - 1
-    earliest = limit - limit // BREAKABLE_PART
+    # Breaking earlier could cut a text with few spaces, such as Chinese, to one word.
+    last_fifth = limit - limit // 5
     # The character after the limit can be the whitespace to end at.
-    breaks = list(WHITESPACE.finditer(text, earliest, limit + 1))
+    breaks = list(WHITESPACE.finditer(text, last_fifth, limit + 1))
     if breaks:
         return text[: breaks[-1].start()].rstrip() + "…"
     end = 0
@@ -59,7 +57,7 @@ def is_visible(text: str) -> bool:
     return VISIBLE.search(text) is not None
 
 
-def from_first_visible(text: str) -> str:
+def strip_invisible_start(text: str) -> str:
     """Return a text without blank and invisible characters at its beginning."""
     found = VISIBLE.search(text)
     return text[found.start() :] if found else ""

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import ConfigurationError
 from database import DatabaseUnavailable
-from exceptions import error_response
+from exceptions import http_error_response
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class ServerErrorMiddleware:
             return
         except Exception as error:
             if isinstance(error, HTTPException) and not started:
-                response = error_response(Request(scope), error)
+                response = http_error_response(Request(scope), error)
             else:
                 error_id = uuid.uuid4().hex
                 # The path without its query, which may contain a reset token, even if
@@ -81,7 +81,7 @@ class ServerErrorMiddleware:
                     return
                 if started:
                     raise
-                response = error_response(Request(scope), HTTPException(500))
+                response = http_error_response(Request(scope), HTTPException(500))
                 response.headers["X-Error-Id"] = error_id
             await response(scope, receive, send)
 

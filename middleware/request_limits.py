@@ -41,7 +41,7 @@ class RateLimitMiddleware:
                     stack.close()
 
             limit = rate_limit.RateLimit(settings.rate_limit_default, ("request", ip))
-            await rate_limit.count(limit)
+            await rate_limit.hit(limit)
             await self.app(scope, receive, send_until_complete)
 
     def _end(self, ip: str) -> None:

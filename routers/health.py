@@ -9,7 +9,7 @@ from starlette.background import BackgroundTask
 
 from config import HEALTH_PATH
 from database import BackgroundDbSession
-from exceptions import DATABASE_UNAVAILABLE, error_response
+from exceptions import DATABASE_UNAVAILABLE, http_error_response
 from schemas import HealthResponse
 
 router = APIRouter(tags=["health"])
@@ -28,7 +28,7 @@ async def health(
     await asyncio.wait({query}, timeout=QUERY_TIMEOUT)
     if query.done() and query.exception() is None:
         return HealthResponse()
-    unavailable = error_response(request, DATABASE_UNAVAILABLE.exception())
+    unavailable = http_error_response(request, DATABASE_UNAVAILABLE.exception())
     unavailable.background = BackgroundTask(cancel_query, query)
     return unavailable
 

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import rate_limit
 from auth import (
     access_token_for,
-    check_password,
     hash_password_async,
     needs_rehash,
+    verify_password_async,
 )
 from database import DbSession
 from dependencies import ClientIP
@@ -41,7 +41,7 @@ async def create_token(
         user = await db.scalar(User.with_email(email))
         # Return the connection to the pool while the password is verified.
         await db.commit()
-        if not await check_password(form.password, user) or user is None:
+        if not await verify_password_async(form.password, user) or user is None:
             keep_count()
             raise INCORRECT_LOGIN.exception()
     if needs_rehash(user.password_hash):

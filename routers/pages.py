@@ -9,7 +9,7 @@ from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
 from dependencies import FoundPost, FoundUser
-from exceptions import error_page
+from exceptions import error_page_response
 from pagination import PageRequest, PostPage, fetch_posts
 from static_files import SHORT_CACHE_CONTROL, STATIC_DIR
 from templating import templates
@@ -40,7 +40,9 @@ def list_response(
 
     if page > 1 and not listed.posts:
         last = max(1, math.ceil(listed.total / listed.limit))
-        return error_page(request, HTTPException(404), last_page=numbered(last))
+        return error_page_response(
+            request, HTTPException(404), last_page=numbered(last)
+        )
     context |= {
         "posts": listed.posts,
         "total": listed.total,

@@ -11,9 +11,9 @@ import rate_limit
 from auth import (
     CurrentUser,
     access_token_for,
-    check_password,
     hash_password_async,
     hash_reset_token,
+    verify_password_async,
 )
 from config import settings
 from database import DbSession
@@ -101,7 +101,7 @@ async def change_password(
     verified_hash = user.password_hash
     limit = RateLimit(settings.rate_limit_password_per_user, ("password", str(user.id)))
     async with rate_limit.attempt(limit) as keep_count:
-        if not await check_password(body.current_password, user):
+        if not await verify_password_async(body.current_password, user):
             keep_count()
             raise WRONG_PASSWORD.exception()
     password_hash = await hash_password_async(body.new_password)

@@ -44,7 +44,7 @@ router = APIRouter(prefix="/api/users", tags=["users"])
 UserToUpdate = Annotated[User, Depends(own_user(UPDATE_PICTURE_FORBIDDEN))]
 UserToDelete = Annotated[User, Depends(own_user(DELETE_PICTURE_FORBIDDEN))]
 
-decoder = CapacityLimiter(1)
+decoder_limiter = CapacityLimiter(1)
 # The S3 client has timeouts too, but they don't include waiting for the executor.
 UPLOAD_TIMEOUT = 10.0
 
@@ -94,7 +94,7 @@ async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) ->
     # Return the connection to the pool while the file arrives and is decoded.
     await db.commit()
     limit = RateLimit(settings.rate_limit_uploads_per_user, ("upload", str(user.id)))
-    await rate_limit.count(limit)
+    await rate_limit.hit(limit)
     avatar, filename = await read_avatar(request)
     await store_avatar(db, avatar, filename)
     try:
@@ -134,7 +134,7 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
     try:
         # The timeout applies until the thread starts.
         with fail_after(DECODE_TIMEOUT):
-            return await run_sync(make_avatar, file, limiter=decoder)
+            return await run_sync(read_and_process, file, limiter=decoder_limiter)
     # Without tracebacks, whose cycles would keep the file in memory for a while.
     except InvalidImage as exc:
         raise INVALID_IMAGE.exception() from exc.with_traceback(None)
@@ -143,7 +143,7 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
         raise UPLOAD_FAILED.exception() from exc.with_traceback(None)
 
 
-def make_avatar(file: BinaryIO) -> tuple[bytes, str]:
+def read_and_process(file: BinaryIO) -> tuple[bytes, str]:
     # Read only now: while they wait, files over 1 MB are on disk.
     return process_profile_image(file.read())
 

@@ -29,7 +29,7 @@ from exceptions import (
     TOO_BUSY,
     UPDATE_POST_FORBIDDEN,
     error_responses,
-    response_headers,
+    openapi_headers,
 )
 from models import Post, User
 from pagination import PostPage, paginated_response
@@ -49,7 +49,7 @@ router = APIRouter(prefix="/api/posts", tags=["posts"])
     "",
     summary="List posts",
     response_model=PaginatedPostsResponse,
-    responses=response_headers("ETag", "Link") | error_responses(TOO_BUSY),
+    responses=openapi_headers("ETag", "Link") | error_responses(TOO_BUSY),
 )
 async def list_posts(
     request: Request, response: Response, page: PageParams, db: DbSession
@@ -65,7 +65,7 @@ async def list_posts(
     "/{post_id}",
     summary="Get a post",
     response_model=PostResponse,
-    responses=response_headers("ETag") | error_responses(POST_NOT_FOUND),
+    responses=openapi_headers("ETag") | error_responses(POST_NOT_FOUND),
 )
 async def read_post(post: FoundPost) -> Post:
     """Get a post. Send its `ETag` in `If-Match` when you update or delete it."""
@@ -77,7 +77,7 @@ async def read_post(post: FoundPost) -> Post:
     summary="Create a post",
     response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=response_headers("ETag", "Location", status=201)
+    responses=openapi_headers("ETag", "Location", status=201)
     | error_responses(POST_NOT_FOUND, KEY_REUSED, REQUEST_IN_PROGRESS),
 )
 async def create_post(
@@ -118,7 +118,7 @@ async def create_post_once(
         if not is_new:
             return await find_post(db, claimed.post_id or 0)
     limit = RateLimit(settings.rate_limit_posts_per_user, ("post", str(user.id)))
-    await rate_limit.count(limit)
+    await rate_limit.hit(limit)
     post = Post(title=title, content=post_in.content, author=user)
     db.add(post)
     if claimed is not None:
@@ -149,7 +149,7 @@ async def replace_post(post_in: PostReplace, post: PostToUpdate, db: DbSession) 
     "/{post_id}",
     summary="Update a post",
     response_model=PostResponse,
-    responses=response_headers("ETag")
+    responses=openapi_headers("ETag")
     | error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
 )
 async def update_post(

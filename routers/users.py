@@ -38,7 +38,7 @@ from database import (
     sqlstate,
 )
 from dependencies import ClientIP, FoundUser, PageParams, own_user
-from email_utils import rehearse_password_reset_email, send_password_reset_email
+from email_utils import send_password_reset_email, simulate_password_reset_email
 from exceptions import (
     DELETE_USER_FORBIDDEN,
     EMAIL_TAKEN,
@@ -49,7 +49,7 @@ from exceptions import (
     USERNAME_TAKEN,
     USERS_NOT_FOUND,
     error_responses,
-    response_headers,
+    openapi_headers,
 )
 from models import PasswordResetToken, Post, User, utcnow
 from notifications import notify
@@ -94,7 +94,7 @@ UserToDelete = Annotated[User, Depends(own_user(DELETE_USER_FORBIDDEN))]
     summary="Sign up",
     response_model=UserPrivateResponse,
     status_code=status.HTTP_201_CREATED,
-    responses=response_headers("Location", status=201)
+    responses=openapi_headers("Location", status=201)
     | error_responses(USERNAME_TAKEN, EMAIL_TAKEN, TOO_BUSY),
 )
 async def create_user(
@@ -187,7 +187,7 @@ async def read_current_user(user: CurrentUser) -> User:
     "",
     summary="List users",
     response_model=list[UserPublicResponse],
-    responses=response_headers("ETag", "Link") | error_responses(USERS_NOT_FOUND),
+    responses=openapi_headers("ETag", "Link") | error_responses(USERS_NOT_FOUND),
 )
 async def list_users(
     request: Request,
@@ -211,7 +211,7 @@ async def list_users(
     "/{user_id}",
     summary="Get a user",
     response_model=UserPublicResponse,
-    responses=response_headers("ETag") | error_responses(USER_NOT_FOUND),
+    responses=openapi_headers("ETag") | error_responses(USER_NOT_FOUND),
 )
 async def read_user(user: FoundUser) -> User:
     """Get a user's public profile."""
@@ -281,7 +281,7 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
     "/{user_id}/posts",
     summary="List a user's posts",
     response_model=PaginatedPostsResponse,
-    responses=response_headers("ETag", "Link")
+    responses=openapi_headers("ETag", "Link")
     | error_responses(USER_NOT_FOUND, TOO_BUSY),
 )
 async def list_user_posts(
@@ -316,7 +316,7 @@ async def forgot_password(
     The response doesn't reveal whether it does. A new link replaces older ones.
     """
     limit = RateLimit(settings.rate_limit_reset_per_ip, ("reset from", client_ip))
-    await rate_limit.count(limit)
+    await rate_limit.hit(limit)
     user = await db.scalar(User.with_email(body.email))
     await db.commit()
     background.add_task(send_reset_link, db, body.email, user, client_ip)
@@ -328,15 +328,15 @@ async def send_reset_link(
 ) -> None:
     """Send an email with a new reset token, which replaces older ones.
 
-    For an unknown email address, the same work is done without an effect, so that the
-    timing of concurrent requests reveals nothing. Trusted clients aren't limited, so
+    For an unknown email address, do the same work, but send nothing, so that the timing
+    of concurrent requests reveals nothing. Trusted clients aren't limited, so
     that others can't use up the user's daily limit.
     """
     await asyncio.sleep(rng.uniform(0, MAX_EMAIL_DELAY))
     limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", email))
     try:
         if not await rate_limit.is_trusted_client(email, client_ip):
-            await rate_limit.count(limit)
+            await rate_limit.hit(limit)
         token = await replace_reset_token(db, user.id if user else 0)
     except HTTPException:
         return
@@ -344,7 +344,7 @@ async def send_reset_link(
         logger.error("Reset token not created: %s", type(exc).__name__)
         return
     if user is None:
-        await rehearse_password_reset_email(to_email=email, token=token)
+        await simulate_password_reset_email(to_email=email, token=token)
     else:
         await send_password_reset_email(
             to_email=user.email, username=user.username, token=token

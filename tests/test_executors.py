@@ -111,7 +111,7 @@ class TestRehash:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         stronger = Argon2Hasher(time_cost=2, memory_cost=16, parallelism=1)
-        monkeypatch.setattr(auth, "password_hash", PasswordHash((stronger,)))
+        monkeypatch.setattr(auth, "password_hasher", PasswordHash((stronger,)))
 
         first = await client.post("/api/users/token", data=LOGIN)
         second = await client.post("/api/users/token", data=LOGIN)

@@ -212,7 +212,7 @@ class TestUpload:
         await is_waiting.wait()
 
         assert "Current Checked out connections: 0" in engine.pool.status()
-        assert pictures.decoder.borrowed_tokens == 0
+        assert pictures.decoder_limiter.borrowed_tokens == 0
         task.cancel()
         await asyncio.wait({task})
 
@@ -351,7 +351,7 @@ class TestDecode:
         monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
         file = BytesIO(PHOTO)
 
-        async with pictures.decoder:
+        async with pictures.decoder_limiter:
             with pytest.raises(HTTPException) as raised:
                 await asyncio.create_task(pictures.decode(file))
 

@@ -208,7 +208,7 @@ class TestSuccessfulLogins:
     ) -> None:
         with monkeypatch.context() as patch:
             full = AsyncMock(side_effect=QueueFull)
-            patch.setattr("routers.login.check_password", full)
+            patch.setattr("routers.login.verify_password_async", full)
             busy = await fail(client, 4)
 
         response = await log_in(client)
@@ -340,7 +340,7 @@ class TestSignUps:
         default = Settings.model_fields["rate_limit_sign_up_per_ip"].default
         limit = RateLimit(default, ("sign-up", IP))
 
-        await asyncio.gather(*(rate_limit.count(limit) for _ in range(100)))
+        await asyncio.gather(*(rate_limit.hit(limit) for _ in range(100)))
 
 
 class TestUserLimits:
@@ -397,15 +397,15 @@ class TestCount:
         limit = RateLimit("1/3 seconds", ("ada",))
         now = 1_000_000.0
         monkeypatch.setattr(time, "time", lambda: now)
-        await rate_limit.count(limit)
+        await rate_limit.hit(limit)
         now += 0.7
         with pytest.raises(HTTPException) as raised:
-            await rate_limit.count(limit)
+            await rate_limit.hit(limit)
         assert raised.value.headers is not None
 
         now += int(raised.value.headers["Retry-After"])
 
-        await rate_limit.count(limit)
+        await rate_limit.hit(limit)
 
     def test_key(self) -> None:
         _, key = RateLimit("1/minute", ("login", "a/b", EMAIL * 1000)).counter
