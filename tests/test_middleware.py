@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from config import ConfigurationError
 from exceptions import TOO_MANY_ATTEMPTS
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
-from middleware.http import HeadMiddleware
+from middleware.head import HeadMiddleware
 from tests.conftest import PASSWORD, Json, create_test_user
 
 HSTS = "strict-transport-security"

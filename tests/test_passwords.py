@@ -10,7 +10,7 @@ from httpx import AsyncClient, Response
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from auth import hash_password, hash_reset_token, password_hash, verify_password
+from auth import hash_password, hash_reset_token, password_hasher, verify_password
 from executors import QueueFull
 from models import PasswordResetToken, User, utcnow
 from tests.conftest import (
@@ -266,7 +266,7 @@ class TestUnicode:
     async def test_older_hash(
         self, client: AsyncClient, ada: Headers, db: AsyncSession
     ) -> None:
-        older = password_hash.hash(FORMS[1])
+        older = password_hasher.hash(FORMS[1])
         await db.execute(update(User).values(password_hash=older))
         await db.commit()
 
