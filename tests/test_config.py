@@ -147,6 +147,7 @@ INVALID = [
     ({"SECRET_KEY": "k" * 63, "ALGORITHM": "HS512"}, "SECRET_KEY has fewer than 64"),
     ({"DATABASE_URL": "mysql://ada:database-password@db/blog"}, "DATABASE_URL"),
     ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "database-password"}, "DATABASE_URL"),
     ({"REDIS_URL": "http://:redis-password@cache:6379/0"}, "REDIS_URL"),
     ({"ALGORITHM": "none"}, "ALGORITHM"),
     ({"ACCESS_TOKEN_EXPIRE_MINUTES": "0"}, "ACCESS_TOKEN_EXPIRE_MINUTES"),

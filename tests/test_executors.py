@@ -74,8 +74,8 @@ CHANGE = {"current_password": PASSWORD, "new_password": "new horse 1"}
 
 
 @pytest.fixture
-def full_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill the queue of the password hashes."""
+def full_queue(ada: Headers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill the queue of the password hashes, after ada has signed up."""
     executor = BoundedExecutor("full", max_workers=1, max_queue=0)
     executor._slots.acquire()
     monkeypatch.setattr(auth, "_hashing", executor)
