@@ -307,29 +307,23 @@ class TestAllowedMethods:
 class TestHugeId:
     """No row can have these ids, and Python doesn't even parse them."""
 
-    @pytest.mark.parametrize("huge", [ENDLESS, f"-{ENDLESS}"], ids=["large", "small"])
     @pytest.mark.parametrize(
         ("method", "path", "status"),
         [
-            ("GET", "/api/posts/{}", 404),
+            ("GET", "/api/posts/-{}", 404),
             ("PATCH", "/api/posts/{}", 404),
-            ("GET", "/api/users/{}", 404),
-            ("GET", "/posts/{}", 404),
+            ("GET", "/api/users/-{}", 404),
             ("GET", "/users/{}/feed.atom", 404),
             ("DELETE", "/api/users/{}", 403),
             ("DELETE", "/api/users/{}/picture", 403),
         ],
     )
     async def test_in_path(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        method: str,
-        path: str,
-        status: int,
-        huge: str,
+        self, client: AsyncClient, ada: Headers, method: str, path: str, status: int
     ) -> None:
-        response = await client.request(method, path.format(huge), headers=ada, json={})
+        path = path.format(ENDLESS)
+
+        response = await client.request(method, path, headers=ada, json={})
 
         assert response.status_code == status
 
