@@ -6,7 +6,6 @@ from typing import Any
 
 import jwt
 import pytest
-from httpx import AsyncClient
 
 from auth import (
     create_access_token,
@@ -17,7 +16,7 @@ from auth import (
 )
 from config import settings
 from models import utcnow
-from tests.conftest import PASSWORD, Headers, auth_header, get_user_id
+from tests.conftest import PASSWORD, auth_header, get_user_id
 
 OTHER_KEY = "another-key-of-thirty-two-bytes-!"
 
@@ -40,7 +39,7 @@ def sign(claims: Any, key: str = settings.signing_key, algorithm: str = "HS256")
 @pytest.mark.parametrize(
     ("lifetime", "seconds"), [(None, 1800), (timedelta(minutes=5), 300)]
 )
-def test_lifetime(lifetime: timedelta | None, seconds: int) -> None:
+def test_lifetime(lifetime, seconds):
     token = create_access_token({"sub": "7"}, lifetime)
 
     claims = jwt.decode(token, options={"verify_signature": False})
@@ -48,17 +47,17 @@ def test_lifetime(lifetime: timedelta | None, seconds: int) -> None:
 
 
 class TestVerifyAccessToken:
-    def test_valid(self) -> None:
+    def test_valid(self):
         assert verify_access_token(sign(make_claims())) == "7"
 
     @pytest.mark.parametrize(("claim", "seconds"), [("exp", -5), ("iat", 5)])
-    def test_clock_skew(self, claim: str, seconds: int) -> None:
+    def test_clock_skew(self, claim, seconds):
         token = sign(make_claims(**{claim: from_now(seconds)}))
 
         assert verify_access_token(token) == "7"
 
     @pytest.mark.parametrize(("claim", "seconds"), [("exp", -11), ("iat", 20)])
-    def test_too_much_clock_skew(self, claim: str, seconds: int) -> None:
+    def test_too_much_clock_skew(self, claim, seconds):
         token = sign(make_claims(**{claim: from_now(seconds)}))
 
         assert verify_access_token(token) is None
@@ -79,7 +78,7 @@ class TestVerifyAccessToken:
         ],
         ids=str,
     )
-    def test_invalid_claim(self, change: dict[str, Any]) -> None:
+    def test_invalid_claim(self, change):
         token = sign(make_claims(**change))
 
         assert verify_access_token(token) is None
@@ -95,12 +94,12 @@ class TestVerifyAccessToken:
             ("none", ""),
         ],
     )
-    def test_other_signature(self, algorithm: str, key: str) -> None:
+    def test_other_signature(self, algorithm, key):
         token = sign(make_claims(), key, algorithm)
 
         assert verify_access_token(token) is None
 
-    def test_changed_payload(self) -> None:
+    def test_changed_payload(self):
         header, _, signature = sign(make_claims()).split(".")
         payload = sign(make_claims(sub="8")).split(".")[1]
 
@@ -110,15 +109,13 @@ class TestVerifyAccessToken:
         "token",
         ["", "x", "..", "a.b.c", "e30.e30.AAAA", sign([]), sign({"pad": "x" * 1024})],
     )
-    def test_malformed(self, token: str) -> None:
+    def test_malformed(self, token):
         assert verify_access_token(token) is None
 
 
 class TestCurrentUser:
     @pytest.mark.parametrize("value", ["", "Basic YTpi", "{}", "Token {}", "Bearer,{}"])
-    async def test_no_bearer_token(
-        self, client: AsyncClient, ada: Headers, value: str
-    ) -> None:
+    async def test_no_bearer_token(self, client, ada, value):
         token = ada["Authorization"].removeprefix("Bearer ")
         headers = {"Authorization": value.format(token)}
 
@@ -129,7 +126,7 @@ class TestCurrentUser:
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
     @pytest.mark.parametrize("value", [b"Bearer", b"bearer x", b"Bearer \xff\xfe"])
-    async def test_malformed_token(self, client: AsyncClient, value: bytes) -> None:
+    async def test_malformed_token(self, client, value):
         response = await client.get("/api/users/me", headers={b"Authorization": value})
 
         assert response.status_code == 401
@@ -151,9 +148,7 @@ class TestCurrentUser:
         ],
         ids=ascii,
     )
-    async def test_other_user_or_version(
-        self, client: AsyncClient, ada: Headers, change: dict[str, Any]
-    ) -> None:
+    async def test_other_user_or_version(self, client, ada, change):
         user_id = str(await get_user_id(client, ada))
         claims = make_claims(**{"sub": user_id, **change})
         token = sign({**claims, "sub": claims["sub"].format(user_id)})
@@ -164,7 +159,7 @@ class TestCurrentUser:
         assert response.json() == {"detail": "Invalid or expired token"}
 
 
-def test_verify_password() -> None:
+def test_verify_password():
     stored = hash_password(PASSWORD)
 
     assert stored.startswith("$argon2id$")
@@ -172,7 +167,7 @@ def test_verify_password() -> None:
     assert not verify_password(f"{PASSWORD} ", stored)
 
 
-def test_reset_tokens_are_long_and_unique() -> None:
+def test_reset_tokens_are_long_and_unique():
     tokens = {generate_reset_token() for _ in range(100)}
 
     assert len(tokens) == 100

@@ -68,7 +68,7 @@ MISSING = {
 
 
 async def call(
-    client: AsyncClient, name: str, post: Json, headers: Headers, **changes: Any
+    client: AsyncClient, name: str, post: Json, headers: Headers | None, **changes: Any
 ) -> Response:
     """Call an operation on a post or its author, by default with a valid request."""
     method, path = name.split()
@@ -81,7 +81,7 @@ def error(response: Response) -> tuple[int, str]:
     return response.status_code, response.json()["detail"]
 
 
-def test_every_operation_is_listed() -> None:
+def test_every_operation_is_listed():
     operations = {
         f"{method.upper()} {path}": operation
         for path, item in app.openapi()["paths"].items()
@@ -94,9 +94,7 @@ def test_every_operation_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-async def test_public_operation_ignores_token(
-    client: AsyncClient, post: Json, name: str
-) -> None:
+async def test_public_operation_ignores_token(client, post, name):
     response = await call(client, name, post, auth_header("invalid"))
 
     assert response.status_code == PUBLIC[name][0]
@@ -113,9 +111,7 @@ class TestProtectedOperation:
         ],
         ids=["anonymous", "other scheme", "invalid token"],
     )
-    async def test_no_valid_token(
-        self, client: AsyncClient, name: str, headers: Headers, detail: str
-    ) -> None:
+    async def test_no_valid_token(self, client, name, headers, detail):
         ids = {"id": 1, "user_id": 1}
 
         response = await call(client, name, ids, headers, json=["invalid"])
@@ -123,18 +119,14 @@ class TestProtectedOperation:
         assert error(response) == (401, detail)
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
-    async def test_revoked_token(
-        self, client: AsyncClient, ada: Headers, post: Json, name: str
-    ) -> None:
+    async def test_revoked_token(self, client, ada, post, name):
         await client.patch("/api/users/me/password", json=PASSWORDS, headers=ada)
 
         response = await call(client, name, post, ada)
 
         assert error(response) == (401, "Invalid or expired token")
 
-    async def test_own_data(
-        self, client: AsyncClient, ada: Headers, bob: Headers, post: Json, name: str
-    ) -> None:
+    async def test_own_data(self, client, ada, bob, post, name):
         before = await get_current_user(client, bob), await create_post(client, bob)
 
         response = await call(client, name, post, ada)
@@ -146,9 +138,7 @@ class TestProtectedOperation:
 
 class TestForbiddenOperation:
     @pytest.mark.parametrize("name", FORBIDDEN)
-    async def test_another_users_data(
-        self, client: AsyncClient, ada: Headers, bob: Headers, post: Json, name: str
-    ) -> None:
+    async def test_another_users_data(self, client, ada, bob, post, name):
         user = await get_current_user(client, ada)
 
         response = await call(client, name, post, bob)
@@ -159,9 +149,7 @@ class TestForbiddenOperation:
 
     @pytest.mark.parametrize("missing_id", [0, MAX_ID + 1, 10**30])
     @pytest.mark.parametrize("name", FORBIDDEN)
-    async def test_missing(
-        self, client: AsyncClient, ada: Headers, name: str, missing_id: int
-    ) -> None:
+    async def test_missing(self, client, ada, name, missing_id):
         missing = {"id": missing_id, "user_id": missing_id}
 
         response = await call(client, name, missing, ada, json=["invalid"])
@@ -173,9 +161,7 @@ class TestOrderOfChecks:
     @pytest.mark.parametrize(
         "name", [name for name in FORBIDDEN if not name.startswith("DELETE")]
     )
-    async def test_invalid_body_comes_last(
-        self, client: AsyncClient, ada: Headers, bob: Headers, post: Json, name: str
-    ) -> None:
+    async def test_invalid_body_comes_last(self, client, ada, bob, post, name):
         responses = [
             await call(client, name, post, headers, json=["invalid"])
             for headers in (bob, ada)
@@ -184,11 +170,9 @@ class TestOrderOfChecks:
         assert [response.status_code for response in responses] == [403, 422]
 
     @pytest.mark.parametrize("name", FORBIDDEN)
-    async def test_token_comes_before_invalid_id(
-        self, client: AsyncClient, ada: Headers, name: str
-    ) -> None:
+    async def test_token_comes_before_invalid_id(self, client, ada, name):
         ids = {"id": "1.5", "user_id": "1.5"}
 
-        responses = [await call(client, name, ids, headers) for headers in ({}, ada)]
+        responses = [await call(client, name, ids, caller) for caller in (None, ada)]
 
         assert [response.status_code for response in responses] == [401, 422]

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from unittest.mock import AsyncMock, Mock, call
 
 import pytest
-from httpx import AsyncClient
 from starlette.types import Receive, Scope, Send
 
 from middleware.body_limit import BodyLimitMiddleware
-from tests.conftest import CountingBody, Headers
+from tests.conftest import CountingBody
 
 MIB = 1024 * 1024
 JSON = {"Content-Type": "application/json"}
@@ -20,9 +19,7 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
 
 class TestSize:
     @pytest.mark.parametrize(("size", "status"), [(MIB, 201), (MIB + 1, 413)])
-    async def test_of_complete_body(
-        self, client: AsyncClient, size: int, status: int
-    ) -> None:
+    async def test_of_complete_body(self, client, size, status):
         user = {"username": "ada", "email": "ada@example.com", "password": "12345678"}
         body = json.dumps(user).encode().ljust(size)
 
@@ -41,9 +38,7 @@ class TestSize:
         ],
         ids=["streamed", "streamed form", "declared", "many digits"],
     )
-    async def test_of_large_body(
-        self, client: AsyncClient, path: str, headers: Headers, max_read: int
-    ) -> None:
+    async def test_of_large_body(self, client, path, headers, max_read):
         body = CountingBody(20 * MIB)
 
         response = await client.post(path, content=body, headers=headers)
@@ -55,9 +50,7 @@ class TestSize:
     @pytest.mark.parametrize(
         ("method", "path", "status"), [("POST", "/login", 405), ("GET", "/", 200)]
     )
-    async def test_of_unneeded_body(
-        self, client: AsyncClient, method: str, path: str, status: int
-    ) -> None:
+    async def test_of_unneeded_body(self, client, method, path, status):
         body = CountingBody(20 * MIB)
 
         response = await client.request(method, path, content=body)
@@ -76,15 +69,8 @@ class TestTimeout:
         ],
     )
     async def test_of_incomplete_body(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        user_id: int,
-        monkeypatch: pytest.MonkeyPatch,
-        method: str,
-        path: str,
-        headers: Headers,
-    ) -> None:
+        self, client, ada, user_id, monkeypatch, method, path, headers
+    ):
         async def incomplete() -> AsyncIterator[bytes]:
             yield b"--x\r\n"
             await asyncio.Event().wait()
@@ -105,9 +91,7 @@ class TestTimeout:
         ("path", "seconds"),
         [("/api/users/token", 15), ("/api/users/1/picture", 75.9375)],
     )
-    async def test_depends_on_allowed_size(
-        self, monkeypatch: pytest.MonkeyPatch, path: str, seconds: float
-    ) -> None:
+    async def test_depends_on_allowed_size(self, monkeypatch, path, seconds):
         async def site(_scope: Scope, receive: Receive, _send: Send) -> None:
             await receive()
             await receive()

@@ -29,7 +29,7 @@ def steps(output: str) -> list[str]:
     return [line.split(":")[0] for line in output.splitlines()]
 
 
-def test_success(s3_server: str) -> None:
+def test_success(s3_server):
     bucket = f"{s3_server}/public"
     httpx.put(bucket, headers={"x-amz-acl": "public-read"}).raise_for_status()
 
@@ -42,7 +42,7 @@ def test_success(s3_server: str) -> None:
     assert "<Key>" not in httpx.get(bucket).text
 
 
-def test_missing_bucket(s3_server: str) -> None:
+def test_missing_bucket(s3_server):
     status, output = check_s3(
         S3_BUCKET_NAME="missing",
         S3_ENDPOINT_URL=s3_server,
@@ -53,7 +53,7 @@ def test_missing_bucket(s3_server: str) -> None:
     assert "marked-secret" not in output
 
 
-def test_private_bucket(s3_server: str) -> None:
+def test_private_bucket(s3_server):
     httpx.put(f"{s3_server}/private").raise_for_status()
 
     status, output = check_s3(S3_BUCKET_NAME="private", S3_ENDPOINT_URL=s3_server)
@@ -61,7 +61,7 @@ def test_private_bucket(s3_server: str) -> None:
     assert (status, steps(output)[2:]) == (1, ["FAILED  public read", "ok      delete"])
 
 
-def test_no_bucket_is_configured() -> None:
+def test_no_bucket_is_configured():
     status, output = check_s3(S3_BUCKET_NAME="")
 
     assert (status, "S3_BUCKET_NAME is not set" in output) == (1, True)

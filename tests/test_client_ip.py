@@ -38,16 +38,14 @@ class TestTrustedProxies:
             (1, [b"["], "127.0.0.1"),
         ],
     )
-    async def test_report_client_ip(
-        self, hops: int, forwarded_for: list[bytes], client_ip: str
-    ) -> None:
+    async def test_report_client_ip(self, hops, forwarded_for, client_ip):
         site = ClientIPMiddleware(AsyncMock(), hops)
 
         client = await seen_client(site, PEER, *forwarded_for)
 
         assert client[0] == client_ip
 
-    async def test_client_ip_is_in_access_log(self) -> None:
+    async def test_client_ip_is_in_access_log(self):
         # uvicorn logs from this scope. It has read the header's first entry, which the
         # client controls.
         header = b"203.0.113.66, 192.0.2.1"
@@ -70,7 +68,7 @@ class TestNoTrustedProxy:
             b"somewhere",
         ],
     )
-    async def test_header_is_ignored(self, forged: bytes, trusted: str) -> None:
+    async def test_header_is_ignored(self, forged, trusted):
         site: Any = ClientIPMiddleware(AsyncMock(), hops=0)
         # uvicorn starts every app like this by default.
         site = ProxyHeadersMiddleware(site, trusted_hosts=trusted)
@@ -84,7 +82,7 @@ class TestNoTrustedProxy:
         [(PEER, PEER), (None, ("127.0.0.1", 0))],
         ids=["own IP in header", "Unix socket"],
     )
-    async def test_peer_is_client(self, peer: Any, client: Any) -> None:
+    async def test_peer_is_client(self, peer, client):
         site = ClientIPMiddleware(AsyncMock(), hops=0)
 
         assert await seen_client(site, peer, b"192.0.2.9") == client

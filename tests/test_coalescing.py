@@ -83,7 +83,7 @@ async def at_once(site: Site, visitor: AsyncClient, *requests: Json) -> list[Res
 
 
 class TestSharing:
-    async def test_concurrent_requests(self, site: Site, visitor: AsyncClient) -> None:
+    async def test_concurrent_requests(self, site, visitor):
         requests = [{"headers": {"User-Agent": f"No. {n}"}} for n in range(10)]
 
         responses = await at_once(site, visitor, *requests)
@@ -91,9 +91,7 @@ class TestSharing:
         assert {response.text for response in responses} == {"first"}
         assert site.calls == 2
 
-    async def test_later_request_sees_later_writes(
-        self, site: Site, visitor: AsyncClient
-    ) -> None:
+    async def test_later_request_sees_later_writes(self, site, visitor):
         site.may_respond.clear()
         before = await start(visitor)
         site.text = "second"
@@ -104,16 +102,14 @@ class TestSharing:
 
         assert [response.text for response in responses] == ["first", "second"]
 
-    async def test_nothing_is_cached(self, site: Site, visitor: AsyncClient) -> None:
+    async def test_nothing_is_cached(self, site, visitor):
         await visitor.get("/")
         site.text = "second"
 
         assert (await visitor.get("/")).text == "second"
 
     @pytest.mark.parametrize("header", [*CONDITIONS, *OTHER_HEADERS])
-    async def test_depends_on_headers(
-        self, site: Site, visitor: AsyncClient, header: str
-    ) -> None:
+    async def test_depends_on_headers(self, site, visitor, header):
         requests = [{}, {"headers": {header: "one"}}, {"headers": {header: "two"}}]
 
         await at_once(site, visitor, *requests)
@@ -130,14 +126,12 @@ class TestSharing:
             ("GET", ["/", "/?skip=1", "/other"]),
         ],
     )
-    async def test_other_requests_are_separate(
-        self, site: Site, visitor: AsyncClient, method: str, paths: list[str]
-    ) -> None:
+    async def test_other_requests_are_separate(self, site, visitor, method, paths):
         await at_once(site, visitor, *({"method": method, "url": p} for p in paths))
 
         assert site.calls == 3
 
-    async def test_error(self, site: Site, visitor: AsyncClient) -> None:
+    async def test_error(self, site, visitor):
         site.error = RuntimeError("a bug")
         requests = [await start(visitor) for _ in range(3)]
         errors = await asyncio.gather(*requests, return_exceptions=True)
@@ -148,9 +142,7 @@ class TestSharing:
         assert [str(error) for error in errors] == ["a bug"] * 3
         assert later.text == "first"
 
-    async def test_disconnected_client_cancels_nothing(
-        self, site: Site, visitor: AsyncClient
-    ) -> None:
+    async def test_disconnected_client_cancels_nothing(self, site, visitor):
         site.may_respond.clear()
         _running, first, second = [await start(visitor) for _ in range(3)]
         first.cancel()
@@ -158,9 +150,7 @@ class TestSharing:
 
         assert (await second).text == "first"
 
-    async def test_canceled_task_blocks_nothing(
-        self, site: Site, visitor: AsyncClient
-    ) -> None:
+    async def test_canceled_task_blocks_nothing(self, site, visitor):
         headers = visitor.build_request("GET", "/").headers.raw
         scope = {"path": "/", "query_string": b"", "headers": headers}
         site.coalescing._respond(scope).cancel()
@@ -170,9 +160,7 @@ class TestSharing:
         assert response.text == "first"
         assert site.calls == 1
 
-    async def test_slow_response_is_not_awaited(
-        self, site: Site, visitor: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_slow_response_is_not_awaited(self, site, visitor, monkeypatch):
         monkeypatch.setattr(coalescing, "WAIT_TIMEOUT", 0)
         site.may_respond.clear()
         requests = [await start(visitor) for _ in range(4)]
@@ -232,7 +220,7 @@ class TestLargeResponse:
         monkeypatch.setattr(coalescing, "MAX_BYTES", 7000)
         monkeypatch.setattr(coalescing, "MAX_BYTES_PER_CLIENT", 4000)
 
-    async def test_is_stored_once(self, site: Site) -> None:
+    async def test_is_stored_once(self, site):
         readers = [await start_reading(site) for _ in range(10)]
 
         assert site.coalescing._bytes.total() == len(LARGE)
@@ -240,7 +228,7 @@ class TestLargeResponse:
         assert bodies == {LARGE.encode()}
         assert site.coalescing._bytes == {}
 
-    async def test_limit_per_client(self, site: Site) -> None:
+    async def test_limit_per_client(self, site):
         readers = [
             await start_reading(site),
             await start_reading(site, "y" * 3000),
@@ -256,7 +244,7 @@ class TestLargeResponse:
         assert later.status == 200
         assert site.coalescing._bytes == {}
 
-    async def test_limit_in_total(self, site: Site) -> None:
+    async def test_limit_in_total(self, site):
         readers = [
             await start_reading(site, str(n) * 3000, ip=f"192.0.2.{n}")
             for n in range(4)
@@ -266,16 +254,14 @@ class TestLargeResponse:
 
         assert [reader.status for reader in readers] == [200, 200, 503, 503]
 
-    async def test_is_not_shared_without_etag(self, site: Site) -> None:
+    async def test_is_not_shared_without_etag(self, site):
         site.has_etag = False
         first = await start_reading(site)
         second = await start_reading(site, "y" * 3000, ip="192.0.2.2")
 
         assert await first.finish() != await second.finish()
 
-    async def test_is_not_sent_after_disconnect(
-        self, site: Site, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_is_not_sent_after_disconnect(self, site, monkeypatch):
         monkeypatch.setattr(coalescing, "MAX_BYTES", 10 * CHUNK_BYTES)
         monkeypatch.setattr(coalescing, "MAX_BYTES_PER_CLIENT", 10 * CHUNK_BYTES)
         reader = await start_reading(site, "x" * (10 * CHUNK_BYTES))
@@ -287,7 +273,7 @@ class TestLargeResponse:
         assert len(body) <= 2 * CHUNK_BYTES
         assert site.coalescing._bytes == {}
 
-    async def test_memory_is_released_after_cancellation(self, site: Site) -> None:
+    async def test_memory_is_released_after_cancellation(self, site):
         reader = await start_reading(site)
 
         reader.task.cancel()
@@ -297,7 +283,7 @@ class TestLargeResponse:
 
 
 class TestApp:
-    async def test_burst_costs_two_reads(self, concurrent_client: AsyncClient) -> None:
+    async def test_burst_costs_two_reads(self, concurrent_client):
         with capture_queries() as alone:
             await concurrent_client.get("/")
 
@@ -307,8 +293,8 @@ class TestApp:
         assert 0 < len(together) <= 2 * len(alone)
 
     async def test_response_without_body_needs_no_memory(
-        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, concurrent_client, monkeypatch
+    ):
         etag = (await concurrent_client.get("/login")).headers["etag"]
         monkeypatch.setattr(coalescing, "LARGE_BYTES", 0)
         monkeypatch.setattr(coalescing, "MAX_BYTES", 10)

@@ -64,13 +64,8 @@ class TestConcurrencyLimit:
         ids=["IPv4", "IPv6"],
     )
     async def test_excess_request_is_rejected(
-        self,
-        concurrent_client: AsyncClient,
-        first: str,
-        second: str,
-        third: str,
-        other: str,
-    ) -> None:
+        self, concurrent_client, first, second, third, other
+    ):
         client = concurrent_client
         async with in_progress(client, first, second):
             rejected = await get(client, third, "/api/posts")
@@ -83,9 +78,7 @@ class TestConcurrencyLimit:
         assert rejected.headers["x-content-type-options"] == "nosniff"
         assert {response.status_code for response in accepted} == {200}
 
-    async def test_can_be_turned_off(
-        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_can_be_turned_off(self, concurrent_client, monkeypatch):
         monkeypatch.setattr(settings, "rate_limit_enabled", False)
 
         async with in_progress(concurrent_client, "192.0.2.1", "192.0.2.1"):
@@ -98,9 +91,7 @@ class TestConcurrencyLimit:
         [(False, [{"127.0.0.1": 1}, {}]), (True, [{"127.0.0.1": 1}])],
         ids=["background task", "error"],
     )
-    async def test_request_counts_until_response(
-        self, fails: bool, counts: list[dict[str, int]]
-    ) -> None:
+    async def test_request_counts_until_response(self, fails, counts):
         seen: list[dict[str, int]] = []
 
         async def record() -> None:

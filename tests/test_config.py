@@ -52,43 +52,39 @@ class TestSettings:
             ({"TRUSTED_PROXY_HOPS": "2"}, 2),
         ],
     )
-    def test_proxy_hops(self, values: dict[str, str], hops: int) -> None:
+    def test_proxy_hops(self, values, hops):
         assert make_settings(**values).proxy_hops == hops
 
     @pytest.mark.parametrize(
         ("host", "url"),
         [("127.0.0.1", "http://127.0.0.1:8102"), ("::1", "http://[::1]:8102")],
     )
-    def test_site_url_of_development_server(self, host: str, url: str) -> None:
+    def test_site_url_of_development_server(self, host, url):
         settings = Settings()
 
         settings.set_server_url(host, 8102)
 
         assert settings.site_url == url
 
-    def test_frontend_url(self) -> None:
+    def test_frontend_url(self):
         settings = make_settings(FRONTEND_URL="https://blog.example/base/")
 
         settings.set_server_url("127.0.0.1", 8102)
 
         assert settings.site_url == "https://blog.example/base"
 
-    def test_domain_of_sender_is_ascii(self) -> None:
+    def test_domain_of_sender_is_ascii(self):
         settings = make_settings(MAIL_FROM="A Blog <noreply@bücher.example>")
 
         assert settings.mail_from == "A Blog <noreply@xn--bcher-kva.example>"
 
-    def test_empty_variable_means_default(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_empty_variable_means_default(self, monkeypatch):
         monkeypatch.setenv("POSTS_PER_PAGE", "")
         monkeypatch.setenv("DATABASE_URL", "")
 
         assert Settings() == Settings(_env_file=None)
 
-    def test_variable_overrides_env_file(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_variable_overrides_env_file(self, monkeypatch, tmp_path):
         file = tmp_path / ".env"
         file.write_text("POSTS_PER_PAGE=20\nMAIL_PORT=25\nNOT_OURS=1\n")
         monkeypatch.setenv("POSTS_PER_PAGE", "30")
@@ -105,10 +101,10 @@ class TestSettings:
             ("postgresql://db/b?ssl=require", "postgresql://db/b?sslmode=require"),
         ],
     )
-    def test_database_dsn(self, url: str, dsn: str) -> None:
+    def test_database_dsn(self, url, dsn):
         assert make_settings(DATABASE_URL=url, SECRET_KEY=KEY).database_dsn == dsn
 
-    def test_secrets_are_hidden(self) -> None:
+    def test_secrets_are_hidden(self):
         names = ["SECRET_KEY", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
         values = dict.fromkeys([*names, "MAIL_PASSWORD"], "marked-" + KEY)
         values["REDIS_URL"] = "redis://:marked@cache:6379/0"
@@ -120,7 +116,7 @@ class TestSettings:
 
 
 class TestSecretKey:
-    def test_is_created_once_and_private(self, tmp_path: Path) -> None:
+    def test_is_created_once_and_private(self, tmp_path):
         path = tmp_path / "var" / "secret_key"
 
         key = load_or_create_secret_key(path)
@@ -130,13 +126,13 @@ class TestSecretKey:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(path.parent.iterdir()) == [path]
 
-    def test_simultaneous_starts(self, tmp_path: Path) -> None:
+    def test_simultaneous_starts(self, tmp_path):
         with ThreadPoolExecutor(8) as threads:
             keys = threads.map(load_or_create_secret_key, [tmp_path / "key"] * 40)
 
         assert len(set(keys)) == 1
 
-    def test_configured_key_creates_no_file(self, tmp_path: Path) -> None:
+    def test_configured_key_creates_no_file(self, tmp_path):
         assert make_settings(SECRET_KEY=KEY).signing_key == KEY
         assert list(tmp_path.iterdir()) == []
 
@@ -173,9 +169,7 @@ SECRETS = re.compile("database-pass|redis-pass|kkk|secret-key-id|secret-access")
 
 class TestInvalidSettings:
     @pytest.mark.parametrize(("environment", "message"), INVALID)
-    def test_error_is_one_line_without_secrets(
-        self, monkeypatch: pytest.MonkeyPatch, environment: Any, message: str
-    ) -> None:
+    def test_error_is_one_line_without_secrets(self, monkeypatch, environment, message):
         monkeypatch.setattr("os.environ", environment)
 
         with pytest.raises(SystemExit) as raised:
@@ -186,7 +180,7 @@ class TestInvalidSettings:
         assert "\n" not in line
         assert not SECRETS.search(line)
 
-    def test_production_requires_frontend_url(self) -> None:
+    def test_production_requires_frontend_url(self):
         Settings().check_production_settings()
 
         with pytest.raises(ConfigurationError, match="FRONTEND_URL is missing"):
@@ -205,7 +199,7 @@ def run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]"
 
 
 class TestCommands:
-    def test_server_reports_missing_and_renamed_settings(self) -> None:
+    def test_server_reports_missing_and_renamed_settings(self):
         server = ("-m", "uvicorn", "main:app", "--port", "0")
 
         result = run(*server, **PRODUCTION, SIGN_UP_RATE="1/day")
@@ -215,7 +209,7 @@ class TestCommands:
         assert result.stderr.count("SIGN_UP_RATE is no longer used") == 1
         assert "Traceback" not in result.stderr
 
-    def test_import_needs_only_specified_variables(self) -> None:
+    def test_import_needs_only_specified_variables(self):
         result = run(
             *("-W", "error", "-c", "import main"),
             DATABASE_URL="postgresql+asyncpg://bloguser:blogpass@localhost:5433/test",
@@ -230,9 +224,7 @@ class TestCommands:
 
 
 class TestRenamedSettings:
-    def test_old_name_is_reported(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    def test_old_name_is_reported(self, monkeypatch, tmp_path):
         monkeypatch.setattr(config, "ENV_FILE", tmp_path / ".env")
         (tmp_path / ".env").write_text("post_rate=1/day\nUPLOAD_RATE=\n")
         monkeypatch.setenv("SIGN_UP_RATE", "1/day")
@@ -244,11 +236,11 @@ class TestRenamedSettings:
             "PICTURE_DECODERS is no longer used",
         ]
 
-    def test_only_new_names_are_settings(self) -> None:
+    def test_only_new_names_are_settings(self):
         assert set(RENAMED_SETTINGS.values()) - {None} <= NAMES
         assert not set(RENAMED_SETTINGS) & NAMES
 
-    def test_changelog_lists_all(self) -> None:
+    def test_changelog_lists_all(self):
         changelog = (BASE_DIR / "CHANGELOG.md").read_text()
 
         rows = re.findall(r"\| `(\w+)` \| `?(\w+|\(removed\))`? \|", changelog)
@@ -266,21 +258,21 @@ def documented(value: Any) -> str:
 
 
 class TestDocumentation:
-    def test_env_example_lists_all_settings(self) -> None:
+    def test_env_example_lists_all_settings(self):
         example = (BASE_DIR / ".env.example").read_text()
 
         names = re.findall(r"^([A-Z][A-Z0-9_]*)=", example, MULTILINE)
 
         assert sorted(names) == sorted(NAMES)
 
-    def test_env_example_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_env_example_changes_nothing(self, monkeypatch):
         monkeypatch.delenv("VAR_DIR")
 
         settings = Settings(_env_file=BASE_DIR / ".env.example")
 
         assert settings == Settings(_env_file=None)
 
-    def test_readme_has_all_defaults(self) -> None:
+    def test_readme_has_all_defaults(self):
         readme = (BASE_DIR / "README.md").read_text()
 
         rows = re.findall(r"^\| `([A-Z]\w+)` \| *`?([^|`]*)`? *\|", readme, MULTILINE)
@@ -290,5 +282,5 @@ class TestDocumentation:
             for name, field in Settings.model_fields.items()
         }
 
-    def test_settings_have_descriptions(self) -> None:
+    def test_settings_have_descriptions(self):
         assert all(field.description for field in Settings.model_fields.values())

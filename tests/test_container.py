@@ -36,7 +36,7 @@ def pip(image: Path, *arguments: str) -> str:
     return subprocess.check_output([python, "-m", "pip", *arguments], text=True)
 
 
-def test_command_needs_only_requirements(image: Path) -> None:
+def test_command_needs_only_requirements(image):
     dockerfile = (BASE_DIR / "Dockerfile").read_text()
     command = json.loads(re.findall(r"^CMD (.*)$", dockerfile, re.MULTILINE)[-1])
     with scratch_database(ADMIN_URL) as database_url:
@@ -64,7 +64,7 @@ def test_command_needs_only_requirements(image: Path) -> None:
     assert "server" not in response.headers
 
 
-def test_server_settings() -> None:
+def test_server_settings():
     assert server_settings() == {
         # Longer than the 60 seconds of the load balancer.
         "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
@@ -73,14 +73,14 @@ def test_server_settings() -> None:
     }
 
 
-def test_no_embedded_database_or_test_tools(image: Path) -> None:
+def test_no_embedded_database_or_test_tools(image):
     packages = pip(image, "list", "--format=freeze")
 
     assert "fastapi==" in packages
     assert not re.search(r"^(pytest|moto|ruff|mypy|pixeltable)", packages, re.MULTILINE)
 
 
-def test_dockerfile_passes_linter() -> None:
+def test_dockerfile_passes_linter():
     hadolint = Path(sys.executable).with_name("hadolint")
 
     assert subprocess.run([hadolint, BASE_DIR / "Dockerfile"]).returncode == 0

@@ -29,7 +29,7 @@ async def open_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncCli
 
 
 class TestCORS:
-    async def test_is_off_by_default(self, client: AsyncClient) -> None:
+    async def test_is_off_by_default(self, client):
         response = await client.get("/api/posts", headers=ORIGIN)
 
         assert response.status_code == 200
@@ -39,9 +39,7 @@ class TestCORS:
     @pytest.mark.parametrize(
         ("origin", "status"), [(ORIGIN["Origin"], 200), ("https://evil.example", 400)]
     )
-    async def test_preflight(
-        self, open_client: AsyncClient, method: str, origin: str, status: int
-    ) -> None:
+    async def test_preflight(self, open_client, method, origin, status):
         headers = {
             "Origin": origin,
             "Access-Control-Request-Method": method,
@@ -56,9 +54,7 @@ class TestCORS:
         assert method in response.headers["access-control-allow-methods"]
         assert "strict-transport-security" in response.headers
 
-    async def test_error_and_headers_are_readable(
-        self, open_client: AsyncClient
-    ) -> None:
+    async def test_error_and_headers_are_readable(self, open_client):
         response = await open_client.get("/api/bug", headers=ORIGIN)
 
         exposed = response.headers["access-control-expose-headers"].split(", ")
@@ -79,15 +75,13 @@ class TestSetting:
             (" https://A.example , http://b:81,", ("https://a.example", "http://b:81")),
         ],
     )
-    def test_origins(
-        self, monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
-    ) -> None:
+    def test_origins(self, monkeypatch, text, origins):
         monkeypatch.setenv("CORS_ORIGINS", text)
 
         assert Settings().cors_origins == origins
 
     @pytest.mark.parametrize("text", ["a.example", "ftp://a", "https://a.example/path"])
-    def test_invalid_origin(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def test_invalid_origin(self, monkeypatch, text):
         monkeypatch.setenv("CORS_ORIGINS", text)
 
         with pytest.raises(ValueError, match="cors_origins"):

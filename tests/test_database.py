@@ -10,7 +10,6 @@ import pytest
 from httpx import AsyncClient
 from pydantic import SecretStr
 from sqlalchemy import URL, exc, make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 import database
 from config import settings
@@ -50,13 +49,13 @@ class TestIsUnavailable:
         ],
         ids=repr,
     )
-    def test_connection_error(self, error: Exception) -> None:
+    def test_connection_error(self, error):
         assert is_unavailable(error)
 
     @pytest.mark.parametrize(
         "state", ["08006", "40P01", "53300", "55P03", "57014", "58030", "25P03"]
     )
-    def test_temporary_state(self, state: str) -> None:
+    def test_temporary_state(self, state):
         assert is_unavailable(exc.DBAPIError("", {}, DriverError(state)))
 
     @pytest.mark.parametrize(
@@ -69,12 +68,10 @@ class TestIsUnavailable:
         ],
         ids=repr,
     )
-    def test_other_error(self, error: Exception) -> None:
+    def test_other_error(self, error):
         assert not is_unavailable(error)
 
-    async def test_plan_invalidated_by_migration(
-        self, connection: AsyncConnection
-    ) -> None:
+    async def test_plan_invalidated_by_migration(self, connection):
         query = text("SELECT * FROM changing")
         await connection.execute(text("CREATE TEMP TABLE changing (name varchar(9))"))
         await connection.execute(query)
@@ -88,7 +85,7 @@ class TestIsUnavailable:
 
 class TestConnect:
     @pytest.mark.parametrize(("is_limited", "limit"), [(True, "2s"), (False, "0")])
-    async def test_timeouts(self, is_limited: bool, limit: str) -> None:
+    async def test_timeouts(self, is_limited, limit):
         connection = await database.connect(limits_statements=is_limited)
 
         statement = await connection.fetchval("SHOW statement_timeout")
@@ -130,16 +127,14 @@ class TestDisconnected:
         ("method", "path"),
         [("GET", "/api/posts"), ("GET", "/health"), ("POST", "/api/users/token")],
     )
-    async def test_api(self, disconnected: AsyncClient, method: str, path: str) -> None:
+    async def test_api(self, disconnected, method, path):
         response = await disconnected.request(method, path, data=LOGIN)
 
         assert response.status_code == 503
         assert response.json() == {"detail": "Database unavailable"}
         assert int(response.headers["retry-after"]) > 0
 
-    async def test_page(
-        self, disconnected: AsyncClient, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_page(self, disconnected, caplog):
         response = await disconnected.get("/")
 
         assert response.status_code == 503
@@ -151,17 +146,13 @@ class TestDisconnected:
     @pytest.mark.parametrize(
         ("path", "status"), [("/login", 200), ("/api/users/me", 401)]
     )
-    async def test_no_data_is_needed(
-        self, disconnected: AsyncClient, path: str, status: int
-    ) -> None:
+    async def test_no_data_is_needed(self, disconnected, path, status):
         response = await disconnected.get(path, headers=auth_header("forged"))
 
         assert response.status_code == status
 
     @pytest.mark.parametrize("disconnected", ["hanging"], indirect=True)
-    async def test_health_does_not_wait_for_database(
-        self, disconnected: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_health_does_not_wait_for_database(self, disconnected, monkeypatch):
         monkeypatch.setattr(database, "CONNECT_TIMEOUT", 300)
 
         response = await disconnected.get("/health")
@@ -219,9 +210,7 @@ async def proxy(
 
 
 class TestInterruption:
-    async def test_hanging_database(
-        self, proxy: Proxy, concurrent_client: AsyncClient
-    ) -> None:
+    async def test_hanging_database(self, proxy, concurrent_client):
         proxy.works.clear()
 
         async with asyncio.timeout(30):
@@ -231,9 +220,7 @@ class TestInterruption:
 
         assert (hanging.status_code, recovered.status_code) == (503, 200)
 
-    async def test_lost_connections_are_replaced(
-        self, concurrent_client: AsyncClient
-    ) -> None:
+    async def test_lost_connections_are_replaced(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
         # Not over a pooled connection, which would survive.
         await execute(
@@ -246,9 +233,7 @@ class TestInterruption:
 
         assert response.status_code == 200
 
-    async def test_driver_is_out_of_sync(
-        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_driver_is_out_of_sync(self, concurrent_client, monkeypatch):
         # This happens if the server announces a shutdown but keeps the connection open.
         # Dead connections of earlier tests would be replaced without an error.
         await engine.dispose()

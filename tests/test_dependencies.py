@@ -34,9 +34,7 @@ async def change(
 class TestIfMatch:
     @pytest.mark.parametrize("condition", ["{}", '"other", {}', " * "])
     @pytest.mark.parametrize("method", METHODS)
-    async def test_match(
-        self, client: AsyncClient, ada: Headers, path: str, method: str, condition: str
-    ) -> None:
+    async def test_match(self, client, ada, path, method, condition):
         condition = condition.format(await read_etag(client, path))
 
         response = await change(client, method, path, ada, condition)
@@ -45,9 +43,7 @@ class TestIfMatch:
 
     @pytest.mark.parametrize("condition", [OTHER_ETAG, "W/{}", "", '"*"'])
     @pytest.mark.parametrize("method", METHODS)
-    async def test_no_match(
-        self, client: AsyncClient, ada: Headers, path: str, method: str, condition: str
-    ) -> None:
+    async def test_no_match(self, client, ada, path, method, condition):
         etag = await read_etag(client, path)
 
         response = await change(client, method, path, ada, condition.format(etag))
@@ -58,9 +54,7 @@ class TestIfMatch:
             "detail": "The post has been modified since you last read it"
         }
 
-    async def test_order_of_checks(
-        self, client: AsyncClient, ada: Headers, bob: Headers, path: str
-    ) -> None:
+    async def test_order_of_checks(self, client, ada, bob, path):
         calls = [({}, "/api/posts/0"), (bob, "/api/posts/0"), (bob, path), (ada, path)]
 
         responses = [
@@ -72,9 +66,7 @@ class TestIfMatch:
 
         assert [response.status_code for response in responses] == [401, 404, 403, 412]
 
-    async def test_edited_elsewhere(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_edited_elsewhere(self, client, ada, path):
         etag = await read_etag(client, path)
         edit = await client.patch(path, json={"title": "Edited"}, headers=ada)
 
@@ -83,9 +75,7 @@ class TestIfMatch:
 
         assert (stale.status_code, current.status_code) == (412, 200)
 
-    async def test_author_renamed(
-        self, client: AsyncClient, ada: Headers, post: Json, path: str
-    ) -> None:
+    async def test_author_renamed(self, client, ada, post, path):
         etag = await read_etag(client, path)
         user = f"/api/users/{post['user_id']}"
         await client.patch(user, json={"username": "lady"}, headers=ada)
@@ -94,9 +84,7 @@ class TestIfMatch:
 
         assert response.status_code == 412
 
-    async def test_several_headers(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_several_headers(self, client, ada, path):
         etags = [OTHER_ETAG, await read_etag(client, path)]
         headers = [*ada.items(), *(("If-Match", etag) for etag in etags)]
 
@@ -104,16 +92,14 @@ class TestIfMatch:
 
         assert response.status_code == 200
 
-    async def test_too_long(self, client: AsyncClient, ada: Headers, path: str) -> None:
+    async def test_too_long(self, client, ada, path):
         response = await change(client, "DELETE", path, ada, f'"{"x" * 8192}"')
 
         assert response.status_code == 422
         assert (await client.get(path)).status_code == 200
 
     @pytest.mark.parametrize("method", ["POST", "PATCH"])
-    async def test_etag_of_response(
-        self, client: AsyncClient, ada: Headers, path: str, method: str
-    ) -> None:
+    async def test_etag_of_response(self, client, ada, path, method):
         path = "/api/posts" if method == "POST" else path
 
         response = await change(client, method, path, ada)
@@ -121,9 +107,7 @@ class TestIfMatch:
         path = f"/api/posts/{response.json()['id']}"
         assert response.headers["ETag"] == await read_etag(client, path)
 
-    async def test_put_returns_no_etag(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_put_returns_no_etag(self, client, ada, path):
         response = await change(client, "PUT", path, ada)
 
         # RFC 9110, section 9.3.4: the stored content differs from what was sent.
@@ -131,9 +115,7 @@ class TestIfMatch:
 
 
 @pytest.mark.parametrize("path", ["/api/posts", "/api/users/{user_id}/posts"])
-async def test_concurrent_long_pages(
-    client: AsyncClient, post: Json, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_concurrent_long_pages(client, post, path, monkeypatch):
     monkeypatch.setattr(dependencies, "LONG_PAGE_TIMEOUT", 0.01)
     short = f"{path.format(**post)}?limit={dependencies.MAX_SHORT_LIMIT}"
     long = f"{path.format(**post)}?limit={dependencies.MAX_SHORT_LIMIT + 1}"

@@ -165,9 +165,7 @@ def part(message: EmailMessage, kind: str) -> str:
 
 @pytest.mark.usefixtures("plain_server")
 class TestContent:
-    async def test_headers_and_parts(
-        self, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_headers_and_parts(self, mailbox, monkeypatch):
         monkeypatch.setattr(settings, "mail_from", "Blog <noreply@blog.example>")
 
         await send_email(
@@ -187,9 +185,7 @@ class TestContent:
     @pytest.mark.parametrize(
         ("kind", "name"), [("plain", "O'Neil"), ("html", "O&#39;Neil")]
     )
-    async def test_reset_email(
-        self, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
-    ) -> None:
+    async def test_reset_email(self, mailbox, monkeypatch, kind, name):
         monkeypatch.setattr(settings, "frontend_url", "https://blog.example/base")
         monkeypatch.setattr(settings, "reset_token_expire_minutes", 17)
 
@@ -200,9 +196,7 @@ class TestContent:
         assert "17 minutes" in content
         assert f"Hello {name}," in content
 
-    async def test_host_of_request_is_ignored(
-        self, client: AsyncClient, mailbox: Mailbox
-    ) -> None:
+    async def test_host_of_request_is_ignored(self, client, mailbox):
         await create_test_user(client)
         forged = {"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
 
@@ -221,9 +215,7 @@ class TestContent:
             ("<b>", "Hello,"),
         ],
     )
-    async def test_greeting(
-        self, mailbox: Mailbox, username: str, greeting: str
-    ) -> None:
+    async def test_greeting(self, mailbox, username, greeting):
         await send_reset_email(username)
 
         lines = part(mailbox.messages[0], "plain").splitlines()
@@ -231,13 +223,13 @@ class TestContent:
 
 
 class TestInternationalAddress:
-    async def test_domain_is_ascii(self, plain_server: None, mailbox: Mailbox) -> None:
+    async def test_domain_is_ascii(self, plain_server, mailbox):
         await send_reset_email(to_email="ada@bücher.example")
 
         assert mailbox.recipients == ["ada@xn--bcher-kva.example"]
         assert mailbox.messages[0]["To"] == "ada@xn--bcher-kva.example"
 
-    async def test_server_with_smtputf8(self, serve: Serve, mailbox: Mailbox) -> None:
+    async def test_server_with_smtputf8(self, serve, mailbox):
         await serve(enable_SMTPUTF8=True)
 
         await send_reset_email(to_email=LEGACY_EMAIL)
@@ -245,9 +237,7 @@ class TestInternationalAddress:
         assert mailbox.recipients == [LEGACY_EMAIL]
         assert mailbox.messages[0]["To"] == LEGACY_EMAIL
 
-    async def test_server_without_smtputf8(
-        self, plain_server: None, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_server_without_smtputf8(self, plain_server, mailbox, caplog):
         await send_reset_email(to_email=LEGACY_EMAIL)
 
         assert mailbox.messages == []
@@ -258,7 +248,7 @@ class TestInternationalAddress:
 class TestUnknownEmail:
     """The same work as for a known one, so that its timing reveals nothing."""
 
-    async def test_same_statements(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_same_statements(self, client, ada):
         with capture_queries() as for_known:
             await request_reset(client, EMAIL)
         with capture_queries() as for_unknown:
@@ -266,16 +256,12 @@ class TestUnknownEmail:
 
         assert for_unknown == for_known
 
-    async def test_connection_without_email(
-        self, client: AsyncClient, plain_server: None, mailbox: Mailbox
-    ) -> None:
+    async def test_connection_without_email(self, client, plain_server, mailbox):
         await request_reset(client, "eve@example.com")
 
         assert (mailbox.rehearsals, mailbox.attempts) == (1, 0)
 
-    async def test_nothing_stays_in_outbox(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
+    async def test_nothing_stays_in_outbox(self, client, monkeypatch, tmp_path):
         monkeypatch.setattr(settings, "var_dir", tmp_path)
 
         await request_reset(client, "eve@example.com")
@@ -300,15 +286,8 @@ class TestEncryption:
         ],
     )
     async def test_starttls(
-        self,
-        serve: Serve,
-        mailbox: Mailbox,
-        authority: trustme.CA,
-        monkeypatch: pytest.MonkeyPatch,
-        certify: Callable[[trustme.CA], ssl.SSLContext | None],
-        is_required: bool,
-        encrypted: list[bool],
-    ) -> None:
+        self, serve, mailbox, authority, monkeypatch, certify, is_required, encrypted
+    ):
         await serve(certify(authority))
         monkeypatch.setattr(settings, "mail_use_tls", is_required)
 
@@ -318,12 +297,8 @@ class TestEncryption:
         assert mailbox.attempts == len(encrypted)
 
     async def test_port_465_uses_implicit_tls(
-        self,
-        serve: Serve,
-        mailbox: Mailbox,
-        authority: trustme.CA,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, serve, mailbox, authority, monkeypatch
+    ):
         # RFC 8314, section 7.3.
         assert email_utils.IMPLICIT_TLS_PORT == 465
         await serve(certified(authority), implicit=True)
@@ -354,15 +329,8 @@ class TestLogin:
         ids=["localhost", "IP", "no TLS", "other host", "valid certificate"],
     )
     async def test_login(
-        self,
-        serve: Serve,
-        mailbox: Mailbox,
-        authority: trustme.CA,
-        monkeypatch: pytest.MonkeyPatch,
-        host: str,
-        certify: Callable[[trustme.CA], ssl.SSLContext | None],
-        logins: int,
-    ) -> None:
+        self, serve, mailbox, authority, monkeypatch, host, certify, logins
+    ):
         await serve(
             certify(authority),
             auth_require_tls=False,
@@ -375,9 +343,7 @@ class TestLogin:
         assert mailbox.logins == [("blog", "mail-password")] * logins
         assert len(mailbox.messages) == logins
 
-    async def test_rejected(
-        self, serve: Serve, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_rejected(self, serve, mailbox, caplog):
         mailbox.accepts_logins = False
         await serve(auth_require_tls=False, authenticator=mailbox.authenticate)
 
@@ -400,15 +366,8 @@ class TestRetries:
         ],
     )
     async def test_rejected(
-        self,
-        plain_server: None,
-        mailbox: Mailbox,
-        command: str,
-        error: str,
-        times: int,
-        attempts: int,
-        delivered: int,
-    ) -> None:
+        self, plain_server, mailbox, command, error, times, attempts, delivered
+    ):
         mailbox.errors[command] = [error] * times
 
         await send_reset_email()
@@ -416,9 +375,7 @@ class TestRetries:
         assert mailbox.attempts == attempts
         assert len(mailbox.messages) == delivered
 
-    async def test_refused_connection(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_refused_connection(self, monkeypatch, caplog):
         use_port(free_port(), monkeypatch)
         monkeypatch.setattr(email_utils, "RETRY_DELAYS", (1, 5))
         sleep = AsyncMock()
@@ -432,9 +389,7 @@ class TestRetries:
 
 
 class TestTimeouts:
-    async def test_unresponsive_server(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_unresponsive_server(self, monkeypatch, caplog):
         monkeypatch.setattr(email_utils, "SMTP_TIMEOUT", 0.05)
 
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -443,9 +398,7 @@ class TestTimeouts:
 
         assert caplog.records[-1].levelname == "ERROR"
 
-    async def test_hanging_dns_lookups_use_three_threads(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_hanging_dns_lookups_use_three_threads(self, monkeypatch, caplog):
         released = threading.Event()
         threads: list[str] = []
 
@@ -466,9 +419,7 @@ class TestTimeouts:
         assert sorted(threads) == ["smtp_0", "smtp_1", "smtp_2"]
         assert [record.levelname for record in caplog.records] == ["ERROR"] * 20
 
-    async def test_three_deliveries_at_once(
-        self, plain_server: None, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_three_deliveries_at_once(self, plain_server, mailbox, monkeypatch):
         full, released = asyncio.Barrier(4), asyncio.Event()
 
         async def hold(*_: Any) -> str:
@@ -491,9 +442,7 @@ class TestTimeouts:
 
 
 @pytest.mark.parametrize("code", [450, 550])
-async def test_log_omits_secrets(
-    plain_server: None, mailbox: Mailbox, caplog: pytest.LogCaptureFixture, code: int
-) -> None:
+async def test_log_omits_secrets(plain_server, mailbox, caplog, code):
     mailbox.errors["RCPT"] = [f"{code} <{EMAIL}> is not available"] * 4
 
     await send_reset_email()
@@ -510,7 +459,7 @@ class TestOutbox:
         monkeypatch.setattr(settings, "var_dir", tmp_path)
         return tmp_path
 
-    async def test_file(self, var_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_file(self, var_dir, caplog):
         with caplog.at_level(logging.INFO):
             await send_reset_email()
 
@@ -523,14 +472,12 @@ class TestOutbox:
         assert EMAIL not in caplog.text
         assert TOKEN not in caplog.text
 
-    async def test_concurrent_emails(self, var_dir: Path) -> None:
+    async def test_concurrent_emails(self, var_dir):
         await asyncio.gather(*(send_reset_email() for _ in range(20)))
 
         assert len(outbox(var_dir)) == 20
 
-    async def test_not_writable(
-        self, var_dir: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_not_writable(self, var_dir, caplog):
         (var_dir / "outbox").touch()
 
         await send_reset_email()

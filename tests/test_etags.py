@@ -72,19 +72,19 @@ class TestMatching:
     @pytest.mark.parametrize(
         "condition", ['"a"', '"other", "a"', ', "a" ,, "b"', '"b, c", "a"', " * "]
     )
-    def test_listed(self, condition: str) -> None:
+    def test_listed(self, condition):
         assert etag_matches(condition, '"a"')
         assert etag_matches(condition, '"a"', weakly=True)
 
     @pytest.mark.parametrize("condition", ['"b"', "", "a", '"a', '"*"', '"ax"', '"xa"'])
-    def test_not_listed(self, condition: str) -> None:
+    def test_not_listed(self, condition):
         assert not etag_matches(condition, '"a"')
         assert not etag_matches(condition, '"a"', weakly=True)
 
     @pytest.mark.parametrize(
         ("condition", "etag"), [('W/"a"', '"a"'), ('W/"a"', 'W/"a"'), ('"a"', 'W/"a"')]
     )
-    def test_weak_etags_match_only_weakly(self, condition: str, etag: str) -> None:
+    def test_weak_etags_match_only_weakly(self, condition, etag):
         assert not etag_matches(condition, etag)
         assert etag_matches(condition, etag, weakly=True)
 
@@ -95,9 +95,7 @@ class TestCacheableResponse:
         "path",
         [*LISTS, "/api/posts?limit=1", *FEEDS, *COMPRESSED, *USERS, SITEMAP, *OTHERS],
     )
-    async def test_is_not_sent_again(
-        self, client: AsyncClient, ada: Headers, post: Json, path: str, method: str
-    ) -> None:
+    async def test_is_not_sent_again(self, client, ada, post, path, method):
         await create_post(client, ada)
         path = path.format(**post)
         first = await client.request(method, path)
@@ -115,17 +113,13 @@ class TestCacheableResponse:
         body_headers = {"content-type", "content-length", "content-encoding"}
         assert not body_headers & response.headers.keys()
 
-    async def test_outdated_copy_is_replaced(
-        self, client: AsyncClient, path: str
-    ) -> None:
+    async def test_outdated_copy_is_replaced(self, client, path):
         response = await client.get(path, headers={"If-None-Match": OTHER_ETAG})
 
         assert response.status_code == 200
         assert response.json()["content"] == LONG
 
-    async def test_if_none_match_in_several_headers(
-        self, client: AsyncClient, path: str
-    ) -> None:
+    async def test_if_none_match_in_several_headers(self, client, path):
         etags = (OTHER_ETAG, await get_etag(client, path))
         headers = [("If-None-Match", etag) for etag in etags]
 
@@ -144,15 +138,7 @@ class TestETagChanges:
             (delete, [*LISTS, *FEEDS, SITEMAP]),
         ],
     )
-    async def test_with_content(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        post: Json,
-        path: str,
-        change: Action,
-        paths: list[str],
-    ) -> None:
+    async def test_with_content(self, client, ada, post, path, change, paths):
         # So that something remains when a post is deleted.
         await create_post(client, ada)
         paths = [each.format(**post) for each in paths]
@@ -163,9 +149,7 @@ class TestETagChanges:
         after = {each: await get_etag(client, each) for each in paths}
         assert before.items().isdisjoint(after.items())
 
-    async def test_only_with_content(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_only_with_content(self, client, ada, path):
         etag = await get_etag(client, path)
         await create_post(client, ada)
 
@@ -189,9 +173,7 @@ class TestUncacheableResponse:
             ("GET", "/static/nothing.css", 404),
         ],
     )
-    async def test_is_always_sent(
-        self, client: AsyncClient, ada: Headers, method: str, path: str, status: int
-    ) -> None:
+    async def test_is_always_sent(self, client, ada, method, path, status):
         headers = ada | {"If-None-Match": "*"}
 
         response = await client.request(method, path, headers=headers, json=CHANGE)
@@ -202,9 +184,7 @@ class TestUncacheableResponse:
 
 class TestEncoding:
     @pytest.mark.parametrize("path", COMPRESSED)
-    async def test_has_its_own_etag(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_has_its_own_etag(self, client, post, path):
         path = path.format(**post)
 
         etags = [await get_etag(client, path, encoding) for encoding in ENCODINGS]
@@ -216,9 +196,7 @@ class TestEncoding:
     # all stored encodings (RFC 9111, section 4.1) and serves the one that a 304 names.
     @each_encoding
     @pytest.mark.parametrize("sent", ["{etag}", "W/{etag}", "{all}"])
-    async def test_304_names_its_etag(
-        self, client: AsyncClient, path: str, encoding: str, sent: str
-    ) -> None:
+    async def test_304_names_its_etag(self, client, path, encoding, sent):
         etags = {each: await get_etag(client, path, each) for each in ENCODINGS}
         sent = sent.format(etag=etags[encoding], all=", ".join(etags.values()))
         headers = {"Accept-Encoding": encoding, "If-None-Match": sent}
@@ -229,15 +207,13 @@ class TestEncoding:
         assert response.headers["etag"] == etags[encoding]
         assert response.headers["vary"] == "Accept-Encoding"
 
-    async def test_of_short_response(self, client: AsyncClient, user_path: str) -> None:
+    async def test_of_short_response(self, client, user_path):
         etags = {await get_etag(client, user_path, encoding) for encoding in ENCODINGS}
 
         assert len(etags) == 1
 
     @each_encoding
-    async def test_of_response_in_chunks(
-        self, client: AsyncClient, ada: Headers, encoding: str
-    ) -> None:
+    async def test_of_response_in_chunks(self, client, ada, encoding):
         texts = [f"{n} {'Rain fell. ' * 5000}" for n in range(10)]
         [await create_post(client, ada, content=text) for text in texts]
 
@@ -250,7 +226,7 @@ class TestEncoding:
 
 class TestStaticFile:
     @each_encoding
-    async def test_is_revalidated(self, client: AsyncClient, encoding: str) -> None:
+    async def test_is_revalidated(self, client, encoding):
         path = static_path("css/main.css")
         headers = {"Accept-Encoding": encoding}
         first = await client.get(path, headers=headers)
@@ -264,9 +240,7 @@ class TestStaticFile:
             assert response.headers[name] == first.headers[name]
 
     @pytest.mark.parametrize(("encoding", "status"), [("identity", 206), ("gzip", 200)])
-    async def test_has_ranges_only_if_uncompressed(
-        self, client: AsyncClient, encoding: str, status: int
-    ) -> None:
+    async def test_has_ranges_only_if_uncompressed(self, client, encoding, status):
         path = static_path("css/main.css")
         etag = await get_etag(client, path, encoding)
         headers = {"Range": "bytes=5-9", "If-Range": etag}
@@ -279,9 +253,7 @@ class TestStaticFile:
 # tests/test_dependencies.py tests other uses of If-Match.
 class TestConditionalChange:
     @pytest.mark.parametrize("encoding", ["gzip", "br"])
-    async def test_if_match_with_etag_of_encoding(
-        self, client: AsyncClient, ada: Headers, path: str, encoding: str
-    ) -> None:
+    async def test_if_match_with_etag_of_encoding(self, client, ada, path, encoding):
         headers = ada | {"If-Match": await get_etag(client, path, encoding)}
 
         response = await client.patch(path, json=CHANGE, headers=headers)
@@ -294,14 +266,8 @@ class TestConditionalChange:
         [("*", True), ("W/{}", True), (OTHER_ETAG, False)],
     )
     async def test_if_none_match(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        path: str,
-        method: str,
-        condition: str,
-        is_rejected: bool,
-    ) -> None:
+        self, client, ada, path, method, condition, is_rejected
+    ):
         etag = await get_etag(client, path)
         headers = ada | {"If-None-Match": condition.format(etag)}
 
@@ -311,7 +277,7 @@ class TestConditionalChange:
         assert (response.status_code == 412) == is_rejected
         assert (stored.headers.get("etag") == etag) == is_rejected
 
-    async def test_edit_or_deletion_wins(self, concurrent_client: AsyncClient) -> None:
+    async def test_edit_or_deletion_wins(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
         path = f"/api/posts/{(await create_post(concurrent_client, ada))['id']}"
         headers = ada | {"If-Match": await get_etag(concurrent_client, path)}

@@ -61,9 +61,7 @@ class TestErrorPage:
         ],
         ids=lambda value: str(value)[:30],
     )
-    async def test_outside_api(
-        self, client: AsyncClient, method: str, path: str, status: int
-    ) -> None:
+    async def test_outside_api(self, client, method, path, status):
         response = await client.request(method, path, headers={"Accept": PROBLEM})
 
         assert_is_page(response, status)
@@ -82,9 +80,7 @@ class TestErrorPage:
             (502, "Bad Gateway"),
         ],
     )
-    async def test_status(
-        self, client: AsyncClient, fail: Fail, status: int, title: str
-    ) -> None:
+    async def test_status(self, client, fail, status, title):
         fail(HTTPException(status, headers={"Retry-After": "7"}))
 
         response = await client.get("/")
@@ -102,16 +98,14 @@ class TestAPIError:
             ("POST", "/health", 405, "Method Not Allowed"),
         ],
     )
-    async def test_is_json(
-        self, client: AsyncClient, method: str, path: str, status: int, detail: str
-    ) -> None:
+    async def test_is_json(self, client, method, path, status, detail):
         response = await client.request(method, path, headers={"Accept": "text/html"})
 
         assert response.status_code == status
         assert response.headers["content-type"] == "application/json"
         assert response.json() == {"detail": detail}
 
-    async def test_every_invalid_field_is_listed(self, client: AsyncClient) -> None:
+    async def test_every_invalid_field_is_listed(self, client):
         user = {"username": "", "email": "x", "password": "hunt3r"}
 
         response = await client.post("/api/users", json=user)
@@ -123,7 +117,7 @@ class TestAPIError:
 
 
 class TestServerError:
-    async def test_in_api(self, client: AsyncClient, fail: Fail) -> None:
+    async def test_in_api(self, client, fail):
         fail(RuntimeError("a secret detail"))
 
         response = await client.get("/api/posts", headers={"Host": "blog.example.com"})
@@ -133,9 +127,7 @@ class TestServerError:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "strict-transport-security" in response.headers
 
-    async def test_page(
-        self, client: AsyncClient, fail: Fail, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_page(self, client, fail, caplog):
         fail(RuntimeError("a secret detail"))
 
         response = await client.get("/?token=hunt3r")
@@ -159,9 +151,7 @@ class TestUnavailable:
         ],
         ids=lambda error: type(error).__name__,
     )
-    async def test_try_again_later(
-        self, client: AsyncClient, fail: Fail, path: str, error: Exception
-    ) -> None:
+    async def test_try_again_later(self, client, fail, path, error):
         fail(error)
 
         response = await client.get(path)
@@ -169,7 +159,7 @@ class TestUnavailable:
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) > 0
 
-    async def test_query_error_is_a_bug(self, client: AsyncClient, fail: Fail) -> None:
+    async def test_query_error_is_a_bug(self, client, fail):
         fail(ProgrammingError("SELECT x", {}, Exception("no such column")))
 
         response = await client.get("/api/posts")
@@ -190,15 +180,8 @@ class TestProblemDetails:
         ],
     )
     async def test_if_accepted(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        post: Json,
-        status: int,
-        method: str,
-        path: str,
-        request_headers: Headers,
-    ) -> None:
+        self, client, ada, post, status, method, path, request_headers
+    ):
         path = path.format(**post)
         headers = ada | request_headers
         plain = await client.request(method, path, headers=headers)
@@ -220,9 +203,7 @@ class TestProblemDetails:
         ],
         ids=lambda value: str(value)[:3],
     )
-    async def test_of_failure(
-        self, client: AsyncClient, fail: Fail, path: str, status: int, error: Exception
-    ) -> None:
+    async def test_of_failure(self, client, fail, path, status, error):
         fail(error)
         plain = await client.get(path)
 
@@ -244,9 +225,7 @@ class TestProblemDetails:
             ([f"{PROBLEM}x,;,;="], "application/json"),
         ],
     )
-    async def test_accept_header(
-        self, client: AsyncClient, accept: list[str], media_type: str
-    ) -> None:
+    async def test_accept_header(self, client, accept, media_type):
         del client.headers["Accept"]
         headers = [("Accept", value) for value in accept]
 
@@ -295,9 +274,7 @@ class TestAllowedMethods:
         ids=lambda value: value[:25],
     )
     @pytest.mark.parametrize("method", ["OPTIONS", "BREW"])
-    async def test_are_listed(
-        self, client: AsyncClient, method: str, path: str, allowed: str
-    ) -> None:
+    async def test_are_listed(self, client, method, path, allowed):
         response = await client.request(method, path)
 
         assert response.status_code == 405
@@ -318,9 +295,7 @@ class TestHugeId:
             ("DELETE", "/api/users/{}/picture", 403),
         ],
     )
-    async def test_in_path(
-        self, client: AsyncClient, ada: Headers, method: str, path: str, status: int
-    ) -> None:
+    async def test_in_path(self, client, ada, method, path, status):
         path = path.format(ENDLESS)
 
         response = await client.request(method, path, headers=ada, json={})
@@ -328,7 +303,7 @@ class TestHugeId:
         assert response.status_code == status
 
     @pytest.mark.parametrize("name", ["skip", "limit"])
-    async def test_in_query(self, client: AsyncClient, name: str) -> None:
+    async def test_in_query(self, client, name):
         response = await client.get(f"/api/posts?{name}={ENDLESS}")
 
         assert response.status_code == 422

@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from unittest.mock import AsyncMock
 
 import pytest
-from httpx import AsyncClient
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
 from executors import BoundedExecutor, QueueFull
 from models import User
-from tests.conftest import PASSWORD, Headers, Json
+from tests.conftest import PASSWORD, Headers
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
@@ -30,7 +28,7 @@ def release() -> Iterator[threading.Event]:
 
 
 class TestBoundedExecutor:
-    async def test_full_queue(self, release: threading.Event) -> None:
+    async def test_full_queue(self, release):
         executor = BoundedExecutor("test", max_workers=1, max_queue=1)
         work = [asyncio.ensure_future(executor.run(release.wait)) for _ in range(2)]
         await asyncio.sleep(0)
@@ -41,7 +39,7 @@ class TestBoundedExecutor:
         release.set()
         assert await asyncio.gather(*work) == [True, True]
 
-    async def test_failed_work_frees_its_slot(self) -> None:
+    async def test_failed_work_frees_its_slot(self):
         executor = BoundedExecutor("test", max_workers=1, max_queue=0)
 
         with pytest.raises(ZeroDivisionError):
@@ -49,7 +47,7 @@ class TestBoundedExecutor:
 
         assert await executor.run(lambda: "done") == "done"
 
-    async def test_canceled_work_keeps_its_slot(self, release: threading.Event) -> None:
+    async def test_canceled_work_keeps_its_slot(self, release):
         executor = BoundedExecutor("test", max_workers=1, max_queue=0)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -59,7 +57,7 @@ class TestBoundedExecutor:
             await executor.run(release.wait)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness")
-    async def test_only_the_threads_are_niced(self) -> None:
+    async def test_only_the_threads_are_niced(self):
         executor = BoundedExecutor("test", max_workers=1, max_queue=0, niceness=5)
         before = os.nice(0)
 
@@ -92,9 +90,7 @@ class TestBusyHashing:
         ],
         ids=["sign up", "login", "change"],
     )
-    async def test_request_is_rejected(
-        self, client: AsyncClient, ada: Headers, method: str, path: str, body: Json
-    ) -> None:
+    async def test_request_is_rejected(self, client, ada, method, path, body):
         response = await client.request(method, path, headers=ada, **body)
 
         assert (response.status_code, response.json()) == (503, BUSY)
@@ -103,13 +99,8 @@ class TestBusyHashing:
 
 class TestRehash:
     async def test_outdated_hash_is_replaced(
-        self,
-        client: AsyncClient,
-        db: AsyncSession,
-        ada: Headers,
-        user_id: int,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, client, db, ada, user_id, monkeypatch
+    ):
         stronger = Argon2Hasher(time_cost=2, memory_cost=16, parallelism=1)
         monkeypatch.setattr(auth, "password_hasher", PasswordHash((stronger,)))
 
@@ -122,9 +113,7 @@ class TestRehash:
         # The earlier token is still valid, because the password has not changed.
         assert (await client.get("/api/users/me", headers=ada)).status_code == 200
 
-    async def test_login_works_if_queue_is_full(
-        self, client: AsyncClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_login_works_if_queue_is_full(self, client, ada, monkeypatch):
         full = AsyncMock(side_effect=QueueFull)
         monkeypatch.setattr("routers.login.needs_rehash", lambda _stored: True)
         monkeypatch.setattr("routers.login.hash_password_async", full)
@@ -133,9 +122,7 @@ class TestRehash:
 
         assert response.status_code == 200
 
-    async def test_unknown_format_matches_no_password(
-        self, client: AsyncClient, db: AsyncSession, user_id: int
-    ) -> None:
+    async def test_unknown_format_matches_no_password(self, client, db, user_id):
         user = await db.get_one(User, user_id)
         user.password_hash = "!"
         await db.commit()

@@ -14,7 +14,7 @@ from config import settings
 from database import MAX_ID
 from models import Post, User
 from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
-from tests.conftest import Headers, create_post, get_user_id
+from tests.conftest import create_post, get_user_id
 
 SITE = "https://blog.example.com/under/a/path"
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -60,9 +60,7 @@ async def set_dates(db: AsyncSession, post: dict[str, Any], **dates: datetime) -
 
 class TestFeed:
     @pytest.mark.parametrize("path", FEEDS)
-    async def test_required_elements(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_required_elements(self, client, ada, path):
         post = await create_post(client, ada)
         path = path.format(**post)
 
@@ -75,9 +73,7 @@ class TestFeed:
         assert links(feed)["self"] == SITE + path
         assert links(feed)["alternate"] == text(feed, "id")
 
-    async def test_of_an_author(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_of_an_author(self, client, ada, bob):
         post = await create_post(client, ada, title="Of ada")
         await create_post(client, bob, title="Of bob")
 
@@ -87,9 +83,7 @@ class TestFeed:
         assert text(feed, "id") == f"{SITE}/users/{post['user_id']}/posts"
         assert text(feed, "entry", "title") == "Of ada"
 
-    async def test_newest_posts(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_newest_posts(self, client, ada, db):
         user_id = await get_user_id(client, ada)
         db.add_all(
             Post(title=f"{number}", content="C", user_id=user_id, date_posted=SOME_DAY)
@@ -103,7 +97,7 @@ class TestFeed:
         assert titles == list(range(FEED_LENGTH, 0, -1))
 
     @pytest.mark.parametrize("path", FEEDS)
-    async def test_empty(self, client: AsyncClient, ada: Headers, path: str) -> None:
+    async def test_empty(self, client, ada, path):
         user_id = await get_user_id(client, ada)
 
         feed = await read_xml(client, path.format(user_id=user_id))
@@ -114,18 +108,14 @@ class TestFeed:
     @pytest.mark.parametrize(
         ("user_id", "status"), [("0", 404), ("2147483648", 404), ("x", 422)]
     )
-    async def test_unknown_user(
-        self, client: AsyncClient, user_id: str, status: int
-    ) -> None:
+    async def test_unknown_user(self, client, user_id, status):
         response = await client.get(f"/users/{user_id}/feed.atom")
 
         assert response.status_code == status
         assert response.headers["Content-Type"].startswith("text/html")
 
     @pytest.mark.parametrize("path", FEEDS)
-    async def test_updated(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession, path: str
-    ) -> None:
+    async def test_updated(self, client, ada, db, path):
         edited, newer = [await create_post(client, ada) for _ in range(2)]
         day = timedelta(days=1)
         await set_dates(
@@ -141,9 +131,7 @@ class TestFeed:
 
 
 class TestEntry:
-    async def test_required_elements(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_required_elements(self, client, ada, db):
         post = await create_post(client, ada, title="A title", content="One\n\nTwo")
         await set_dates(db, post, date_posted=SOME_DAY)
 
@@ -160,7 +148,7 @@ class TestEntry:
         assert text(entry, "content") == "<p>One</p><p>Two</p>"
         assert entry.find(f"{ATOM}content[@type='html']") is not None
 
-    async def test_markup_is_escaped(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_markup_is_escaped(self, client, ada):
         path = f"/api/users/{await get_user_id(client, ada)}"
         await client.patch(path, json={"username": EVIL[:50]}, headers=ada)
         await create_post(client, ada, title=EVIL, content=EVIL)
@@ -175,9 +163,7 @@ class TestEntry:
     @pytest.mark.parametrize(
         "character", ["\x01", "\x08", "\x0b", "\x0c", "\x0e", "\x1f", "\ufffe"]
     )
-    async def test_invalid_in_xml(
-        self, client: AsyncClient, ada: Headers, character: str
-    ) -> None:
+    async def test_invalid_in_xml(self, client, ada, character):
         await create_post(client, ada, title=f"a{character}b", content=f"{character}c")
 
         (entry,) = await read_entries(client)
@@ -185,7 +171,7 @@ class TestEntry:
         assert text(entry, "title") == "a\ufffdb"
         assert text(entry, "content") == "<p>\ufffdc</p>"
 
-    async def test_valid_in_xml(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_valid_in_xml(self, client, ada):
         content = "\t\x20\x7f\x85\u2028\ud7ff\ue000\ufffd\U00010000\U0010ffff"
         await create_post(client, ada, content=f"a{content}b")
 
@@ -202,7 +188,7 @@ class TestEntry:
             ("<b> & \"c\" 'd'", "<p>&lt;b&gt; &amp; &#34;c&#34; &#39;d&#39;</p>"),
         ],
     )
-    def test_paragraphs(self, content: str, html: str) -> None:
+    def test_paragraphs(self, content, html):
         assert paragraphs(content) == html
 
 
@@ -227,7 +213,7 @@ async def add_rows(db: AsyncSession, user_id: int, *post_ids: int) -> None:
 
 
 class TestSitemap:
-    async def test_empty_site(self, client: AsyncClient) -> None:
+    async def test_empty_site(self, client):
         response = await client.get("/sitemap.xml")
 
         assert response.headers["Content-Type"] == "application/xml; charset=utf-8"
@@ -235,7 +221,7 @@ class TestSitemap:
         assert await read_paths(client, "/sitemap.xml") == ["/sitemaps/pages.xml"]
         assert await read_paths(client, "/sitemaps/pages.xml") == ["/"]
 
-    async def test_index(self, client: AsyncClient, db: AsyncSession) -> None:
+    async def test_index(self, client, db):
         first = 30 * SITEMAP_LENGTH
         await add_rows(db, first - 1, first - 1, first, first + 3 * SITEMAP_LENGTH)
 
@@ -247,7 +233,7 @@ class TestSitemap:
             "/sitemaps/users-29.xml",
         ]
 
-    async def test_range_of_ids(self, client: AsyncClient, db: AsyncSession) -> None:
+    async def test_range_of_ids(self, client, db):
         first, last = 30 * SITEMAP_LENGTH, 31 * SITEMAP_LENGTH - 1
         await add_rows(db, first, first - 1, last, first, last + 1)
 
@@ -262,7 +248,7 @@ class TestSitemap:
             f"/users/{first}/posts"
         ]
 
-    async def test_largest_id(self, client: AsyncClient, db: AsyncSession) -> None:
+    async def test_largest_id(self, client, db):
         await add_rows(db, MAX_ID, MAX_ID)
 
         paths = await read_paths(client, "/sitemap.xml")
@@ -282,19 +268,19 @@ class TestSitemap:
             ("nothing", 404),
         ],
     )
-    async def test_not_found(self, client: AsyncClient, path: str, status: int) -> None:
+    async def test_not_found(self, client, path, status):
         response = await client.get(f"/sitemaps/{path}.xml")
 
         assert response.status_code == status
 
-    def test_limits_of_the_protocol(self) -> None:
+    def test_limits_of_the_protocol(self):
         url = f"<url><loc>{SITE}/users/{MAX_ID}/posts</loc></url>"
 
         assert SITEMAP_LENGTH <= 50_000
         assert SITEMAP_LENGTH * 2 * len(url) < 50 * 1024 * 1024
 
 
-async def test_robots_txt(client: AsyncClient) -> None:
+async def test_robots_txt(client):
     response = await client.get("/robots.txt", headers=FORGED)
 
     assert response.headers["Content-Type"] == "text/plain; charset=utf-8"

@@ -59,7 +59,7 @@ def run(*arguments: str, **environment: str) -> None:
 
 
 class TestGeneratedClient:
-    def test_passes_type_check(self, folder: Path, tmp_path: Path) -> None:
+    def test_passes_type_check(self, folder, tmp_path):
         run(
             *("-m", "mypy", "--strict", "--config-file", os.devnull),
             *("--cache-dir", str(tmp_path), "--explicit-package-bases"),
@@ -67,9 +67,7 @@ class TestGeneratedClient:
             MYPYPATH=str(folder),
         )
 
-    def test_journey(
-        self, server: LiveServer, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_journey(self, server, folder, monkeypatch):
         monkeypatch.syspath_prepend(folder)
         module = importlib.import_module("tests.generated_client_journey")
 

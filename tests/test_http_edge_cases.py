@@ -13,12 +13,12 @@ from tests.server import LiveServer
 
 class TestTokenEncoding:
     @pytest.mark.parametrize("change", ["{}=", "{}\n", " {}", "{}."], ids=repr)
-    def test_additional_characters(self, change: str) -> None:
+    def test_additional_characters(self, change):
         token = create_access_token({"sub": "1"})
 
         assert verify_access_token(change.format(token)) is None
 
-    def test_unused_bits_of_signature(self) -> None:
+    def test_unused_bits_of_signature(self):
         token = create_access_token({"sub": "1"})
         alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
         same_bytes = alphabet[alphabet.index(token[-1]) ^ 1]
@@ -34,9 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 @pytest.mark.parametrize("path", ["//", "/login"])
-def test_invalid_request_in_pipeline_logs_no_traceback(
-    server: LiveServer, path: str
-) -> None:
+def test_invalid_request_in_pipeline_logs_no_traceback(server, path):
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(request + request.replace(b"GET", b"OPTIONS") + b"}")

@@ -45,9 +45,7 @@ def replayed(response: Response) -> tuple[Any, ...]:
 
 
 class TestRetry:
-    async def test_same_response(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_same_response(self, client, ada, db):
         first = await publish(client, ada)
 
         second = await publish(client, ada)
@@ -56,7 +54,7 @@ class TestRetry:
         assert replayed(second) == replayed(first)
         assert await count(db, Post) == 1
 
-    async def test_edited_post(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_edited_post(self, client, ada):
         first = await publish(client, ada)
         path = first.headers["Location"]
         edit = await client.patch(path, json={"title": "Coffee"}, headers=ada)
@@ -68,7 +66,7 @@ class TestRetry:
         assert second.headers["Location"] == path
         assert second.headers["ETag"] == edit.headers["ETag"]
 
-    async def test_deleted_post(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_deleted_post(self, client, ada):
         first = await publish(client, ada)
         await client.delete(first.headers["Location"], headers=ada)
 
@@ -80,7 +78,7 @@ class TestRetry:
         assert "Location" not in second.headers
         assert other.status_code == 422
 
-    async def test_equivalent_json(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_equivalent_json(self, client, ada):
         first = await publish(client, ada)
         body = '{"content": "Is ready.", "title": " \\u0054ea ", "likes": 7}'
         headers = {"Idempotency-Key": "a key", "Content-Type": "application/json"}
@@ -92,9 +90,7 @@ class TestRetry:
 
 class TestKey:
     @pytest.mark.parametrize("fields", [{"title": "Coffee"}, {"content": "Was ready."}])
-    async def test_another_request(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession, fields: Headers
-    ) -> None:
+    async def test_another_request(self, client, ada, db, fields):
         first = await publish(client, ada)
 
         response = await publish(client, ada, **fields)
@@ -106,9 +102,7 @@ class TestKey:
         assert await count(db, Post) == 1
         assert replayed(await publish(client, ada)) == replayed(first)
 
-    async def test_another_user(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_another_user(self, client, ada, bob):
         first = await publish(client, ada)
 
         bobs = await publish(client, bob, title="Coffee")
@@ -117,9 +111,7 @@ class TestKey:
         assert bobs.json()["author"]["username"] == "bob"
         assert replayed(await publish(client, ada)) == replayed(first)
 
-    async def test_any_printable_ascii(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_any_printable_ascii(self, client, ada, db):
         keys = ["a", "A", "a b", "a  b", '"a"', "~" * 255]
 
         ids = [(await publish(client, ada, key)).json()["id"] for key in keys * 2]
@@ -127,9 +119,7 @@ class TestKey:
         assert ids[: len(keys)] == ids[len(keys) :]
         assert len(set(ids)) == len(keys)
 
-    async def test_absent(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_absent(self, client, ada, db):
         await client.post("/api/posts", json=POST, headers=ada)
         await client.post("/api/posts", json=POST, headers=ada)
 
@@ -137,9 +127,7 @@ class TestKey:
         assert await count(db, IdempotencyKey) == 0
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "é".encode(), "a\tb", "a\x7f"])
-    async def test_invalid(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession, key: str | bytes
-    ) -> None:
+    async def test_invalid(self, client, ada, db, key):
         response = await publish(client, ada, key)
 
         assert response.status_code == 422
@@ -147,14 +135,12 @@ class TestKey:
         assert error["loc"] == ["header", "Idempotency-Key"]
         assert await count(db, Post) == await count(db, IdempotencyKey) == 0
 
-    async def test_anonymous(self, client: AsyncClient) -> None:
+    async def test_anonymous(self, client):
         assert (await publish(client, {}, "")).status_code == 401
 
 
 class TestExpiry:
-    async def test_almost_24_hours(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_almost_24_hours(self, client, ada, db):
         first = await publish(client, ada)
         await age_keys(db, timedelta(hours=23, minutes=59))
 
@@ -162,9 +148,7 @@ class TestExpiry:
 
         assert replayed(second) == replayed(first)
 
-    async def test_reuse_after_24_hours(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_reuse_after_24_hours(self, client, ada, db):
         await publish(client, ada)
         await age_keys(db, EXPIRED)
 
@@ -175,9 +159,7 @@ class TestExpiry:
         assert replayed(third) == replayed(second)
         assert (await count(db, Post), await count(db, IdempotencyKey)) == (2, 1)
 
-    async def test_expired_keys_are_deleted(
-        self, client: AsyncClient, ada: Headers, bob: Headers, db: AsyncSession
-    ) -> None:
+    async def test_expired_keys_are_deleted(self, client, ada, bob, db):
         await publish(client, ada)
         await publish(client, bob)
         await age_keys(db, EXPIRED)
@@ -187,13 +169,7 @@ class TestExpiry:
         assert list(await db.scalars(select(IdempotencyKey.key))) == ["new"]
         assert await count(db, Post) == 3
 
-    async def test_deletion_is_limited(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        db: AsyncSession,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    async def test_deletion_is_limited(self, client, ada, db, monkeypatch):
         monkeypatch.setattr(idempotency, "MAX_PRUNED", 1)
         [await publish(client, ada, key) for key in ("1", "2", "3")]
         await age_keys(db, EXPIRED)
@@ -204,9 +180,7 @@ class TestExpiry:
 
 
 class TestFailedRequest:
-    async def test_failed_commit(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_failed_commit(self, client, ada, db):
         with pytest.MonkeyPatch.context() as patch:
             failing = AsyncMock(side_effect=DatabaseUnavailable("before the commit"))
             patch.setattr("sqlalchemy.ext.asyncio.AsyncSession.commit", failing)
@@ -216,13 +190,7 @@ class TestFailedRequest:
         assert await count(db, Post) == await count(db, IdempotencyKey) == 0
         assert (await publish(client, ada, title="Coffee")).status_code == 201
 
-    async def test_author_is_deleted(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        db: AsyncSession,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    async def test_author_is_deleted(self, client, ada, db, monkeypatch):
         claim = idempotency.claim
 
         async def delete_first(session: AsyncSession, user: User, *rest: str) -> Any:
@@ -249,7 +217,7 @@ async def running_request(client: AsyncClient, headers: Headers) -> AsyncIterato
 
 
 class TestRunningRequest:
-    async def test_same_key(self, concurrent_client: AsyncClient) -> None:
+    async def test_same_key(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
 
         async with running_request(concurrent_client, ada):
@@ -262,7 +230,7 @@ class TestRunningRequest:
         assert response.headers["Retry-After"] == "1"
         assert (await publish(concurrent_client, ada)).status_code == 201
 
-    async def test_other_keys(self, concurrent_client: AsyncClient) -> None:
+    async def test_other_keys(self, concurrent_client):
         ada, bob = [await sign_up(concurrent_client, name) for name in ("ada", "bob")]
 
         async with running_request(concurrent_client, ada):
@@ -274,7 +242,7 @@ class TestRunningRequest:
 
         assert [response.status_code for response in responses] == [201] * 3
 
-    async def test_lock_timeout_is_reset(self, concurrent_client: AsyncClient) -> None:
+    async def test_lock_timeout_is_reset(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
         await publish(concurrent_client, ada)
 

@@ -82,9 +82,7 @@ class TestProfiles:
             ("CMYK", (255, 0, 0, 0), "JPEG", CMYK, (252, 0, 10)),
         ],
     )
-    def test_colors_are_converted(
-        self, mode: str, color: Any, file_format: str, profile: bytes, expected: Color
-    ) -> None:
+    def test_colors_are_converted(self, mode, color, file_format, profile, expected):
         avatar = make_avatar(picture(mode, color, file_format, profile))
 
         assert is_close(color_of(avatar), expected)
@@ -94,7 +92,7 @@ class TestProfiles:
         [b"-", ADOBE[:150], ADOBE[:200] + b"\xff" * 400, LINEAR_GRAY, CMYK],
         ids=["text", "incomplete", "damaged", "of gray pictures", "of CMYK pictures"],
     )
-    def test_unusable_profile_is_ignored(self, profile: bytes) -> None:
+    def test_unusable_profile_is_ignored(self, profile):
         avatar = make_avatar(picture("RGB", GREEN, "PNG", profile))
 
         assert is_close(color_of(avatar), GREEN)
@@ -114,10 +112,10 @@ class TestTransparentColor:
         ],
         ids=["gray 1", "gray 2", "gray 4", "gray 8", "gray 16", "RGB 8", "RGB 16"],
     )
-    def test_is_white(self, content: bytes) -> None:
+    def test_is_white(self, content):
         assert color_of(make_avatar(content)) == WHITE
 
-    def test_other_color_is_opaque(self) -> None:
+    def test_other_color_is_opaque(self):
         content = png(4, 0, b"\x55" * 150, transparent(6))
 
         assert color_of(make_avatar(content)) == (85, 85, 85)
@@ -125,7 +123,7 @@ class TestTransparentColor:
 
 class TestDamagedPng:
     @pytest.mark.parametrize("name", [b"tEXt", b"gAMA"])
-    def test_checksum_of_metadata_is_ignored(self, name: bytes) -> None:
+    def test_checksum_of_metadata_is_ignored(self, name):
         damaged = chunk(name, b"\0\0\0\1\0\0\0\1\0", is_damaged=True)
 
         avatar = make_avatar(png(8, 2, bytes(GREEN) * 300, damaged))

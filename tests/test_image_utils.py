@@ -84,19 +84,19 @@ def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> set[Size]:
 
 
 class TestAvatar:
-    def test_format(self) -> None:
+    def test_format(self):
         image = avatar(PHOTO)
 
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (300, 300))
 
-    def test_name_is_a_random_uuid(self) -> None:
+    def test_name_is_a_random_uuid(self):
         _, first = process_profile_image(PHOTO)
         _, second = process_profile_image(PHOTO)
 
         assert first != second
         assert first == f"{UUID(first[:-4], version=4).hex}.jpg"
 
-    def test_pixels(self) -> None:
+    def test_pixels(self):
         square = Image.open(BytesIO(PHOTO)).crop((80, 0, 560, 480))
         resized = square.resize((300, 300), Image.Resampling.LANCZOS)
         expected = Image.open(BytesIO(encoded(resized, "JPEG", quality=85)))
@@ -108,23 +108,21 @@ class TestAvatar:
         [((900, 300), (300, 0, 600, 300)), ((300, 900), (0, 300, 300, 600))],
         ids=["wide", "tall"],
     )
-    def test_center_is_cropped(
-        self, size: Size, middle: tuple[int, int, int, int]
-    ) -> None:
+    def test_center_is_cropped(self, size, middle):
         image = plain("RGB", RED, size)
         image.paste(GREEN, middle)
 
         assert distance(avatar(encoded(image, "PNG")), GREEN) <= 8
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (60_000, 1)])
-    def test_tiny_picture_is_enlarged(self, size: Size) -> None:
+    def test_tiny_picture_is_enlarged(self, size):
         image = avatar(encoded(plain("RGB", RED, size), "JPEG"))
 
         assert image.size == (300, 300)
         assert distance(image, RED) <= 8
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
-    def test_has_no_metadata(self, kind: str) -> None:
+    def test_has_no_metadata(self, kind):
         data = exif(1)
         data[ExifTags.Base.Artist] = "Secret person"
         texts = PngImagePlugin.PngInfo()
@@ -161,7 +159,7 @@ TRANSPARENT = {
 
 class TestColors:
     @pytest.mark.parametrize("name", COLORS)
-    def test_color_of_first_frame_is_kept(self, name: str) -> None:
+    def test_color_of_first_frame_is_kept(self, name):
         content, color = COLORS[name]
 
         image = avatar(content)
@@ -170,15 +168,15 @@ class TestColors:
         assert distance(image, color) <= 8
 
     @pytest.mark.parametrize("name", TRANSPARENT)
-    def test_transparent_pixels_become_white(self, name: str) -> None:
+    def test_transparent_pixels_become_white(self, name):
         assert distance(avatar(TRANSPARENT[name]), WHITE) <= 1
 
-    def test_half_transparent_pixels(self) -> None:
+    def test_half_transparent_pixels(self):
         image = avatar(encoded(plain("RGBA", (0, 0, 0, 128)), "PNG"))
 
         assert distance(image, (127, 127, 127)) <= 2
 
-    def test_hidden_pixels_do_not_bleed(self) -> None:
+    def test_hidden_pixels_do_not_bleed(self):
         image = plain("RGBA", (0, 0, 0, 0), (600, 600))
         image.paste(WHITE, (0, 0, 300, 600))
 
@@ -196,14 +194,12 @@ class TestOrientation:
         ],
     )
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-    def test_picture_is_upright(
-        self, kind: str, orientation: int, expected: list[Color]
-    ) -> None:
+    def test_picture_is_upright(self, kind, orientation, expected):
         image = avatar(encoded(quarters(), kind, exif=exif(orientation)))
 
         assert corners(image) == expected
 
-    def test_exif_after_the_pixels(self) -> None:
+    def test_exif_after_the_pixels(self):
         png = encoded(quarters(), "PNG", exif=exif(6))
         start, end = png.index(b"eXIf") - 4, png.index(b"IDAT") - 4
 
@@ -220,7 +216,7 @@ class TestOrientation:
         ],
         ids=["no TIFF", "a word"],
     )
-    def test_broken_exif_is_ignored(self, data: bytes) -> None:
+    def test_broken_exif_is_ignored(self, data):
         image = avatar(encoded(quarters(), "JPEG", exif=data))
 
         assert corners(image) == [RED, GREEN, BLUE, WHITE]
@@ -230,7 +226,7 @@ class TestLimits:
     @pytest.mark.parametrize(
         ("kind", "size"), [("GIF", (5000, 4000)), ("JPEG", (10_000, 5000))]
     )
-    def test_largest_picture(self, kind: str, size: Size) -> None:
+    def test_largest_picture(self, kind, size):
         assert make_avatar(encoded(plain("L", 90, size), kind))
 
     @pytest.mark.parametrize(
@@ -238,9 +234,7 @@ class TestLimits:
         [gif((5000, 4001)), encoded(plain("L", 90, (10_000, 5001)), "JPEG")],
         ids=["GIF", "JPEG"],
     )
-    def test_too_many_pixels_are_not_decoded(
-        self, content: bytes, decoded_sizes: set[Size]
-    ) -> None:
+    def test_too_many_pixels_are_not_decoded(self, content, decoded_sizes):
         with pytest.raises(ValueError, match="too many"):
             make_avatar(content)
 
@@ -252,9 +246,7 @@ class TestLimits:
         [((4000, 3000), (1000, 750)), ((6000, 4000), (750, 500))],
     )
     @pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-    def test_jpeg_is_decoded_at_reduced_scale(
-        self, kind: str, size: Size, decoded: Size, decoded_sizes: set[Size]
-    ) -> None:
+    def test_jpeg_is_decoded_at_reduced_scale(self, kind, size, decoded, decoded_sizes):
         content = encoded(plain("RGB", RED, size), kind)
         decoded_sizes.clear()
 
@@ -269,12 +261,12 @@ class TestInvalidImage:
         [b"", b"<svg/>", encoded(palette(), "BMP"), encoded(quarters(), "EPS")],
         ids=["empty", "SVG", "BMP", "EPS"],
     )
-    def test_other_formats(self, content: bytes) -> None:
+    def test_other_formats(self, content):
         with pytest.raises(InvalidImage):
             process_profile_image(content)
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
-    def test_truncated_file(self, kind: str) -> None:
+    def test_truncated_file(self, kind):
         content = encoded(noise((160, 120)), kind)
 
         with pytest.raises(InvalidImage):
@@ -292,7 +284,7 @@ def replace_decoder(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 
 
 class TestDecoder:
-    def test_too_much_cpu_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_much_cpu_time(self, monkeypatch):
         # On a busy machine, four seconds of CPU time take longer.
         monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 600)
 
@@ -300,7 +292,7 @@ class TestDecoder:
             process_profile_image(many_scans(JPEG_LARGE, 1000))
 
     @pytest.mark.skipif(sys.platform != "linux", reason="macOS has no such limit")
-    def test_too_much_memory(self) -> None:
+    def test_too_much_memory(self):
         program = "import image_decoder; image_decoder.make_avatar = lambda _: "
 
         decoder = run_python(program + "bytearray(2**29); image_decoder.main()")
@@ -311,20 +303,18 @@ class TestDecoder:
     @pytest.mark.parametrize(
         ("module", "unused"), [("image_decoder", b"config"), ("main", b"PIL")]
     )
-    def test_unused_modules_are_not_imported(self, module: str, unused: bytes) -> None:
+    def test_unused_modules_are_not_imported(self, module, unused):
         imported = run_python(f"import {module}, sys; print(*sys.modules)").stdout
 
         assert module.encode() in imported.split()
         assert unused not in imported.split()
 
-    def test_warnings_are_not_printed(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_warnings_are_not_printed(self, capfd):
         process_profile_image(encoded(quarters(), "JPEG", exif=b"Exif\0\0nonsense"))
 
         assert capfd.readouterr() == ("", "")
 
-    def test_has_a_session_but_no_secrets(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_has_a_session_but_no_secrets(self, monkeypatch):
         program = "import os; print(os.getsid(0) == os.getpid(), *os.environ)"
         replace_decoder(monkeypatch, program)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -335,7 +325,7 @@ class TestDecoder:
         assert has_session == "True"
         assert not {"SECRET_KEY", "AWS_SECRET_ACCESS_KEY"} & {*names}
 
-    def test_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_timeout(self, monkeypatch):
         monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 0.001)
 
         with pytest.raises(TimeoutError):
@@ -349,9 +339,7 @@ class TestDecoder:
             ("import missing", ChildProcessError),
         ],
     )
-    def test_exit_status(
-        self, monkeypatch: pytest.MonkeyPatch, program: str, error: type[Exception]
-    ) -> None:
+    def test_exit_status(self, monkeypatch, program, error):
         replace_decoder(monkeypatch, program)
 
         with pytest.raises(error):

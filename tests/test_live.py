@@ -40,7 +40,7 @@ def picture(server: LiveServer, ada: Person) -> Any:
 
 
 class TestJourney:
-    def test_post(self, server: LiveServer, ada: Person) -> None:
+    def test_post(self, server, ada):
         post = server.write(ada)
         server.call("PATCH", f"/api/posts/{post['id']}", ada, json={"title": "First"})
 
@@ -49,7 +49,7 @@ class TestJourney:
         assert server.call("GET", "/api/posts")["posts"][0]["title"] == "First"
         assert "First" in page.text
 
-    def test_password_reset(self, server: LiveServer) -> None:
+    def test_password_reset(self, server):
         bob = server.sign_up("bob")
         email = {"email": bob.email}
         server.call("POST", "/api/users/forgot-password", json=email)
@@ -63,7 +63,7 @@ class TestJourney:
         with pytest.raises(AssertionError, match="Incorrect email or password"):
             server.log_in(bob.email, PASSWORD)
 
-    def test_urls_have_the_servers_port(self, server: LiveServer) -> None:
+    def test_urls_have_the_servers_port(self, server):
         page = server.client.get("/", headers={"Host": "evil.example"}).text
         sitemap = server.client.get("/sitemap.xml").text
 
@@ -72,7 +72,7 @@ class TestJourney:
 
 
 class TestMedia:
-    def test_picture(self, server: LiveServer, picture: str) -> None:
+    def test_picture(self, server, picture):
         response = server.client.get(picture)
 
         assert picture.startswith("/media/profile_pics/")
@@ -81,9 +81,7 @@ class TestMedia:
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["cache-control"] == IMMUTABLE
 
-    def test_deleted_picture(
-        self, server: LiveServer, ada: Person, picture: str
-    ) -> None:
+    def test_deleted_picture(self, server, ada, picture):
         server.call("DELETE", f"/api/users/{ada.id}/picture", ada)
 
         assert server.client.get(picture).status_code == 404
@@ -91,7 +89,7 @@ class TestMedia:
     @pytest.mark.parametrize(
         "path", ["missing.jpg", "", "..%2f..%2fsecret_key", "a%00.jpg", "a" * 300]
     )
-    def test_other_files(self, server: LiveServer, path: str) -> None:
+    def test_other_files(self, server, path):
         url = f"/media/profile_pics/{path}"
 
         response = server.client.get(url, follow_redirects=True)
@@ -101,7 +99,7 @@ class TestMedia:
 
 
 class TestRestart:
-    def test_killed_server_keeps_posts(self, server: LiveServer, ada: Person) -> None:
+    def test_killed_server_keeps_posts(self, server, ada):
         acknowledged: list[int] = []
         enough = threading.Barrier(5)
 
@@ -122,13 +120,13 @@ class TestRestart:
         assert {post.status_code for post in posts} == {200}
         assert [writer.result() for writer in writers] == [None] * 4
 
-    def test_sessions_survive(self, server: LiveServer, ada: Person) -> None:
+    def test_sessions_survive(self, server, ada):
         server.stop()
         server.start()
 
         assert server.call("GET", "/api/users/me", ada)["id"] == ada.id
 
-    def test_last_process_stops_the_database(self, server: LiveServer) -> None:
+    def test_last_process_stops_the_database(self, server):
         pid_file = server.var_dir / "postgres" / "postmaster.pid"
         # Another process, which must not stop it.
         current = server.run("-m", "alembic", "current").stdout

@@ -3,7 +3,6 @@
 import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 import auth
 from auth import hash_password, verify_access_token, verify_password
@@ -26,7 +25,7 @@ async def log_in(
 
 
 class TestLogin:
-    async def test_success(self, client: AsyncClient) -> None:
+    async def test_success(self, client):
         response = await log_in(client)
 
         token = response.json()["access_token"]
@@ -35,16 +34,14 @@ class TestLogin:
         assert response.json() == {"access_token": token, "token_type": "bearer"}
         assert verify_access_token(token) == str(user["id"])
 
-    async def test_email_in_another_form(self, client: AsyncClient) -> None:
+    async def test_email_in_another_form(self, client):
         await create_test_user(client, "eve", "eve@xn--exmple-cua.com")
 
         response = await log_in(client, " EVE@EX\xc4MPLE.com ")
 
         assert response.status_code == 200
 
-    async def test_older_email_address(
-        self, client: AsyncClient, db: AsyncSession
-    ) -> None:
+    async def test_older_email_address(self, client, db):
         await db.execute(update(User).values(email="müller@example.com"))
         await db.commit()
 
@@ -52,7 +49,7 @@ class TestLogin:
 
         assert response.status_code == 200
 
-    async def test_other_oauth2_fields(self, client: AsyncClient) -> None:
+    async def test_other_oauth2_fields(self, client):
         response = await log_in(
             client, grant_type="password", scope="a b", client_id="", client_secret="c"
         )
@@ -70,18 +67,14 @@ class TestLogin:
         ],
         ids=range(5),
     )
-    async def test_wrong_credentials(
-        self, client: AsyncClient, email: str, password: str
-    ) -> None:
+    async def test_wrong_credentials(self, client, email, password):
         response = await log_in(client, email, password)
 
         assert response.status_code == 401
         assert response.json() == {"detail": "Incorrect email or password"}
         assert response.headers["WWW-Authenticate"] == "Bearer"
 
-    async def test_unknown_email_looks_like_wrong_password(
-        self, client: AsyncClient
-    ) -> None:
+    async def test_unknown_email_looks_like_wrong_password(self, client):
         wrong = await log_in(client, password="wrong")
         unknown = await log_in(client, "eve@example.com")
 
@@ -89,9 +82,7 @@ class TestLogin:
         assert unknown.headers.raw == wrong.headers.raw
 
     @pytest.mark.parametrize("email", [EMAIL, "eve@example.com", "ada"])
-    async def test_one_hash_is_verified(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, email: str
-    ) -> None:
+    async def test_one_hash_is_verified(self, client, monkeypatch, email):
         hashes: list[str] = []
 
         def verify(password: str, stored: str) -> bool:

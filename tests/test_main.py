@@ -15,9 +15,7 @@ from main import app, lifespan
 from routers import ROUTERS
 
 
-async def test_garbage_collection_skips_startup_objects(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_garbage_collection_skips_startup_objects(monkeypatch):
     # Later tests need what shutdown closes.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
     monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
@@ -30,7 +28,7 @@ async def test_garbage_collection_skips_startup_objects(
 
 
 @pytest.mark.parametrize("query", ["?token=x&next=/?y", "%3ftoken=x", "%3Ftoken=x?y"])
-def test_access_log_omits_query(caplog: pytest.LogCaptureFixture, query: str) -> None:
+def test_access_log_omits_query(caplog, query):
     arguments = ("192.0.2.1:1", "GET", f"/reset-password{query}", "1.1", 200)
 
     with caplog.at_level(logging.INFO):
@@ -53,7 +51,7 @@ def is_async(call: Any) -> bool:
     )
 
 
-def test_no_operation_runs_in_a_thread() -> None:
+def test_no_operation_runs_in_a_thread():
     # FastAPI calls plain functions in a thread, which waits when the event loop is
     # busy.
     routes = [route for router in ROUTERS for route in router.routes]

@@ -15,7 +15,7 @@ from config import ConfigurationError
 from exceptions import TOO_MANY_ATTEMPTS
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.head import HeadMiddleware
-from tests.conftest import PASSWORD, Json, create_test_user
+from tests.conftest import PASSWORD, create_test_user
 
 HSTS = "strict-transport-security"
 # Filled with the fields of a post.
@@ -27,9 +27,7 @@ FAILING = ["/nothing", "/posts/x", "/static/nothing.css", "/api/posts/0", "/api/
 
 class TestHead:
     @pytest.mark.parametrize("path", [*READABLE, *FAILING])
-    async def test_matches_get(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_matches_get(self, client, post, path):
         path = path.format(**post)
         got = await client.get(path)
 
@@ -38,7 +36,7 @@ class TestHead:
         assert response.status_code == got.status_code
         assert response.headers == got.headers
 
-    async def test_has_no_body(self) -> None:
+    async def test_has_no_body(self):
         # Called directly, because HTTPX would drop the body.
         site, send = HeadMiddleware(PlainTextResponse("text")), AsyncMock()
 
@@ -58,9 +56,7 @@ class TestTrailingSlash:
             ("GET", "/api/users/é%20b/", "/api/users/%C3%A9%20b"),
         ],
     )
-    async def test_redirects_to_path(
-        self, client: AsyncClient, method: str, path: str, location: str
-    ) -> None:
+    async def test_redirects_to_path(self, client, method, path, location):
         response = await client.request(method, path)
 
         assert response.status_code == 307
@@ -75,9 +71,7 @@ class TestTrailingSlash:
             "/%0D%0ASet-Cookie:%20a=b/",
         ],
     )
-    async def test_never_redirects_to_another_site(
-        self, client: AsyncClient, path: str
-    ) -> None:
+    async def test_never_redirects_to_another_site(self, client, path):
         response = await client.get(f"http://127.0.0.1:8000{path}")
 
         assert response.status_code == 307
@@ -90,7 +84,7 @@ class TestFormCharset:
         "charset",
         ["; charset=punycode", ";CHARSET=utf-16", "; charset*=a''b"],
     )
-    async def test_of_form_is_ignored(self, client: AsyncClient, charset: str) -> None:
+    async def test_of_form_is_ignored(self, client, charset):
         await create_test_user(client)
         fields = {"username": "ada@example.com", "password": PASSWORD}
         body = "".join(
@@ -117,9 +111,7 @@ class TestSecurityHeaders:
             ("BREW", "/api/users"),
         ],
     )
-    async def test_are_in_every_response(
-        self, client: AsyncClient, post: Json, method: str, path: str
-    ) -> None:
+    async def test_are_in_every_response(self, client, post, method, path):
         headers = {"Host": "blog.example.com"}
 
         response = await client.request(method, path.format(**post), headers=headers)
@@ -132,7 +124,7 @@ class TestSecurityHeaders:
         assert {"script-src 'self'", "require-trusted-types-for 'script'"} <= {*policy}
         assert response.headers[HSTS] == "max-age=63072000; includeSubDomains"
 
-    async def test_reset_page_sends_no_referrer(self, client: AsyncClient) -> None:
+    async def test_reset_page_sends_no_referrer(self, client):
         response = await client.get("/reset-password?token=t")
 
         assert response.headers["referrer-policy"] == "no-referrer"
@@ -144,9 +136,7 @@ class TestSecurityHeaders:
             ("/redoc", "default dompurify"),
         ],
     )
-    async def test_docs_allow_needed_trusted_types(
-        self, client: AsyncClient, path: str, names: str
-    ) -> None:
+    async def test_docs_allow_needed_trusted_types(self, client, path, names):
         response = await client.get(path)
 
         policy = response.headers["content-security-policy"].split("; ")
@@ -162,9 +152,7 @@ class TestSecurityHeaders:
             ("[::1]:8", False),
         ],
     )
-    async def test_hsts_is_only_for_public_hosts(
-        self, client: AsyncClient, host: str, is_public: bool
-    ) -> None:
+    async def test_hsts_is_only_for_public_hosts(self, client, host, is_public):
         response = await client.get("/login", headers={"Host": host})
 
         assert (HSTS in response.headers) == is_public
@@ -172,9 +160,7 @@ class TestSecurityHeaders:
 
 class TestHost:
     @pytest.mark.parametrize("path", [*READABLE, *FAILING, "/login/", "/api/users"])
-    async def test_of_request_is_never_used(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_of_request_is_never_used(self, client, post, path):
         evil = "evil.example"
         headers = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}"}
 
@@ -185,16 +171,14 @@ class TestHost:
 
     @pytest.mark.parametrize("host", ["", "[", "a:b:c", "\xff"])
     @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1"])
-    async def test_malformed_is_no_server_error(
-        self, client: AsyncClient, host: str, path: str
-    ) -> None:
+    async def test_malformed_is_no_server_error(self, client, host, path):
         response = await client.get(path, headers={b"Host": host.encode("latin-1")})
 
         assert response.status_code in {200, 307, 400, 404}
 
 
 class TestErrorAfterResponse:
-    async def test_is_only_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_is_only_logged(self, caplog):
         async def site(scope: Scope, receive: Receive, send: Send) -> None:
             await PlainTextResponse("-")(scope, receive, send)
             raise TOO_MANY_ATTEMPTS.exception(Retry_After="7")
@@ -206,7 +190,7 @@ class TestErrorAfterResponse:
         assert response.text == "-"
         assert "Too many attempts" in caplog.text
 
-    async def test_incomplete_response_is_broken_off(self) -> None:
+    async def test_incomplete_response_is_broken_off(self):
         async def site(_scope: Scope, _receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("a bug")
@@ -223,9 +207,7 @@ class TestStartupError:
         [(ConfigurationError("X is missing"), True), (RuntimeError("a bug"), False)],
         ids=["expected", "bug"],
     )
-    async def test_has_traceback_unless_expected(
-        self, error: Exception, is_expected: bool
-    ) -> None:
+    async def test_has_traceback_unless_expected(self, error, is_expected):
         @asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
             raise error

@@ -81,9 +81,7 @@ async def execute(database: AsyncEngine, *statements: str) -> list[str]:
 
 class TestRevisions:
     @pytest.mark.parametrize("revision", REVISIONS)
-    async def test_down_and_up_with_rows(
-        self, database: AsyncEngine, revision: str
-    ) -> None:
+    async def test_down_and_up_with_rows(self, database, revision):
         before = SCRIPTS.get_revision(revision).down_revision or "base"
         await migrate(database, revision)
         await execute(database, *ROWS)
@@ -94,9 +92,7 @@ class TestRevisions:
         version = await execute(database, "SELECT version_num FROM alembic_version")
         assert version == [revision]
 
-    async def test_0005_turns_responses_into_post_ids(
-        self, database: AsyncEngine
-    ) -> None:
+    async def test_0005_turns_responses_into_post_ids(self, database):
         await migrate(database, "0004")
         await execute(
             database,
@@ -113,7 +109,7 @@ class TestRevisions:
         found = await execute(database, f"{query} ORDER BY key")
         assert found == ["1=1", "2=2", "deleted=0", "empty=0"]
 
-    async def test_0005_deletes_keys_on_downgrade(self, database: AsyncEngine) -> None:
+    async def test_0005_deletes_keys_on_downgrade(self, database):
         await migrate(database, "0005")
         await execute(
             database,
@@ -127,7 +123,7 @@ class TestRevisions:
         assert await execute(database, "SELECT id FROM idempotency_keys") == []
         assert await execute(database, "SELECT count(*) FROM posts") == ["2"]
 
-    async def test_0006_keeps_older_usernames(self, database: AsyncEngine) -> None:
+    async def test_0006_keeps_older_usernames(self, database):
         await migrate(database, "0005")
         await execute(
             database,
@@ -140,7 +136,7 @@ class TestRevisions:
         keys = await execute(database, "SELECT username_key FROM users ORDER BY email")
         assert keys == ["ada", "\n2", "a b", "old"]
 
-    async def test_0006_restores_keys_on_downgrade(self, database: AsyncEngine) -> None:
+    async def test_0006_restores_keys_on_downgrade(self, database):
         await migrate(database, "0006")
         users = " VALUES ('Ａda', 'ada', 'a', ''), ('ada', E'\\n2', 'b', '')"
         await execute(database, INSERT_USERS + users)
@@ -152,7 +148,7 @@ class TestRevisions:
 
 
 class TestSchema:
-    async def test_matches_models_and_downgrades(self, database: AsyncEngine) -> None:
+    async def test_matches_models_and_downgrades(self, database):
         await migrate(database, "head")
         migrated = await execute(database, *ROWS, SCHEMA)
         await migrate(database, "base", down=True)
@@ -164,7 +160,7 @@ class TestSchema:
         assert await execute(database, SCHEMA) == migrated
         assert left == []
 
-    async def test_foreign_keys_have_indexes(self, database: AsyncEngine) -> None:
+    async def test_foreign_keys_have_indexes(self, database):
         await migrate(database, "head")
 
         without_index = """
@@ -188,7 +184,7 @@ def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[
 
 
 class TestCommand:
-    def test_upgrade_and_check(self, database_url: str) -> None:
+    def test_upgrade_and_check(self, database_url):
         upgraded = alembic(database_url, "upgrade", "head")
 
         checked = alembic(database_url, "check")
@@ -196,14 +192,14 @@ class TestCommand:
         assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
         assert "No new upgrade operations detected" in checked.stdout + checked.stderr
 
-    def test_sql(self) -> None:
+    def test_sql(self):
         printed = alembic(UNREACHABLE, "upgrade", "head", "--sql")
 
         assert printed.returncode == 0, printed.stderr
         assert "CREATE TABLE users" in printed.stdout
         assert printed.stdout.rstrip().endswith("COMMIT;")
 
-    def test_unreachable_database(self) -> None:
+    def test_unreachable_database(self):
         result = alembic(UNREACHABLE, "current")
 
         assert result.returncode != 0

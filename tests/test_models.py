@@ -20,7 +20,7 @@ NEW_PASSWORD = {"token": "t", "current_password": PASSWORD, "new_password": "123
 POST = {"title": "T", "content": "C"}
 
 
-def test_unchanged_name_keeps_its_key() -> None:
+def test_unchanged_name_keeps_its_key():
     user = User(username="ada")
     user.username_key = "\n7"
 
@@ -38,10 +38,10 @@ class TestPreview:
             ("", "x" * 61, "x" * 59 + "…"),
         ],
     )
-    def test_display_title(self, title: str, content: str, display_title: str) -> None:
+    def test_display_title(self, title, content, display_title):
         assert Post(title=title, content=content).display_title == display_title
 
-    def test_excerpt(self) -> None:
+    def test_excerpt(self):
         assert Post(content=" One\n\ntwo ").excerpt == "One\n\ntwo"
         assert Post(content="x" * 301).excerpt == "x" * 299 + "…"
 
@@ -74,14 +74,7 @@ class TestNumberOfQueries:
             ("/login", 0),
         ],
     )
-    async def test_read(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        ids: dict[str, int],
-        path: str,
-        number: int,
-    ) -> None:
+    async def test_read(self, client, ada, ids, path, number):
         with capture_queries() as queries:
             await client.get(path.format(**ids), headers=ada)
 
@@ -111,17 +104,7 @@ class TestNumberOfQueries:
             ("POST", "users", {"json": LOGIN | {"email": "a@b.co"}}, 201, 2),
         ],
     )
-    async def test_write(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        ids: dict[str, int],
-        method: str,
-        path: str,
-        body: dict[str, Any],
-        status: int,
-        number: int,
-    ) -> None:
+    async def test_write(self, client, ada, ids, method, path, body, status, number):
         with capture_queries() as queries:
             response = await client.request(
                 method, f"/api/{path.format(**ids)}", headers=ada, **body
@@ -178,14 +161,8 @@ async def explain(client: AsyncClient, connection: AsyncConnection, path: str) -
     ],
 )
 async def test_page_is_read_from_index(
-    client: AsyncClient,
-    connection: AsyncConnection,
-    ids: dict[str, int],
-    many_posts: None,
-    path: str,
-    index: str,
-    query: str,
-) -> None:
+    client, connection, ids, many_posts, path, index, query
+):
     cursor = Cursor(NOON + timedelta(seconds=50), 1, 1).encode()
     path = f"{path.format(**ids)}{query.format(cursor=cursor)}"
 

@@ -2,14 +2,12 @@
 
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from httpx import AsyncClient
 
 from config import settings
-from tests.conftest import PASSWORD, Headers
+from tests.conftest import PASSWORD
 from tests.server import outbox, reset_links, text
 
 EMAIL = "ada@example.com"
@@ -29,9 +27,7 @@ def assert_notifies(message: EmailMessage, subject: str, path: str) -> None:
     assert f"{settings.site_url}{path}" in text(message)
 
 
-async def test_password_changed(
-    client: AsyncClient, ada: Headers, var_dir: Path
-) -> None:
+async def test_password_changed(client, ada, var_dir):
     passwords = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
 
     await client.patch("/api/users/me/password", json=passwords, headers=ada)
@@ -41,7 +37,7 @@ async def test_password_changed(
     assert NEW_PASSWORD not in message.as_string()
 
 
-async def test_password_reset(client: AsyncClient, ada: Headers, var_dir: Path) -> None:
+async def test_password_reset(client, ada, var_dir):
     await client.post("/api/users/forgot-password", json={"email": EMAIL})
     token = urlsplit(reset_links(var_dir)[0]).query.removeprefix("token=")
 
@@ -53,9 +49,7 @@ async def test_password_reset(client: AsyncClient, ada: Headers, var_dir: Path) 
     assert_notifies(message, "Your password was changed", "/forgot-password")
 
 
-async def test_email_changed(
-    client: AsyncClient, ada: Headers, user_path: str, var_dir: Path
-) -> None:
+async def test_email_changed(client, ada, user_path, var_dir):
     user_in = {"username": "countess", "email": "new@example.com"}
 
     await client.patch(user_path, json=user_in, headers=ada)
@@ -69,9 +63,7 @@ async def test_email_changed(
 @pytest.mark.parametrize(
     "user_in", [{"username": "countess"}, {"email": "ADA@example.com"}]
 )
-async def test_email_unchanged(
-    client: AsyncClient, ada: Headers, user_path: str, var_dir: Path, user_in: Any
-) -> None:
+async def test_email_unchanged(client, ada, user_path, var_dir, user_in):
     response = await client.patch(user_path, json=user_in, headers=ada)
 
     assert response.status_code == 200

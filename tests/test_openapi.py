@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from auth import create_access_token
 from config import BASE_DIR, settings
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import Headers, Json, auth_header, reset_rate_limits
+from tests.conftest import Json, auth_header, reset_rate_limits
 from tests.openapi_coverage import follow, operations
 from tools.export_openapi import FILE
 
@@ -60,7 +59,7 @@ def unbounded(schema: Json, place: str) -> Iterator[str]:
 
 
 class TestDocument:
-    def test_file_is_up_to_date(self, tmp_path: Path) -> None:
+    def test_file_is_up_to_date(self, tmp_path):
         # The settings of the machine that generates the file have no influence.
         environment = {"POSTS_PER_PAGE": "7", "MAX_UPLOAD_SIZE_BYTES": "1000"}
         file = tmp_path / "openapi.json"
@@ -74,7 +73,7 @@ class TestDocument:
 
         assert FILE.read_text() == file.read_text(), "run `make openapi`"
 
-    def test_names_are_unique_and_described(self) -> None:
+    def test_names_are_unique_and_described(self):
         ids = [operation["operationId"] for operation in OPERATIONS.values()]
         tags = {tag for operation in OPERATIONS.values() for tag in operation["tags"]}
 
@@ -82,13 +81,13 @@ class TestDocument:
         assert tags == {tag["name"] for tag in DOCUMENT["tags"] if tag["description"]}
 
     @pytest.mark.parametrize("name", SCHEMAS)
-    def test_properties_are_described(self, name: str) -> None:
+    def test_properties_are_described(self, name):
         properties = SCHEMAS[name].get("properties", {}).values()
 
         assert all(part.get("description") for part in properties)
 
     @each_operation
-    def test_operation_is_described(self, operation: Json) -> None:
+    def test_operation_is_described(self, operation):
         described = [operation, *operation.get("parameters", [])]
 
         assert all(part["description"] for part in described)
@@ -96,7 +95,7 @@ class TestDocument:
         assert operation["summary"]
 
     @each_operation
-    def test_inputs_are_bounded(self, operation: Json) -> None:
+    def test_inputs_are_bounded(self, operation):
         schemas = input_schemas(operation).items()
 
         assert [
@@ -104,7 +103,7 @@ class TestDocument:
         ] == []
 
     @each_operation
-    def test_errors_are_described(self, operation: Json) -> None:
+    def test_errors_are_described(self, operation):
         errors = [
             follow(DOCUMENT, response)
             for status, response in operation["responses"].items()
@@ -153,9 +152,7 @@ class TestCommonError:
     """Every operation that declares one of these errors responds with it."""
 
     @declaring("503")
-    async def test_unavailable_database(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
-    ) -> None:
+    async def test_unavailable_database(self, client, monkeypatch, name):
         async def disconnected() -> AsyncIterator[None]:
             raise DatabaseUnavailable
             yield
@@ -170,9 +167,7 @@ class TestCommonError:
         assert int(response.headers["retry-after"]) > 0
 
     @declaring("429")
-    async def test_rate_limit(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch, name: str
-    ) -> None:
+    async def test_rate_limit(self, client, monkeypatch, name):
         monkeypatch.setattr(settings, "rate_limit_enabled", True)
         monkeypatch.setattr(settings, "rate_limit_default", "1/hour")
         await reset_rate_limits()
@@ -186,9 +181,7 @@ class TestCommonError:
         assert 0 < int(response.headers["retry-after"]) <= 3600
 
     @declaring("413")
-    async def test_too_large_body(
-        self, client: AsyncClient, ada: Headers, user_id: int, name: str
-    ) -> None:
+    async def test_too_large_body(self, client, ada, user_id, name):
         headers = ada | {"Content-Length": "9999999"}
         headers["Content-Type"] = f"{media_type(name)}; boundary=x"
 
@@ -199,9 +192,7 @@ class TestCommonError:
         assert response.headers["connection"] == "close"
 
     @declaring("422")
-    async def test_invalid_request(
-        self, client: AsyncClient, ada: Headers, user_id: int, name: str
-    ) -> None:
+    async def test_invalid_request(self, client, ada, user_id, name):
         request = invalid_input(name)
         row_id = user_id if request else "x"
         request["headers"] = ada | request.get("headers", {})

@@ -2,10 +2,8 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from httpx import AsyncClient
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,7 +14,7 @@ from models import OrphanedPicture, utcnow
 from orphaned_pictures import delete_orphans
 from routers import pictures
 from storage import StorageError
-from tests.conftest import Headers, list_objects, upload_picture
+from tests.conftest import list_objects, upload_picture
 
 DAY = timedelta(days=1)
 
@@ -57,7 +55,7 @@ def failing_deletion(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class TestDeleteOrphans:
-    async def test_pictures_are_deleted(self, db: AsyncSession, bucket: Any) -> None:
+    async def test_pictures_are_deleted(self, db, bucket):
         upload_profile_image(b"a picture", "a.jpg")
         await add_orphans(db, "a.jpg", "missing.jpg")
 
@@ -66,7 +64,7 @@ class TestDeleteOrphans:
         assert list_objects(bucket) == []
         assert await scheduled(db) == []
 
-    async def test_grace_period(self, db: AsyncSession, bucket: Any) -> None:
+    async def test_grace_period(self, db, bucket):
         await pictures.store_avatar(db, b"a picture", "a.jpg")
 
         await delete_orphans(db)
@@ -74,9 +72,7 @@ class TestDeleteOrphans:
         assert list_objects(bucket) == ["profile_pics/a.jpg"]
         assert await scheduled(db) == ["a.jpg"]
 
-    async def test_failure_ends_the_round(
-        self, db: AsyncSession, failing_deletion: list[str]
-    ) -> None:
+    async def test_failure_ends_the_round(self, db, failing_deletion):
         await add_orphans(db, "a.jpg", "b.jpg")
 
         await delete_orphans(db)
@@ -84,9 +80,7 @@ class TestDeleteOrphans:
         assert failing_deletion == ["a.jpg"]
         assert sorted(await scheduled(db)) == ["a.jpg", "b.jpg"]
 
-    async def test_failure_does_not_block_others(
-        self, db: AsyncSession, failing_deletion: list[str]
-    ) -> None:
+    async def test_failure_does_not_block_others(self, db, failing_deletion):
         await add_orphans(db, "a.jpg", "b.jpg")
 
         await delete_orphans(db)
@@ -95,8 +89,8 @@ class TestDeleteOrphans:
         assert await scheduled(db) == ["a.jpg"]
 
     async def test_processes_skip_each_others_pictures(
-        self, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, concurrent_client, monkeypatch
+    ):
         loop = asyncio.get_running_loop()
         deleted = []
 
@@ -119,14 +113,8 @@ class TestDeleteOrphans:
 
 class TestOutage:
     async def test_pictures_are_deleted_later(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        db: AsyncSession,
-        bucket: Any,
-        failing_deletion: list[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, client, ada, db, bucket, failing_deletion, monkeypatch
+    ):
         await upload_picture(client, ada)
         user = (await upload_picture(client, ada)).json()
         response = await client.delete(f"/api/users/{user['id']}", headers=ada)
@@ -140,13 +128,8 @@ class TestOutage:
         assert await scheduled(db) == []
 
     async def test_picture_of_failed_upload_is_deleted_later(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        db: AsyncSession,
-        bucket: Any,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, client, ada, db, bucket, monkeypatch
+    ):
         def store_and_fail(content: bytes, filename: str) -> None:
             upload_profile_image(content, filename)
             raise StorageError("no response")
@@ -162,9 +145,7 @@ class TestOutage:
 
 
 class TestRunCleanup:
-    async def test_continues_after_an_error(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    async def test_continues_after_an_error(self, monkeypatch, caplog):
         second_round = asyncio.Event()
         errors = [DatabaseUnavailable()]
 

@@ -100,9 +100,7 @@ class TestURLs:
             ("/forgot-password", "/forgot-password"),
         ],
     )
-    async def test_canonical(
-        self, client: AsyncClient, post: Json, path: str, canonical: str
-    ) -> None:
+    async def test_canonical(self, client, post, path, canonical):
         page = await open_page(client, path.format(**post))
 
         assert page.links["canonical"] == SITE + canonical.format(**post)
@@ -111,16 +109,14 @@ class TestURLs:
         assert "robots" not in page.meta
 
     @pytest.mark.parametrize("path", ["/nothing", "/posts/0", "/reset-password?token="])
-    async def test_private_page(self, client: AsyncClient, path: str) -> None:
+    async def test_private_page(self, client, path):
         page = await open_page(client, path)
 
         assert page.meta["robots"] == "noindex"
         assert "canonical" not in page.links
 
     @pytest.mark.parametrize("path", ["/", "/users/{user_id}/posts"])
-    async def test_adjacent_pages(
-        self, client: AsyncClient, ada: Headers, post: Json, path: str
-    ) -> None:
+    async def test_adjacent_pages(self, client, ada, post, path):
         path = path.format(**post)
         [await create_post(client, ada) for _ in range(2 * settings.posts_per_page)]
 
@@ -141,9 +137,7 @@ class TestURLs:
             ("/users/{user_id}/posts", "/users/{user_id}/feed.atom"),
         ],
     )
-    async def test_feed(
-        self, client: AsyncClient, post: Json, path: str, feed: str
-    ) -> None:
+    async def test_feed(self, client, post, path, feed):
         page = await open_page(client, path.format(**post))
 
         feed = feed.format(**post)
@@ -152,7 +146,7 @@ class TestURLs:
 
 
 class TestLinkPreview:
-    async def test_home_page(self, client: AsyncClient) -> None:
+    async def test_home_page(self, client):
         page = await open_page(client, "/")
 
         assert page.meta["og:type"] == "website"
@@ -160,7 +154,7 @@ class TestLinkPreview:
         assert page.meta["og:description"] == page.meta["description"]
         assert page.meta["twitter:card"] == "summary"
 
-    async def test_post(self, client: AsyncClient, post: Json) -> None:
+    async def test_post(self, client, post):
         page = await open_page(client, f"/posts/{post['id']}")
 
         assert page.title == "A title" + SUFFIX
@@ -170,14 +164,14 @@ class TestLinkPreview:
         author = f"{SITE}/users/{post['user_id']}/posts"
         assert page.meta["article:author"] == author
 
-    async def test_long_post(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_long_post(self, client, ada):
         post = await create_post(client, ada, content="word " * 300)
 
         page = await open_page(client, f"/posts/{post['id']}")
 
         assert 100 < len(page.meta["description"]) <= 165
 
-    async def test_site_icon(self, client: AsyncClient) -> None:
+    async def test_site_icon(self, client):
         page = await open_page(client, "/")
 
         image = page.meta["og:image"]
@@ -190,15 +184,8 @@ class TestLinkPreview:
         ("bucket_name", "host"), [("test-bucket", ""), (None, SITE)], ids=str
     )
     async def test_picture(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        post: Json,
-        monkeypatch: pytest.MonkeyPatch,
-        path: str,
-        bucket_name: str | None,
-        host: str,
-    ) -> None:
+        self, client, ada, post, monkeypatch, path, bucket_name, host
+    ):
         monkeypatch.setattr(settings, "s3_bucket_name", bucket_name)
         user = (await upload_picture(client, ada)).json()
 
@@ -208,7 +195,7 @@ class TestLinkPreview:
 
 
 class TestStructuredData:
-    async def test_post(self, client: AsyncClient, post: Json) -> None:
+    async def test_post(self, client, post):
         page = await open_page(client, f"/posts/{post['id']}")
 
         assert page.data == {
@@ -233,9 +220,7 @@ class TestStructuredData:
         }
 
     @pytest.mark.parametrize("path", ["/", "/users/{user_id}/posts", "/login"])
-    async def test_other_pages(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_other_pages(self, client, post, path):
         assert (await open_page(client, path.format(**post))).data is None
 
 
@@ -246,7 +231,7 @@ class TestEscaping:
         await client.patch(user_path, json={"username": EVIL[:50]}, headers=ada)
         return await create_post(client, ada, title=EVIL, content=EVIL)
 
-    async def test_post(self, client: AsyncClient, evil: Json) -> None:
+    async def test_post(self, client, evil):
         page = await open_page(client, f"/posts/{evil['id']}")
 
         assert page.title == EVIL + SUFFIX
@@ -254,14 +239,14 @@ class TestEscaping:
         assert page.data["headline"] == page.data["description"] == EVIL
         assert page.data["author"]["name"] == EVIL[:50]
 
-    async def test_author(self, client: AsyncClient, evil: Json) -> None:
+    async def test_author(self, client, evil):
         page = await open_page(client, f"/users/{evil['user_id']}/posts")
 
         assert page.title == page.meta["og:title"] == EVIL[:50] + SUFFIX
         assert page.meta["description"] == f"Posts by {EVIL[:50]} on FastAPI Blog."
 
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_markup(self, client: AsyncClient, evil: Json, path: str) -> None:
+    async def test_markup(self, client, evil, path):
         page = await open_page(client, path.format(**evil))
 
         assert page.inline_script == ""
@@ -271,9 +256,7 @@ class TestEscaping:
 
 class TestDates:
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_never_edited(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_never_edited(self, client, post, path):
         page = await open_page(client, path.format(**post))
 
         time = '<time data-byline-target="posted" datetime="2025-11-03T23:30:15+00:00">'
@@ -282,9 +265,7 @@ class TestDates:
         assert "article:modified_time" not in page.meta
 
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_edited(
-        self, client: AsyncClient, db: AsyncSession, post: Json, path: str
-    ) -> None:
+    async def test_edited(self, client, db, post, path):
         await set_dates(db, date_updated=EDITED)
 
         page = await open_page(client, path.format(**post))
@@ -294,9 +275,7 @@ class TestDates:
         assert re.fullmatch(f"edited <time [^>]*{time}", mark)
         assert "November 03, 2025" in page.html
 
-    async def test_metadata(
-        self, client: AsyncClient, db: AsyncSession, post: Json
-    ) -> None:
+    async def test_metadata(self, client, db, post):
         await set_dates(db, date_updated=EDITED)
 
         page = await open_page(client, f"/posts/{post['id']}")

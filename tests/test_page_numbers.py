@@ -1,16 +1,13 @@
 """Pages beyond the last one, and icons that browsers request by default."""
 
 import pytest
-from httpx import AsyncClient
 
-from tests.conftest import Headers, create_post, get_user_id
+from tests.conftest import create_post, get_user_id
 
 
 class TestBeyondTheLastPage:
     @pytest.mark.parametrize("path", ["/", "/users/{id}/posts"])
-    async def test_links_to_last_page(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_links_to_last_page(self, client, ada, path):
         path = path.format(id=await get_user_id(client, ada))
         for _ in range(11):
             await create_post(client, ada)
@@ -21,7 +18,7 @@ class TestBeyondTheLastPage:
         assert f'href="{path}?page=2"' in response.text
         assert '<meta name="robots" content="noindex">' in response.text
 
-    async def test_links_to_first_page(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_links_to_first_page(self, client, ada):
         await create_post(client, ada)
 
         response = await client.get("/?page=2")
@@ -30,9 +27,7 @@ class TestBeyondTheLastPage:
         assert 'href="/">Go to last page' in response.text
 
     @pytest.mark.parametrize("path", ["/", "/users/{id}/posts"])
-    async def test_first_page_always_exists(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_first_page_always_exists(self, client, ada, path):
         path = path.format(id=await get_user_id(client, ada))
 
         response = await client.get(path, params={"page": 1})
@@ -44,7 +39,7 @@ class TestBeyondTheLastPage:
     ("path", "media_type"),
     [("/favicon.ico", "image/x-icon"), ("/apple-touch-icon.png", "image/png")],
 )
-async def test_icon(client: AsyncClient, path: str, media_type: str) -> None:
+async def test_icon(client, path, media_type):
     response = await client.get(path)
 
     assert response.status_code == 200

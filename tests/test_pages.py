@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from httpx import AsyncClient
 
-from tests.conftest import Headers, Json, create_post
+from tests.conftest import create_post
 
 # Filled with the fields of a post.
 WITH_POSTS = ["/", "/posts/{id}", "/users/{user_id}/posts"]
@@ -15,9 +14,7 @@ PAGES = [*WITH_POSTS, "/site/posts", *ACCOUNT_PAGES, "/reset-password"]
 
 class TestPage:
     @pytest.mark.parametrize("path", PAGES)
-    async def test_is_the_same_for_everyone(
-        self, client: AsyncClient, ada: Headers, post: Json, path: str
-    ) -> None:
+    async def test_is_the_same_for_everyone(self, client, ada, post, path):
         anonymous = await client.get(path.format(**post))
 
         logged_in = await client.get(path.format(**post), headers=ada)
@@ -29,9 +26,7 @@ class TestPage:
         assert "set-cookie" not in logged_in.headers
 
     @pytest.mark.parametrize("path", [*PAGES, "/nothing", "/docs", "/redoc"])
-    async def test_loads_nothing_external_or_inline(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_loads_nothing_external_or_inline(self, client, post, path):
         page = (await client.get(path.format(**post))).text
 
         # A canonical link loads nothing, and a data block is not a script.
@@ -43,9 +38,7 @@ class TestPage:
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\s(?:style|on\w+)=", page)
 
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_titles_untitled_post_by_its_first_words(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_titles_untitled_post_by_its_first_words(self, client, ada, path):
         content = "Once upon a time " * 20
         post = await create_post(client, ada, title="", content=content)
 
@@ -57,18 +50,14 @@ class TestPage:
 
 class TestPostList:
     @pytest.mark.parametrize("path", ["/", "/site/posts", "/users/{user_id}/posts"])
-    async def test_links_posts_and_authors(
-        self, client: AsyncClient, post: Json, path: str
-    ) -> None:
+    async def test_links_posts_and_authors(self, client, post, path):
         page = (await client.get(path.format(**post))).text
 
         assert post["title"] in page
         assert f'href="/posts/{post["id"]}"' in page
         assert f'href="/users/{post["user_id"]}/posts"' in page
 
-    async def test_of_author_omits_other_posts(
-        self, client: AsyncClient, post: Json, bob: Headers
-    ) -> None:
+    async def test_of_author_omits_other_posts(self, client, post, bob):
         await create_post(client, bob, title="By bob")
 
         page = (await client.get(f"/users/{post['user_id']}/posts")).text
@@ -77,9 +66,7 @@ class TestPostList:
         assert "By bob" not in page
 
     @pytest.mark.parametrize("path", ["/", "/users/{user_id}/posts"])
-    async def test_links_older_posts(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_links_older_posts(self, client, ada, path):
         posts = [await create_post(client, ada, title=f"No. {n}.") for n in range(11)]
         path = path.format(**posts[0])
 
@@ -92,7 +79,7 @@ class TestPostList:
         assert "?page=3" not in second.text
 
 
-async def test_post_page(client: AsyncClient, ada: Headers) -> None:
+async def test_post_page(client, ada):
     post = await create_post(client, ada, content="word " * 1000)
 
     page = (await client.get(f"/posts/{post['id']}")).text

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import EPOCH, Post
 from pagination import CURSOR_FORMAT
-from tests.conftest import Headers, add_posts, create_post
+from tests.conftest import add_posts, create_post
 
 # Returns the URL of the next page, or "" at the end.
 NextURL = Callable[[Response], str]
@@ -64,9 +64,7 @@ class TestSkipAndLimit:
         ("skip", "limit", "length"),
         [(0, 6, 6), (0, 7, 7), (5, 1, 1), (6, 1, 1), (7, 1, 0), (2**31 - 1, 100, 0)],
     )
-    async def test_page(
-        self, client: AsyncClient, posts: list[int], skip: int, limit: int, length: int
-    ) -> None:
+    async def test_page(self, client, posts, skip, limit, length):
         response = await client.get("/api/posts", params={"skip": skip, "limit": limit})
 
         page = response.json()
@@ -77,9 +75,7 @@ class TestSkipAndLimit:
     @pytest.mark.parametrize(
         "query", ["skip=-1", "skip=x", "skip=2147483648", "limit=0", "limit=101"]
     )
-    async def test_out_of_range(
-        self, client: AsyncClient, path: str, query: str
-    ) -> None:
+    async def test_out_of_range(self, client, path, query):
         response = await client.get(f"{path}?{query}")
 
         assert response.status_code == 422
@@ -91,20 +87,11 @@ class TestNextPage:
         ("next_url", "query"),
         [(by_cursor, "limit=1"), (by_link, "limit=3"), (by_link, "limit=3&skip=0")],
     )
-    async def test_each_post_once(
-        self,
-        client: AsyncClient,
-        path: str,
-        posts: list[int],
-        next_url: NextURL,
-        query: str,
-    ) -> None:
+    async def test_each_post_once(self, client, path, posts, next_url, query):
         assert await all_ids(client, f"{path}?{query}", next_url) == posts
 
     @pytest.mark.parametrize("query", ["limit=4", "limit=4&skip=0"])
-    async def test_last_page(
-        self, client: AsyncClient, posts: list[int], query: str
-    ) -> None:
+    async def test_last_page(self, client, posts, query):
         first = await client.get(f"/api/posts?{query}")
 
         last = await client.get(by_link(first))
@@ -122,18 +109,14 @@ class TestNextPage:
             ("limit=2&skip=0", "skip=2&limit=2"),
         ],
     )
-    async def test_link(
-        self, client: AsyncClient, path: str, posts: list[int], query: str, link: str
-    ) -> None:
+    async def test_link(self, client, path, posts, query, link):
         response = await client.get(f"{path}?{query}")
 
         cursor = response.json()["next_cursor"].replace("=", "%3D")
         expected = f'<{path}?{link.format(cursor=cursor)}>; rel="next"'
         assert response.headers["Link"] == expected
 
-    async def test_other_authors(
-        self, client: AsyncClient, ada: Headers, bob: Headers, user_id: int
-    ) -> None:
+    async def test_other_authors(self, client, ada, bob, user_id):
         posts = [await create_post(client, author) for author in [ada, bob] * 4]
 
         listed = await all_ids(client, f"/api/users/{user_id}/posts?limit=3", by_cursor)
@@ -141,9 +124,7 @@ class TestNextPage:
         assert listed == [post["id"] for post in posts[-2::-2]]
 
     @pytest.mark.parametrize("user", ["+{}", "%2B{}", "000{}"])
-    async def test_unusual_user_id(
-        self, client: AsyncClient, user_id: int, posts: list[int], user: str
-    ) -> None:
+    async def test_unusual_user_id(self, client, user_id, posts, user):
         path = f"/api/users/{user.format(user_id)}/posts"
 
         assert await all_ids(client, f"{path}?limit=5", by_link) == posts
@@ -151,14 +132,7 @@ class TestNextPage:
 
 class TestConcurrentChanges:
     @pytest.mark.parametrize("next_url", [by_cursor, by_link])
-    async def test_no_gap_or_repetition(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        path: str,
-        posts: list[int],
-        next_url: NextURL,
-    ) -> None:
+    async def test_no_gap_or_repetition(self, client, ada, path, posts, next_url):
         first = await client.get(f"{path}?limit=2")
         await create_post(client, ada)
         # The cursor refers to the second post.
@@ -168,9 +142,7 @@ class TestConcurrentChanges:
 
         assert ids(second) == posts[4:6]
 
-    async def test_remaining_posts_deleted(
-        self, client: AsyncClient, ada: Headers, posts: list[int]
-    ) -> None:
+    async def test_remaining_posts_deleted(self, client, ada, posts):
         first = await client.get("/api/posts?limit=5")
         [await client.delete(f"/api/posts/{i}", headers=ada) for i in posts[4:]]
 
@@ -180,9 +152,7 @@ class TestConcurrentChanges:
         assert (page["posts"], page["total"], page["skip"]) == ([], 4, 5)
         assert (page["has_more"], page["next_cursor"]) == (False, None)
 
-    async def test_new_post_with_date_of_cursor(
-        self, client: AsyncClient, db: AsyncSession, user_id: int
-    ) -> None:
+    async def test_new_post_with_date_of_cursor(self, client, db, user_id):
         await add_posts(db, user_id, [NOON] * 4)
         first = await client.get("/api/posts?limit=2")
         await add_posts(db, user_id, [NOON, NOON + MICROSECOND])
@@ -204,9 +174,7 @@ VALID = pack_cursor(0, 1, 1)
 
 
 class TestCursor:
-    async def test_another_list(
-        self, client: AsyncClient, ada: Headers, bob: Headers, user_id: int
-    ) -> None:
+    async def test_another_list(self, client, ada, bob, user_id):
         posts = [await create_post(client, author) for author in [ada, bob] * 2]
         cursor = (await client.get("/api/posts?limit=1")).json()["next_cursor"]
 
@@ -214,21 +182,19 @@ class TestCursor:
 
         assert ids(response) == [posts[2]["id"], posts[0]["id"]]
 
-    async def test_default_skip(self, client: AsyncClient, posts: list[int]) -> None:
+    async def test_default_skip(self, client, posts):
         # Generated clients send all default values.
         first = await client.get("/api/posts?limit=2")
         second = f"{by_cursor(first)}&skip=0"
 
         assert await all_ids(client, second, by_link) == posts[2:]
 
-    async def test_before_first_post(
-        self, client: AsyncClient, posts: list[int]
-    ) -> None:
+    async def test_before_first_post(self, client, posts):
         url = f"/api/posts?limit=3&cursor={pack_cursor(LAST, 1, 2**31 - 1)}"
 
         assert await all_ids(client, url, by_link) == posts
 
-    async def test_after_last_post(self, client: AsyncClient, posts: list[int]) -> None:
+    async def test_after_last_post(self, client, posts):
         cursor = pack_cursor(FIRST, 2**31 - 1, 0)
 
         response = await client.get(f"/api/posts?cursor={cursor}")
@@ -239,9 +205,7 @@ class TestCursor:
         "date",
         [EPOCH - MICROSECOND, datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)],
     )
-    async def test_any_date(
-        self, client: AsyncClient, db: AsyncSession, user_id: int, date: datetime
-    ) -> None:
+    async def test_any_date(self, client, db, user_id, date):
         await add_posts(db, user_id, [date] * 3)
 
         listed = await all_ids(client, "/api/posts?limit=1", by_cursor)
@@ -257,7 +221,7 @@ class TestCursor:
             *(pack_cursor(0, 1, -1), f"{VALID}&skip=1"),
         ],
     )
-    async def test_invalid(self, client: AsyncClient, cursor: str) -> None:
+    async def test_invalid(self, client, cursor):
         response = await client.get(f"/api/posts?cursor={cursor}")
 
         (error,) = response.json()["detail"]

@@ -2,13 +2,11 @@
 
 import unicodedata
 from datetime import timedelta
-from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import select, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth import hash_password, hash_reset_token, password_hasher, verify_password
 from executors import QueueFull
@@ -75,7 +73,7 @@ async def log_in(client: AsyncClient, password: str) -> Response:
 
 
 class TestForgotPassword:
-    async def test_email(self, client: AsyncClient, send: AsyncMock) -> None:
+    async def test_email(self, client, send):
         await create_test_user(client)
 
         response = await forget(client, " Ada@example.com ")
@@ -84,9 +82,7 @@ class TestForgotPassword:
         assert response.status_code == 202
         send.assert_awaited_once_with(to_email=EMAIL, username="ada", token=token)
 
-    async def test_unknown_email(
-        self, client: AsyncClient, ada: Headers, send: AsyncMock
-    ) -> None:
+    async def test_unknown_email(self, client, ada, send):
         known = await forget(client)
 
         unknown = await forget(client, "eve@example.com")
@@ -95,9 +91,7 @@ class TestForgotPassword:
         assert unknown.headers.raw == known.headers.raw
         assert send.await_count == 1
 
-    async def test_only_hash_is_stored(
-        self, client: AsyncClient, ada: Headers, send: AsyncMock, db: AsyncSession
-    ) -> None:
+    async def test_only_hash_is_stored(self, client, ada, send, db):
         before = utcnow()
 
         token = await request_token(client, send)
@@ -106,9 +100,7 @@ class TestForgotPassword:
         assert stored.token_hash == hash_reset_token(token)
         assert before <= stored.expires_at - timedelta(minutes=60) <= utcnow()
 
-    async def test_new_token_replaces_old_one(
-        self, client: AsyncClient, token: str, send: AsyncMock
-    ) -> None:
+    async def test_new_token_replaces_old_one(self, client, token, send):
         new_token = await request_token(client, send)
 
         assert (await reset(client, token)).json() == INVALID_RESET_TOKEN
@@ -116,7 +108,7 @@ class TestForgotPassword:
 
 
 class TestResetPassword:
-    async def test_success(self, client: AsyncClient, token: str) -> None:
+    async def test_success(self, client, token):
         response = await reset(client, token)
 
         assert response.status_code == 200
@@ -127,15 +119,13 @@ class TestResetPassword:
         assert (await log_in(client, NEW_PASSWORD)).status_code == 200
         assert (await log_in(client, PASSWORD)).status_code == 401
 
-    async def test_sessions_end(
-        self, client: AsyncClient, ada: Headers, token: str
-    ) -> None:
+    async def test_sessions_end(self, client, ada, token):
         await reset(client, token)
 
         response = await client.get("/api/users/me", headers=ada)
         assert (response.status_code, response.json()) == (401, INVALID_TOKEN)
 
-    async def test_token_works_once(self, client: AsyncClient, token: str) -> None:
+    async def test_token_works_once(self, client, token):
         await reset(client, token)
 
         response = await reset(client, token)
@@ -143,19 +133,17 @@ class TestResetPassword:
         assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
 
     @pytest.mark.parametrize("unknown", ["", "é", "x" * 100_000], ids=len)
-    async def test_unknown_token(self, client: AsyncClient, unknown: str) -> None:
+    async def test_unknown_token(self, client, unknown):
         response = await reset(client, unknown)
 
         assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
 
-    async def test_hash_of_token(self, client: AsyncClient, token: str) -> None:
+    async def test_hash_of_token(self, client, token):
         response = await reset(client, hash_reset_token(token))
 
         assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
 
-    async def test_expired_token(
-        self, client: AsyncClient, token: str, db: AsyncSession
-    ) -> None:
+    async def test_expired_token(self, client, token, db):
         await db.execute(update(PasswordResetToken).values(expires_at=utcnow()))
         await db.commit()
 
@@ -163,9 +151,7 @@ class TestResetPassword:
 
         assert (response.status_code, response.json()) == (400, INVALID_RESET_TOKEN)
 
-    async def test_busy_server_keeps_token(
-        self, client: AsyncClient, token: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_busy_server_keeps_token(self, client, token, monkeypatch):
         with monkeypatch.context() as patch:
             full = AsyncMock(side_effect=QueueFull)
             patch.setattr("routers.passwords.hash_password_async", full)
@@ -175,9 +161,7 @@ class TestResetPassword:
 
         assert (rejected.status_code, response.status_code) == (503, 200)
 
-    async def test_token_of_another_user_is_kept(
-        self, client: AsyncClient, bob: Headers, token: str, send: AsyncMock
-    ) -> None:
+    async def test_token_of_another_user_is_kept(self, client, bob, token, send):
         bobs_token = await request_token(client, send, "bob@example.com")
 
         await reset(client, token)
@@ -193,15 +177,7 @@ class TestResetPassword:
         ],
         ids=["password changed", "email changed", "account deleted"],
     )
-    async def test_token_is_revoked(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        token: str,
-        method: str,
-        path: str,
-        body: Any,
-    ) -> None:
+    async def test_token_is_revoked(self, client, ada, token, method, path, body):
         path = f"/api/users/{path.format(await get_user_id(client, ada))}"
         await client.request(method, path, json=body, headers=ada)
 
@@ -211,7 +187,7 @@ class TestResetPassword:
 
 
 class TestChangePassword:
-    async def test_success(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_success(self, client, ada):
         response = await change(client, ada)
 
         assert response.status_code == 200
@@ -223,18 +199,14 @@ class TestChangePassword:
         assert (await log_in(client, NEW_PASSWORD)).status_code == 200
         assert (await log_in(client, PASSWORD)).status_code == 401
 
-    async def test_wrong_current_password(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
+    async def test_wrong_current_password(self, client, ada):
         response = await change(client, ada, current_password="wrong")
 
         assert response.status_code == 400
         assert response.json() == {"detail": "Current password is incorrect"}
         assert (await log_in(client, PASSWORD)).status_code == 200
 
-    async def test_other_sessions_end(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_other_sessions_end(self, client, ada, bob):
         other = auth_header(await login_user(client))
 
         response = await change(client, ada)
@@ -255,7 +227,7 @@ FORMS = [unicodedata.normalize(form, PHRASE) for form in ("NFC", "NFD")]
 class TestUnicode:
     @pytest.mark.parametrize("typed", FORMS, ids=["NFC", "NFD"])
     @pytest.mark.parametrize("chosen", FORMS, ids=["NFC", "NFD"])
-    async def test_forms(self, client: AsyncClient, chosen: str, typed: str) -> None:
+    async def test_forms(self, client, chosen, typed):
         await create_test_user(client, password=chosen)
         token = await login_user(client, password=typed)
 
@@ -263,22 +235,20 @@ class TestUnicode:
 
         assert response.status_code == 200
 
-    async def test_older_hash(
-        self, client: AsyncClient, ada: Headers, db: AsyncSession
-    ) -> None:
+    async def test_older_hash(self, client, ada, db):
         older = password_hasher.hash(FORMS[1])
         await db.execute(update(User).values(password_hash=older))
         await db.commit()
 
         assert await login_user(client, password=FORMS[1])
 
-    def test_too_long_to_normalize(self) -> None:
+    def test_too_long_to_normalize(self):
         # Normalizing this would take minutes.
         password = "a" + "\u0316\u0301" * 500_000
 
         assert not verify_password(password, hash_password(PASSWORD))
 
-    async def test_length_is_that_of_nfc(self, client: AsyncClient) -> None:
+    async def test_length_is_that_of_nfc(self, client):
         password = unicodedata.normalize("NFD", "ä" * 100)
 
         await create_test_user(client, password=password)

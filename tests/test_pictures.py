@@ -77,7 +77,7 @@ def hanging_storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class TestUpload:
-    async def test_picture_is_stored(self, upload: Upload, bucket: Any) -> None:
+    async def test_picture_is_stored(self, upload, bucket):
         response = await upload()
 
         assert response.status_code == 200
@@ -85,9 +85,7 @@ class TestUpload:
         assert list_objects(bucket) == [f"profile_pics/{image_file}"]
 
     @pytest.mark.parametrize("content", [b"", PHOTO[:-2000]], ids=["empty", "damaged"])
-    async def test_invalid_picture(
-        self, upload: Upload, bucket: Any, content: bytes
-    ) -> None:
+    async def test_invalid_picture(self, upload, bucket, content):
         response = await upload(content)
 
         assert response.status_code == 400
@@ -97,20 +95,13 @@ class TestUpload:
         }
         assert list_objects(bucket) == []
 
-    async def test_old_picture_is_deleted(
-        self, upload: Upload, old: str, bucket: Any
-    ) -> None:
+    async def test_old_picture_is_deleted(self, upload, old, bucket):
         new = (await upload()).json()["image_file"]
 
         assert new != old
         assert list_objects(bucket) == [f"profile_pics/{new}"]
 
-    async def test_storage_fails(
-        self,
-        upload: Upload,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
+    async def test_storage_fails(self, upload, monkeypatch, caplog):
         error = StorageError("connection refused")
         monkeypatch.setattr("storage.put", Mock(side_effect=error))
 
@@ -119,14 +110,12 @@ class TestUpload:
         assert (response.status_code, response.json()) == (503, UPLOAD_FAILED)
         assert "connection refused" in caplog.text
 
-    async def test_storage_hangs(self, upload: Upload, hanging_storage: None) -> None:
+    async def test_storage_hangs(self, upload, hanging_storage):
         response = await upload()
 
         assert (response.status_code, response.json()) == (503, UPLOAD_FAILED)
 
-    async def test_update_fails(
-        self, upload: Upload, old: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_update_fails(self, upload, old, bucket, monkeypatch):
         failing = AsyncMock(side_effect=DatabaseUnavailable)
         monkeypatch.setattr(pictures, "replace_picture", failing)
 
@@ -135,9 +124,7 @@ class TestUpload:
         assert response.status_code == 503
         assert list_objects(bucket) == [f"profile_pics/{old}"]
 
-    async def test_commit_fails(
-        self, upload: Upload, old: str, bucket: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_commit_fails(self, upload, old, bucket, monkeypatch):
         replace_picture = pictures.replace_picture
 
         async def replace(db: AsyncSession, *rest: Any) -> str | None:
@@ -154,9 +141,7 @@ class TestUpload:
         assert f"profile_pics/{old}" in list_objects(bucket)
         assert len(list_objects(bucket)) == 2
 
-    async def test_cleanup_was_faster(
-        self, upload: Upload, bucket: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_cleanup_was_faster(self, upload, bucket, monkeypatch):
         store_avatar = pictures.store_avatar
 
         async def store_and_clean_up(db: AsyncSession, *rest: Any) -> None:
@@ -171,13 +156,8 @@ class TestUpload:
         assert list_objects(bucket) == []
 
     async def test_account_is_deleted_meanwhile(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        picture_path: str,
-        bucket: Any,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, client, ada, picture_path, bucket, monkeypatch
+    ):
         read_avatar = pictures.read_avatar
 
         async def read_and_delete_account(request: Any) -> tuple[bytes, str]:
@@ -191,9 +171,7 @@ class TestUpload:
         assert response.status_code == 401
         assert list_objects(bucket) == []
 
-    async def test_slow_upload_holds_no_resources(
-        self, concurrent_client: AsyncClient
-    ) -> None:
+    async def test_slow_upload_holds_no_resources(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
         user_id = await get_user_id(concurrent_client, ada)
         is_waiting = asyncio.Event()
@@ -221,14 +199,7 @@ class TestSize:
     @pytest.mark.parametrize(
         ("limit", "shown"), [(5 * 1024**2, "5MB"), (1024**2 // 2, "0.5MB")]
     )
-    async def test_file_is_too_large(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        monkeypatch: pytest.MonkeyPatch,
-        limit: int,
-        shown: str,
-    ) -> None:
+    async def test_file_is_too_large(self, client, ada, monkeypatch, limit, shown):
         monkeypatch.setattr(settings, "max_upload_size_bytes", limit)
 
         response = await upload_picture(client, ada, bytes(limit + 1))
@@ -236,9 +207,7 @@ class TestSize:
         assert response.status_code == 400
         assert response.json() == {"detail": f"File too large. Maximum size is {shown}"}
 
-    async def test_largest_file(
-        self, client: AsyncClient, ada: Headers, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_largest_file(self, client, ada, monkeypatch):
         monkeypatch.setattr(settings, "max_upload_size_bytes", len(PHOTO))
 
         response = await upload_picture(client, ada, PHOTO)
@@ -246,13 +215,8 @@ class TestSize:
         assert response.status_code == 200
 
     async def test_body_is_too_large(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        picture_path: str,
-        body: CountingBody,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        self, client, ada, picture_path, body, monkeypatch
+    ):
         monkeypatch.setattr(settings, "max_upload_size_bytes", 10_000)
 
         response = await client.patch(
@@ -263,9 +227,7 @@ class TestSize:
         assert response.json() == {"detail": "Request body too large"}
         assert body.read_bytes <= 10_000 + MAX_OVERHEAD + 4096
 
-    async def test_declared_size_is_too_large(
-        self, client: AsyncClient, ada: Headers, picture_path: str, body: CountingBody
-    ) -> None:
+    async def test_declared_size_is_too_large(self, client, ada, picture_path, body):
         size = str(settings.max_upload_size_bytes + MAX_OVERHEAD + 1)
         headers = {**ada, "Content-Type": MULTIPART, "Content-Length": size}
 
@@ -275,16 +237,14 @@ class TestSize:
 
 
 class TestUnreadBody:
-    async def test_anonymous(self, client: AsyncClient, body: CountingBody) -> None:
+    async def test_anonymous(self, client, body):
         response = await client.patch(
             "/api/users/1/picture", content=body, headers={"Content-Type": MULTIPART}
         )
 
         assert (response.status_code, body.read_bytes) == (401, 0)
 
-    async def test_another_user(
-        self, client: AsyncClient, ada: Headers, body: CountingBody
-    ) -> None:
+    async def test_another_user(self, client, ada, body):
         headers = {**ada, "Content-Type": MULTIPART, "Content-Length": "100000000"}
 
         response = await client.patch(
@@ -305,14 +265,7 @@ class TestUnreadBody:
     ],
     ids=["text", "no form", "no boundary", "part without a name", "too many fields"],
 )
-async def test_invalid_form(
-    client: AsyncClient,
-    ada: Headers,
-    picture_path: str,
-    content_type: str,
-    body: bytes,
-    location: list[str],
-) -> None:
+async def test_invalid_form(client, ada, picture_path, content_type, body, location):
     headers = {**ada, "Content-Type": content_type}
 
     response = await client.patch(picture_path, content=body, headers=headers)
@@ -322,12 +275,7 @@ async def test_invalid_form(
 
 
 class TestDecode:
-    async def test_one_picture_at_a_time(
-        self,
-        concurrent_client: AsyncClient,
-        bucket: Any,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    async def test_one_picture_at_a_time(self, concurrent_client, bucket, monkeypatch):
         ada = await sign_up(concurrent_client, "ada")
         lock = threading.Lock()
 
@@ -347,7 +295,7 @@ class TestDecode:
         assert [response.status_code for response in responses] == [200] * 3
         assert list_objects(bucket) == [f"profile_pics/{user['image_file']}"]
 
-    async def test_busy_decoder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_busy_decoder(self, monkeypatch):
         monkeypatch.setattr(pictures, "DECODE_TIMEOUT", 0.01)
         file = BytesIO(PHOTO)
 
@@ -360,13 +308,7 @@ class TestDecode:
         assert file.tell() == 0
 
     @pytest.mark.parametrize("error", [TimeoutError("busy"), ChildProcessError("-9")])
-    async def test_decoder_fails(
-        self,
-        upload: Upload,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-        error: OSError,
-    ) -> None:
+    async def test_decoder_fails(self, upload, monkeypatch, caplog, error):
         monkeypatch.setattr(pictures, "process_profile_image", Mock(side_effect=error))
 
         response = await upload()
@@ -375,7 +317,7 @@ class TestDecode:
         assert int(response.headers["retry-after"]) > 0
         assert repr(error) in caplog.text
 
-    async def test_rejected_file_is_freed_at_once(self, upload: Upload) -> None:
+    async def test_rejected_file_is_freed_at_once(self, upload):
         content = bytes(5_000_000)
         gc.disable()
         tracemalloc.start()
@@ -390,9 +332,7 @@ class TestDecode:
 
 class TestDelete:
     @pytest.mark.usefixtures("old")
-    async def test_default_picture_is_shown(
-        self, client: AsyncClient, ada: Headers, picture_path: str, bucket: Any
-    ) -> None:
+    async def test_default_picture_is_shown(self, client, ada, picture_path, bucket):
         response = await client.delete(picture_path, headers=ada)
 
         assert response.status_code == 200
@@ -400,23 +340,15 @@ class TestDelete:
         assert response.json()["image_path"] == "/static/profile_pics/default.jpg"
         assert list_objects(bucket) == []
 
-    async def test_no_picture(
-        self, client: AsyncClient, ada: Headers, picture_path: str
-    ) -> None:
+    async def test_no_picture(self, client, ada, picture_path):
         response = await client.delete(picture_path, headers=ada)
 
         assert response.status_code == 400
         assert response.json() == {"detail": "No profile picture to delete"}
 
     async def test_storage_hangs(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        old: str,
-        picture_path: str,
-        hanging_storage: None,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
+        self, client, ada, old, picture_path, hanging_storage, caplog
+    ):
         response = await client.delete(picture_path, headers=ada)
 
         assert response.status_code == 200

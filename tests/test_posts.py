@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import text, update
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import Post
 from tests.conftest import Headers, Json, add_posts, create_post, get_user_id
@@ -37,7 +36,7 @@ async def change(
 
 
 class TestListPosts:
-    async def test_empty(self, client: AsyncClient) -> None:
+    async def test_empty(self, client):
         response = await client.get("/api/posts")
 
         assert response.status_code == 200
@@ -50,7 +49,7 @@ class TestListPosts:
             "next_cursor": None,
         }
 
-    async def test_same_as_single_posts(self, client: AsyncClient, post: Json) -> None:
+    async def test_same_as_single_posts(self, client, post):
         response = await client.get("/api/posts")
 
         assert response.json()["posts"] == [post]
@@ -59,15 +58,7 @@ class TestListPosts:
     @pytest.mark.parametrize(
         ("days", "expected"), [([0, 1, -1], [1, 0, 2]), ([0] * 4, [3, 2, 1, 0])]
     )
-    async def test_order(
-        self,
-        client: AsyncClient,
-        db: AsyncSession,
-        user_id: int,
-        path: str,
-        days: list[int],
-        expected: list[int],
-    ) -> None:
+    async def test_order(self, client, db, user_id, path, days, expected):
         dates = [LAST_YEAR + timedelta(days=day) for day in days]
         ids = await add_posts(db, user_id, dates)
         # The index would return the right order even without a complete ORDER BY.
@@ -81,7 +72,7 @@ class TestListPosts:
 
 
 class TestReadPost:
-    async def test_success(self, client: AsyncClient, post: Json) -> None:
+    async def test_success(self, client, post):
         response = await client.get(f"/api/posts/{post['id']}")
 
         assert response.status_code == 200
@@ -94,13 +85,13 @@ class TestReadPost:
         }
 
     @pytest.mark.parametrize("post_id", ["0", "-1", "2147483647", "2147483648"])
-    async def test_not_found(self, client: AsyncClient, post_id: str) -> None:
+    async def test_not_found(self, client, post_id):
         response = await client.get(f"/api/posts/{post_id}")
 
         assert response.status_code == 404
         assert response.json() == {"detail": "Post not found"}
 
-    async def test_invalid_id(self, client: AsyncClient) -> None:
+    async def test_invalid_id(self, client):
         response = await client.get("/api/posts/1.0")
 
         assert response.status_code == 422
@@ -108,7 +99,7 @@ class TestReadPost:
 
 
 class TestCreatePost:
-    async def test_success(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_success(self, client, ada):
         response = await client.post("/api/posts", json=TEA, headers=ada)
 
         post = response.json()
@@ -118,7 +109,7 @@ class TestCreatePost:
         assert post["author"]["username"] == "ada"
         assert post == await read(client, post)
 
-    async def test_dates(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_dates(self, client, ada):
         before = datetime.now(UTC)
 
         post = await create_post(client, ada)
@@ -129,9 +120,7 @@ class TestCreatePost:
         assert post["date_updated"] is None
 
     @pytest.mark.parametrize("title", [{}, {"title": None}])
-    async def test_untitled(
-        self, client: AsyncClient, ada: Headers, title: Json
-    ) -> None:
+    async def test_untitled(self, client, ada, title):
         response = await client.post(
             "/api/posts", json={"content": "Some content", **title}, headers=ada
         )
@@ -139,9 +128,7 @@ class TestCreatePost:
         assert response.status_code == 201
         assert response.json()["title"] == ""
 
-    async def test_other_fields_are_ignored(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_other_fields_are_ignored(self, client, ada, bob):
         bobs_id = await get_user_id(client, bob)
         past = "2001-01-01T00:00Z"
 
@@ -167,16 +154,7 @@ class TestEditPost:
             ("PATCH", {"content": "Is ready. "}, {**TEA, "content": "Is ready. "}),
         ],
     )
-    async def test_success(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        db: AsyncSession,
-        post: Json,
-        method: str,
-        body: Json,
-        stored: Json,
-    ) -> None:
+    async def test_success(self, client, ada, db, post, method, body, stored):
         await db.execute(update(Post).values(date_posted=LAST_YEAR))
         await db.commit()
         before = datetime.now(UTC)
@@ -202,18 +180,14 @@ class TestEditPost:
             ("PATCH", {"id": 0, "user_id": 0, "date_updated": "2001-01-01T00:00Z"}),
         ],
     )
-    async def test_no_change(
-        self, client: AsyncClient, ada: Headers, post: Json, method: str, body: Json
-    ) -> None:
+    async def test_no_change(self, client, ada, post, method, body):
         response = await change(client, ada, post, method, **body)
 
         assert response.status_code == 200
         assert response.json() == post
 
     @pytest.mark.parametrize("content", ["a\n\nb", "a\r\rb"], ids=repr)
-    async def test_other_line_endings(
-        self, client: AsyncClient, ada: Headers, content: str
-    ) -> None:
+    async def test_other_line_endings(self, client, ada, content):
         post = await create_post(client, ada, content="a\r\n\r\nb")
 
         same = await change(client, ada, post, content=content)
@@ -222,9 +196,7 @@ class TestEditPost:
         assert same.json() == post
         assert other.json()["content"] == content + "\n"
 
-    async def test_untitled_stays_untitled(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
+    async def test_untitled_stays_untitled(self, client, ada):
         post = await create_post(client, ada, title=None, content="C")
 
         response = await change(client, ada, post, "PUT", title=None, content="C")
@@ -239,15 +211,13 @@ class TestEditPost:
             ({"title": "T", "content": None}, "content"),
         ],
     )
-    async def test_put_requires_both(
-        self, client: AsyncClient, ada: Headers, post: Json, body: Json, field: str
-    ) -> None:
+    async def test_put_requires_both(self, client, ada, post, body, field):
         response = await change(client, ada, post, "PUT", **body)
 
         assert response.status_code == 422
         assert response.json()["detail"][0]["loc"] == ["body", field]
 
-    async def test_again(self, client: AsyncClient, ada: Headers, post: Json) -> None:
+    async def test_again(self, client, ada, post):
         first = (await change(client, ada, post, **COFFEE)).json()
 
         again = (await change(client, ada, post, **COFFEE)).json()
@@ -256,9 +226,7 @@ class TestEditPost:
         assert again == first
         assert reverted["date_updated"] > first["date_updated"]
 
-    async def test_place_in_list(
-        self, client: AsyncClient, ada: Headers, post: Json
-    ) -> None:
+    async def test_place_in_list(self, client, ada, post):
         newer = await create_post(client, ada)
 
         edited = (await change(client, ada, post, **COFFEE)).json()
@@ -267,7 +235,7 @@ class TestEditPost:
 
 
 class TestDeletePost:
-    async def test_success(self, client: AsyncClient, ada: Headers, post: Json) -> None:
+    async def test_success(self, client, ada, post):
         response = await change(client, ada, post, "DELETE")
 
         assert (response.status_code, response.content) == (204, b"")

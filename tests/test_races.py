@@ -156,9 +156,7 @@ class TestUniqueness:
             ("ada{n}", "ada@example.com", EMAIL_TAKEN),
         ],
     )
-    async def test_one_user_signs_up(
-        self, client: AsyncClient, crowd: int, name: str, email: str, error: Outcome
-    ) -> None:
+    async def test_one_user_signs_up(self, client, crowd, name, email, error):
         names = [name.format(n=n, e="Éé"[n % 2]) for n in range(crowd)]
         emails = [email.format(n=n) for n in range(crowd)]
 
@@ -180,16 +178,14 @@ class TestUniqueness:
             ({"email": "countess@example.com"}, EMAIL_TAKEN),
         ],
     )
-    async def test_one_user_updates(
-        self, client: AsyncClient, users: Users, body: Json, error: Outcome
-    ) -> None:
+    async def test_one_user_updates(self, client, users, body, error):
         responses = await at_once(
             6, lambda n: client.patch(users[n][0], json=body, headers=users[n][1])
         )
 
         assert outcomes(responses) == {(200, ""): 1, error: 5}
 
-    async def test_users_swap_names(self, client: AsyncClient, users: Users) -> None:
+    async def test_users_swap_names(self, client, users):
         responses = await at_once(
             6,
             lambda n: client.patch(
@@ -220,9 +216,7 @@ class TestPassword:
         body = {"token": "a token", "new_password": new_password}
         return client.post("/api/users/reset-password", json=body)
 
-    async def test_one_reset_wins(
-        self, client: AsyncClient, user_id: int, crowd: int
-    ) -> None:
+    async def test_one_reset_wins(self, client, user_id, crowd):
         await store_reset_token(user_id)
 
         responses = await at_once(crowd, lambda n: self.reset(client, f"password {n}"))
@@ -232,9 +226,7 @@ class TestPassword:
         password = f"password {winner_of(responses)}"
         assert await login_user(client, "ada@example.com", password)
 
-    async def test_one_change_wins(
-        self, client: AsyncClient, ada: Headers, crowd: int
-    ) -> None:
+    async def test_one_change_wins(self, client, ada, crowd):
         responses = await at_once(
             crowd, lambda n: self.change(client, ada, f"password {n}")
         )
@@ -245,9 +237,7 @@ class TestPassword:
         assert await get_user_id(client, auth_header(token))
         assert {response.status_code for response in responses} <= {200, 400, 401}
 
-    async def test_reset_or_change_wins(
-        self, client: AsyncClient, ada: Headers, user_id: int, crowd: int
-    ) -> None:
+    async def test_reset_or_change_wins(self, client, ada, user_id, crowd):
         await store_reset_token(user_id)
         changes = [self.change(client, ada, f"change {n}") for n in range(crowd)]
 
@@ -262,9 +252,7 @@ class TestPassword:
         assert await login_user(client, "ada@example.com", password)
         assert await count(PasswordResetToken) == 0
 
-    async def test_reset_requests(
-        self, client: AsyncClient, ada: Headers, crowd: int
-    ) -> None:
+    async def test_reset_requests(self, client, ada, crowd):
         email = {"email": "ada@example.com"}
 
         responses = await at_once(
@@ -278,14 +266,8 @@ class TestPassword:
 class TestPicture:
     @pytest.mark.parametrize("removals", [0, 6])
     async def test_only_the_last_is_stored(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        user_id: int,
-        bucket: Any,
-        crowd: int,
-        removals: int,
-    ) -> None:
+        self, client, ada, user_id, bucket, crowd, removals
+    ):
         path = f"/api/users/{user_id}/picture"
 
         responses = await at_once(
@@ -300,8 +282,8 @@ class TestPicture:
         assert {response.status_code for response in responses} <= {200, 400}
 
     async def test_none_is_left_of_a_deleted_user(
-        self, client: AsyncClient, ada: Headers, user_id: int, bucket: Any, crowd: int
-    ) -> None:
+        self, client, ada, user_id, bucket, crowd
+    ):
         path = f"/api/users/{user_id}"
 
         *others, deletion = await at_once(
@@ -317,9 +299,7 @@ class TestPicture:
 
 
 class TestDeleteUser:
-    async def test_one_deletion_wins(
-        self, client: AsyncClient, ada: Headers, user_id: int, bucket: Any, crowd: int
-    ) -> None:
+    async def test_one_deletion_wins(self, client, ada, user_id, bucket, crowd):
         await upload(client, ada, user_id)
         await create_post(client, ada)
         await store_reset_token(user_id)
@@ -332,9 +312,7 @@ class TestDeleteUser:
         assert [await count(table) for table in tables] == [0, 0, 0]
         assert list_objects(bucket) == []
 
-    async def test_during_updates(
-        self, client: AsyncClient, ada: Headers, user_path: str, crowd: int
-    ) -> None:
+    async def test_during_updates(self, client, ada, user_path, crowd):
         *updates, deletion = await at_once(
             crowd,
             lambda n: client.patch(user_path, json={"username": f"{n}"}, headers=ada),
@@ -346,9 +324,7 @@ class TestDeleteUser:
         assert await count(User) == 0
 
     @pytest.mark.parametrize("key", ["", "key {}"])
-    async def test_during_publication(
-        self, client: AsyncClient, ada: Headers, user_path: str, crowd: int, key: str
-    ) -> None:
+    async def test_during_publication(self, client, ada, user_path, crowd, key):
         *posts, deletion = await at_once(
             crowd,
             lambda n: publish(client, ada, key.format(n % 3)),
@@ -361,18 +337,14 @@ class TestDeleteUser:
 
 
 class TestPost:
-    async def test_one_deletion_wins(
-        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int
-    ) -> None:
+    async def test_one_deletion_wins(self, client, ada, post_path, crowd):
         responses = await at_once(
             crowd, lambda _: client.delete(post_path, headers=ada)
         )
 
         assert outcomes(responses) == {(204, ""): 1, POST_NOT_FOUND: crowd - 1}
 
-    async def test_deletion_during_updates(
-        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int
-    ) -> None:
+    async def test_deletion_during_updates(self, client, ada, post_path, crowd):
         *updates, deletion = await at_once(
             crowd,
             lambda n: client.patch(post_path, json={"title": f"{n}"}, headers=ada),
@@ -384,8 +356,8 @@ class TestPost:
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH"])
     async def test_one_edit_of_a_version_wins(
-        self, client: AsyncClient, ada: Headers, post_path: str, crowd: int, method: str
-    ) -> None:
+        self, client, ada, post_path, crowd, method
+    ):
         etag = (await client.get(post_path)).headers["ETag"]
         headers = {**ada, "If-Match": etag}
 
@@ -400,9 +372,7 @@ class TestPost:
         post = (await client.get(post_path)).json()
         assert post["title"] == f"{winner_of(responses)}"
 
-    async def test_idempotency_key_publishes_once(
-        self, client: AsyncClient, ada: Headers, crowd: int
-    ) -> None:
+    async def test_idempotency_key_publishes_once(self, client, ada, crowd):
         responses = await at_once(crowd, lambda _: publish(client, ada, "a key"))
 
         assert len({r.content for r in responses if r.status_code == 201}) == 1

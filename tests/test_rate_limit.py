@@ -123,7 +123,7 @@ async def register(client: AsyncClient, name: str) -> Response:
 
 @pytest.mark.usefixtures("account")
 class TestFailedLogins:
-    async def test_error(self, client: AsyncClient) -> None:
+    async def test_error(self, client):
         await fail(client, 3)
 
         response = await log_in(client, email=" ADA@example.com ")
@@ -143,14 +143,12 @@ class TestFailedLogins:
         ],
         ids=["account and IP", "unknown account", "IPv6 network", "account", "IP"],
     )
-    async def test_limit(
-        self, client: AsyncClient, attack: Headers, limit: int
-    ) -> None:
+    async def test_limit(self, client, attack, limit):
         statuses = await fail(client, limit + 1, **attack)
 
         assert statuses == [401] * limit + [429]
 
-    async def test_rejected_login_is_not_counted(self, client: AsyncClient) -> None:
+    async def test_rejected_login_is_not_counted(self, client):
         await fail(client, 8, ip="198.51.100.{}")
 
         rejected = await fail(client, 5)
@@ -158,9 +156,7 @@ class TestFailedLogins:
 
         assert (rejected, others) == ([429] * 5, [401] * 5)
 
-    async def test_disabled(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_disabled(self, client, monkeypatch):
         connect = Mock()
         monkeypatch.setattr(rate_limit, "_redis", connect)
         monkeypatch.setattr(settings, "redis_url", SecretStr("redis://127.0.0.1:6379"))
@@ -173,9 +169,7 @@ class TestFailedLogins:
         connect.assert_not_called()
 
 
-async def test_concurrent_guesses(
-    concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_concurrent_guesses(concurrent_client, monkeypatch):
     verify = Mock(return_value=False)
     monkeypatch.setattr(auth, "verify_password", verify)
 
@@ -190,12 +184,12 @@ async def test_concurrent_guesses(
 
 @pytest.mark.usefixtures("account")
 class TestSuccessfulLogins:
-    async def test_not_counted(self, client: AsyncClient) -> None:
+    async def test_not_counted(self, client):
         statuses = [(await log_in(client)).status_code for _ in range(12)]
 
         assert statuses == [200] * 12
 
-    async def test_failures_stay_counted(self, client: AsyncClient) -> None:
+    async def test_failures_stay_counted(self, client):
         await fail(client, 4, email="user{}@example.com")
         await log_in(client)
 
@@ -203,9 +197,7 @@ class TestSuccessfulLogins:
 
         assert statuses == [401, 429]
 
-    async def test_unverified_password_is_not_counted(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_unverified_password_is_not_counted(self, client, monkeypatch):
         with monkeypatch.context() as patch:
             full = AsyncMock(side_effect=QueueFull)
             patch.setattr("routers.login.verify_password_async", full)
@@ -222,24 +214,22 @@ class TestTrustedClient:
         [{"ip": "198.51.100.{}"}, {"email": "user{}@example.com"}],
         ids=["other clients", "other accounts"],
     )
-    async def test_not_locked_out(
-        self, client: AsyncClient, trusted: None, attack: Headers
-    ) -> None:
+    async def test_not_locked_out(self, client, trusted, attack):
         await fail(client, 10, **attack)
 
         response = await log_in(client)
 
         assert response.status_code == 200
 
-    async def test_limit(self, client: AsyncClient, trusted: None) -> None:
+    async def test_limit(self, client, trusted):
         statuses = await fail(client, 9)
 
         assert statuses == [401] * 8 + [429]
 
     @pytest.mark.parametrize(("day", "is_trusted"), [(40, True), (60, False)])
     async def test_expires_30_days_after_the_last_login(
-        self, monkeypatch: pytest.MonkeyPatch, day: int, is_trusted: bool
-    ) -> None:
+        self, monkeypatch, day, is_trusted
+    ):
         start = time.time()
         await rate_limit.trust_client(EMAIL, IP)
         monkeypatch.setattr(time, "time", lambda: start + 20 * 86_400)
@@ -251,8 +241,8 @@ class TestTrustedClient:
 
     @pytest.mark.parametrize("is_trusted", [False, True])
     async def test_password_reset_lifts_all_limits(
-        self, client: AsyncClient, account: None, send: AsyncMock, is_trusted: bool
-    ) -> None:
+        self, client, account, send, is_trusted
+    ):
         if is_trusted:
             await log_in(client)
         await fail(client, 9, ip="198.51.100.{}")
@@ -267,7 +257,7 @@ class TestTrustedClient:
 
 
 class TestEmails:
-    async def test_limit_per_ip(self, client: AsyncClient, send: AsyncMock) -> None:
+    async def test_limit_per_ip(self, client, send):
         emails = [f"user{number}@example.com" for number in range(3)]
         statuses = [(await forget(client, email)).status_code for email in emails]
 
@@ -276,9 +266,7 @@ class TestEmails:
         assert (statuses, response.status_code) == ([202] * 3, 429)
         send.assert_not_awaited()
 
-    async def test_limit_per_account(
-        self, client: AsyncClient, account: None, send: AsyncMock
-    ) -> None:
+    async def test_limit_per_account(self, client, account, send):
         ips = [f"198.51.100.{number}" for number in range(4)]
 
         responses = [await forget(client, ip=ip) for ip in ips]
@@ -291,9 +279,7 @@ class TestEmails:
         token = send.await_args_list[1].kwargs["token"]
         assert (await reset(client, token)).status_code == 200
 
-    async def test_trusted_client(
-        self, client: AsyncClient, trusted: None, send: AsyncMock
-    ) -> None:
+    async def test_trusted_client(self, client, trusted, send):
         await forget(client, ip="198.51.100.1")
         await forget(client, ip="198.51.100.2")
 
@@ -301,9 +287,7 @@ class TestEmails:
 
         assert send.await_count == 3
 
-    async def test_limit_of_notifications(
-        self, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_limit_of_notifications(self, client, monkeypatch):
         send = AsyncMock()
         monkeypatch.setattr("notifications.send_notification", send)
         ada = await sign_up(client, "ada")
@@ -329,14 +313,12 @@ class TestSignUps:
             ("ada bob ada", [201, 201, 429]),
         ],
     )
-    async def test_limit(
-        self, client: AsyncClient, names: str, statuses: list[int]
-    ) -> None:
+    async def test_limit(self, client, names, statuses):
         responses = [await register(client, name) for name in names.split()]
 
         assert [response.status_code for response in responses] == statuses
 
-    async def test_default_suffices_for_a_test_suite(self) -> None:
+    async def test_default_suffices_for_a_test_suite(self):
         default = Settings.model_fields["rate_limit_sign_up_per_ip"].default
         limit = RateLimit(default, ("sign-up", IP))
 
@@ -353,16 +335,14 @@ class TestUserLimits:
         )
         return response.status_code
 
-    async def test_current_passwords(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_current_passwords(self, client, ada, bob):
         guesses = [await self.change_password(client, ada, "wrong") for _ in range(3)]
 
         statuses = [await self.change_password(client, user) for user in (ada, bob)]
 
         assert (guesses, statuses) == ([400] * 3, [429, 200])
 
-    async def test_posts(self, client: AsyncClient, ada: Headers, bob: Headers) -> None:
+    async def test_posts(self, client, ada, bob):
         await create_post(client, ada)
         await create_post(client, ada)
 
@@ -372,16 +352,14 @@ class TestUserLimits:
         assert (await client.get("/api/posts")).json()["total"] == 2
         assert await create_post(client, bob)
 
-    async def test_repeated_post_is_not_counted(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
+    async def test_repeated_post_is_not_counted(self, client, ada):
         headers = {**ada, "Idempotency-Key": "a-key"}
 
         posts = [await create_post(client, headers) for _ in range(4)]
 
         assert posts == [posts[0]] * 4
 
-    async def test_uploads(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_uploads(self, client, ada):
         await upload_picture(client, ada, b"invalid")
         await upload_picture(client, ada)
 
@@ -391,9 +369,7 @@ class TestUserLimits:
 
 
 class TestCount:
-    async def test_announced_wait_is_long_enough(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_announced_wait_is_long_enough(self, monkeypatch):
         limit = RateLimit("1/3 seconds", ("ada",))
         now = 1_000_000.0
         monkeypatch.setattr(time, "time", lambda: now)
@@ -407,7 +383,7 @@ class TestCount:
 
         await rate_limit.hit(limit)
 
-    def test_key(self) -> None:
+    def test_key(self):
         _, key = RateLimit("1/minute", ("login", "a/b", EMAIL * 1000)).counter
         _, other = RateLimit("1/minute", ("login/a", "b", EMAIL * 1000)).counter
 
@@ -425,12 +401,12 @@ class TestCount:
             ("testclient", "testclient"),
         ],
     )
-    def test_client_network(self, ip: str, network: str) -> None:
+    def test_client_network(self, ip, network):
         assert client_network(ip) == network
 
 
 class TestMemory:
-    async def test_least_recently_used_counter_is_evicted(self) -> None:
+    async def test_least_recently_used_counter_is_evicted(self):
         memory = LRUMemoryStorage(max_keys=2)
         await asyncio.gather(*(memory.incr(key, 60) for key in "abac"))
 
@@ -438,9 +414,7 @@ class TestMemory:
 
         assert counts == [2, 0, 1]
 
-    async def test_window_starts_with_first_event(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_window_starts_with_first_event(self, monkeypatch):
         memory = LRUMemoryStorage()
         monkeypatch.setattr(time, "time", lambda: 100.0)
         await memory.incr("key", 60)
@@ -452,7 +426,7 @@ class TestMemory:
         assert await memory.get("key") == 0
         assert await memory.incr("key", 60) == 1
 
-    async def test_refund_after_window(self) -> None:
+    async def test_refund_after_window(self):
         memory = LRUMemoryStorage()
 
         await memory.incr("key", 60, -1)
@@ -486,9 +460,7 @@ class TestRedis:
         server.kill()
         server.wait()
 
-    async def test_processes_share_counters(
-        self, client: AsyncClient, server: Server, trusted: None
-    ) -> None:
+    async def test_processes_share_counters(self, client, server, trusted):
         await fail(client, 8)
         # Another process has its own memory.
         await reset_rate_limits()
@@ -498,23 +470,14 @@ class TestRedis:
         assert response.status_code == 429
         assert await rate_limit.is_trusted_client(EMAIL, IP)
 
-    async def test_refund(
-        self, client: AsyncClient, server: Server, trusted: None
-    ) -> None:
+    async def test_refund(self, client, server, trusted):
         await fail(client, 7)
         await log_in(client)
 
         assert await fail(client, 2) == [401, 429]
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-    async def test_unavailable(
-        self,
-        client: AsyncClient,
-        server: Server,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-        how: signal.Signals,
-    ) -> None:
+    async def test_unavailable(self, client, server, monkeypatch, caplog, how):
         monkeypatch.setattr(rate_limit, "REDIS_TIMEOUT", 0.1)
         server.send_signal(how)
 
@@ -524,9 +487,7 @@ class TestRedis:
         assert "Redis unavailable" in caplog.text
         assert "a-secret" not in caplog.text
 
-    async def test_available_again(
-        self, client: AsyncClient, server: Server, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_available_again(self, client, server, monkeypatch):
         await fail(client, 2)
         monkeypatch.setattr(rate_limit, "REDIS_RETRY_DELAY", 0.0)
         with monkeypatch.context() as patch:
@@ -541,13 +502,7 @@ class TestRedis:
         assert await fail(client, 1) == [429]
 
     @pytest.mark.parametrize("option", ["nonsense=1", "socket_timeout=soon"])
-    async def test_invalid_option(
-        self,
-        client: AsyncClient,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
-        option: str,
-    ) -> None:
+    async def test_invalid_option(self, client, monkeypatch, caplog, option):
         url = SecretStr(f"redis://127.0.0.1:{free_port()}/0?{option}")
         monkeypatch.setattr(settings, "redis_url", url)
 

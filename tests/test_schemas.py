@@ -5,7 +5,6 @@ import unicodedata
 from typing import Any
 
 import pytest
-from httpx import AsyncClient
 from pydantic import TypeAdapter, ValidationError
 
 import schemas
@@ -21,13 +20,11 @@ from schemas import (
     PostReplace,
     PostUpdate,
     ResetPasswordRequest,
-    Schema,
     Title,
     UserCreate,
     Username,
     UserUpdate,
 )
-from tests.conftest import Headers, Json
 
 ACUTE = "\u0301"
 JSON = {"Content-Type": "application/json"}
@@ -52,7 +49,7 @@ class TestUsername:
             ("O'Brien <b>", "O'Brien <b>"),
         ],
     )
-    def test_valid(self, given: str, stored: str) -> None:
+    def test_valid(self, given, stored):
         assert validate(Username, given) == stored
 
     @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ class TestUsername:
         ],
         ids=ascii,
     )
-    def test_invalid(self, name: Any) -> None:
+    def test_invalid(self, name):
         with pytest.raises(ValidationError):
             validate(Username, name)
 
@@ -76,17 +73,17 @@ class TestUsername:
             ("é" * 51, "at most 50 characters"),
         ],
     )
-    def test_length(self, name: str, message: str) -> None:
+    def test_length(self, name, message):
         with pytest.raises(ValidationError, match=message):
             validate(Username, name)
 
-    def test_far_too_long(self) -> None:
+    def test_far_too_long(self):
         # Sorting these marks, the first step of normalization, would take minutes.
         marks = "a" + "\u0315\u0300" * 30_000
 
         assert schemas.normalize_username(marks) == marks
 
-    def test_longest_decomposed(self) -> None:
+    def test_longest_decomposed(self):
         # No letter decomposes into more than these four characters.
         name = "\u1fa7" * 50
 
@@ -102,7 +99,7 @@ class TestEmail:
             (f"{'a' * 60}@{'b' * 51}.example", f"{'a' * 60}@{'b' * 51}.example"),
         ],
     )
-    def test_valid(self, given: str, stored: str) -> None:
+    def test_valid(self, given, stored):
         assert validate(Email, given) == stored
 
     @pytest.mark.parametrize(
@@ -117,15 +114,15 @@ class TestEmail:
         ],
         ids=ascii,
     )
-    def test_invalid(self, email: str) -> None:
+    def test_invalid(self, email):
         with pytest.raises(ValidationError):
             validate(Email, email)
 
     @pytest.mark.parametrize("email", ["müller@example.com", f"{'a' * 65}@example.com"])
-    def test_of_older_account(self, email: str) -> None:
+    def test_of_older_account(self, email):
         assert validate(ExistingEmail, email.upper()) == email
 
-    def test_far_too_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_far_too_long(self, monkeypatch):
         # The library would normalize it.
         monkeypatch.delattr(schemas, "validate_email")
 
@@ -135,13 +132,13 @@ class TestEmail:
 
 class TestNewPassword:
     @pytest.mark.parametrize("password", ["p" * 8, "   eight   ", "🐎" * 128])
-    def test_valid(self, password: str) -> None:
+    def test_valid(self, password):
         assert validate(NewPassword, password) == password
 
     @pytest.mark.parametrize(
         "password", ["p" * 7, "p" * 129, "eight\0chars", "eight\ud800chars", 12345678]
     )
-    def test_invalid(self, password: Any) -> None:
+    def test_invalid(self, password):
         with pytest.raises(ValidationError):
             validate(NewPassword, password)
 
@@ -152,18 +149,18 @@ class TestTitle:
         [(f"  {'é' * 100}  ", "é" * 100), ("", ""), ("\u200d", ""), ("\u200b ", "")],
         ids=ascii,
     )
-    def test_valid(self, title: str, stored: str) -> None:
+    def test_valid(self, title, stored):
         assert validate(Title, title) == stored
 
     @pytest.mark.parametrize("title", ["t" * 101, "a\0b"])
-    def test_invalid(self, title: str) -> None:
+    def test_invalid(self, title):
         with pytest.raises(ValidationError):
             validate(Title, title)
 
 
 class TestContent:
     @pytest.mark.parametrize("content", ["\n c \n", "é" * 100_000], ids=len)
-    def test_valid(self, content: str) -> None:
+    def test_valid(self, content):
         assert validate(Content, content) == content
 
     @pytest.mark.parametrize(
@@ -171,7 +168,7 @@ class TestContent:
         ["", " \n\t ", "\u3164\n\u2800", "c" * 100_001, "a\0b"],
         ids=lambda content: ascii(content)[:10],
     )
-    def test_invalid(self, content: str) -> None:
+    def test_invalid(self, content):
         with pytest.raises(ValidationError):
             validate(Content, content)
 
@@ -193,7 +190,7 @@ INVALID_POST = {"title": "t" * 101, "content": " "}
         (ChangePasswordRequest, {"current_password": "\0", "new_password": "short"}),
     ],
 )
-def test_every_field_is_validated(schema: type[Schema], invalid: Headers) -> None:
+def test_every_field_is_validated(schema, invalid):
     with pytest.raises(ValidationError) as raised:
         schema(**invalid)
 
@@ -202,9 +199,7 @@ def test_every_field_is_validated(schema: type[Schema], invalid: Headers) -> Non
 
 class TestJSON:
     @pytest.mark.parametrize("escape", ["\\u0000", "\\ud800", "\\udc00\\ud800"])
-    async def test_unstorable_characters(
-        self, client: AsyncClient, escape: str
-    ) -> None:
+    async def test_unstorable_characters(self, client, escape):
         body = json.dumps(dict.fromkeys(USER, "long..text")).replace("..", escape)
 
         response = await client.post("/api/users", content=body, headers=JSON)
@@ -226,7 +221,7 @@ class TestJSON:
         ],
         ids=range(7),
     )
-    async def test_malformed(self, client: AsyncClient, body: bytes) -> None:
+    async def test_malformed(self, client, body):
         response = await client.post("/api/users", content=body, headers=JSON)
 
         assert response.status_code == 422
@@ -241,9 +236,7 @@ class TestJSON:
             ({"Content-Type": "application/merge-patch+json"}, 201),
         ],
     )
-    async def test_content_type(
-        self, client: AsyncClient, headers: Headers, status: int
-    ) -> None:
+    async def test_content_type(self, client, headers, status):
         response = await client.post(
             "/api/users", content=json.dumps(USER), headers=headers
         )
@@ -268,9 +261,7 @@ class TestLoginForm:
             ),
         ],
     )
-    async def test_malformed(
-        self, client: AsyncClient, content_type: str, body: bytes
-    ) -> None:
+    async def test_malformed(self, client, content_type, body):
         response = await client.post(
             "/api/users/token", content=body, headers={"Content-Type": content_type}
         )
@@ -291,9 +282,7 @@ class TestLoginForm:
         ("POST", "/token", {"data": {"username": "a\0", "password": "hunt3r\0"}}),
     ],
 )
-async def test_secret_is_not_echoed(
-    client: AsyncClient, ada: Headers, method: str, path: str, options: Json
-) -> None:
+async def test_secret_is_not_echoed(client, ada, method, path, options):
     options = {"headers": ada, **options}
 
     response = await client.request(method, f"/api/users{path}", **options)

@@ -1,7 +1,6 @@
 """Scripts and templates create no HTML or code from strings."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +32,7 @@ COMMENTS = re.compile(r"^\s*(?://|/\*|\*).*$|\{#(?s:.*?)#\}", re.MULTILINE)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_no_html_or_code_from_strings(file: Path) -> None:
+def test_no_html_or_code_from_strings(file):
     code = COMMENTS.sub("", file.read_text(encoding="utf-8"))
 
     assert BANNED.findall(code) == []

@@ -30,12 +30,12 @@ def output(blog: LiveServer) -> str:
     return blog.run("-m", "tools.seed").stdout
 
 
-def test_output(output: str) -> None:
+def test_output(output):
     assert f"Posts: {seed.POST_COUNT} of {seed.POST_COUNT}" in output
     assert "demo1@example.com" in output
 
 
-def test_users_have_pictures(blog: LiveServer, output: str) -> None:
+def test_users_have_pictures(blog, output):
     pictures = (blog.var_dir / "media" / "profile_pics").iterdir()
 
     users = blog.sql("SELECT image_file FROM users")
@@ -48,11 +48,11 @@ def test_users_have_pictures(blog: LiveServer, output: str) -> None:
     ("condition", "count"),
     [("true", seed.POST_COUNT), ("title = ''", 1), ("content LIKE '%ספר%'", 1)],
 )
-def test_posts(blog: LiveServer, output: str, condition: str, count: int) -> None:
+def test_posts(blog, output, condition, count):
     assert len(blog.sql(f"SELECT id FROM posts WHERE {condition}")) == count
 
 
-def test_second_run_adds_nothing(blog: LiveServer, output: str) -> None:
+def test_second_run_adds_nothing(blog, output):
     again = blog.run("-m", "tools.seed")
 
     assert "nothing was added" in again.stdout
@@ -63,9 +63,7 @@ def test_second_run_adds_nothing(blog: LiveServer, output: str) -> None:
     ("arguments", "error"),
     [([], "The database isn't on this machine"), (["--force"], "Database unavailable")],
 )
-def test_remote_database(
-    blog: LiveServer, monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: str
-) -> None:
+def test_remote_database(blog, monkeypatch, arguments, error):
     monkeypatch.setitem(blog.environment, "DATABASE_URL", ELSEWHERE)
 
     with pytest.raises(subprocess.CalledProcessError) as raised:
@@ -85,9 +83,7 @@ def test_remote_database(
         ("postgresql://u@/blog?host=db.example.com", False),
     ],
 )
-def test_is_local(
-    monkeypatch: pytest.MonkeyPatch, dsn: str | None, local: bool
-) -> None:
+def test_is_local(monkeypatch, dsn, local):
     monkeypatch.setattr(type(settings), "database_dsn", dsn)
 
     assert seed.is_local() is local

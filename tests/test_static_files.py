@@ -20,7 +20,6 @@ from static_files import (
     modulepreloads,
     static_version,
 )
-from tests.conftest import Json
 from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
@@ -65,7 +64,7 @@ def original_version() -> None:
 
 
 class TestVersion:
-    def test_depends_on_content_but_not_on_times(self, static_copy: Path) -> None:
+    def test_depends_on_content_but_not_on_times(self, static_copy):
         before = static_version()
         (static_copy / "css" / "main.css").touch()
         clear_caches()
@@ -76,22 +75,20 @@ class TestVersion:
         assert touched == before
         assert static_version() != before
 
-    def test_depends_on_names(self, static_copy: Path) -> None:
+    def test_depends_on_names(self, static_copy):
         before = static_version()
         (static_copy / "css" / "main.css").rename(static_copy / "css" / "other.css")
         clear_caches()
 
         assert static_version() != before
 
-    def test_is_computed_once_in_production(self, static_copy: Path) -> None:
+    def test_is_computed_once_in_production(self, static_copy):
         before = static_version()
         (static_copy / "js" / "main.js").unlink()
 
         assert static_version() == before
 
-    def test_is_updated_in_development(
-        self, static_copy: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_is_updated_in_development(self, static_copy, monkeypatch):
         monkeypatch.setattr(settings, "database_url", None)
         before = static_version()
         (static_copy / "js" / "main.js").write_text("")
@@ -100,20 +97,20 @@ class TestVersion:
 
 
 class TestCaching:
-    async def test_of_current_version(self, client: AsyncClient) -> None:
+    async def test_of_current_version(self, client):
         response = await client.get(static_path("css/main.css"))
 
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
         assert response.headers["cache-control"] == YEAR
 
     @pytest.mark.parametrize("version", ["", f"{OLD_VERSION}/"])
-    async def test_of_other_version(self, client: AsyncClient, version: str) -> None:
+    async def test_of_other_version(self, client, version):
         response = await client.get(f"/static/{version}css/main.css")
 
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
         assert response.headers["cache-control"] == HOUR
 
-    async def test_of_missing_file(self, client: AsyncClient) -> None:
+    async def test_of_missing_file(self, client):
         response = await client.get(static_path("css/nothing.css"))
 
         assert response.status_code == 404
@@ -132,16 +129,12 @@ class TestFile:
             "css/main.css%00",
         ],
     )
-    async def test_outside_is_not_served(
-        self, client: AsyncClient, prefix: str, path: str
-    ) -> None:
+    async def test_outside_is_not_served(self, client, prefix, path):
         response = await client.get(f"/static/{prefix}{path}", follow_redirects=True)
 
         assert response.status_code == 404
 
-    async def test_behind_symlink_is_not_served(
-        self, client: AsyncClient, static_copy: Path
-    ) -> None:
+    async def test_behind_symlink_is_not_served(self, client, static_copy):
         (static_copy / "link.py").symlink_to(BASE_DIR / "main.py")
 
         assert (await client.get("/static/link.py")).status_code == 404
@@ -155,14 +148,12 @@ class TestFile:
             ("icons/icon.svg", "image/svg+xml"),
         ],
     )
-    async def test_has_content_type(
-        self, client: AsyncClient, file: str, media_type: str
-    ) -> None:
+    async def test_has_content_type(self, client, file, media_type):
         response = await client.get(static_path(file))
 
         assert response.headers["content-type"] == media_type
 
-    async def test_in_missing_folder_is_not_found(self, tmp_path: Path) -> None:
+    async def test_in_missing_folder_is_not_found(self, tmp_path):
         files = ImmutableStaticFiles(directory=tmp_path / "later", check_dir=False)
         media = ASGITransport(Starlette(routes=[Mount("/media", files)]))
 
@@ -172,7 +163,7 @@ class TestFile:
         assert response.status_code == 404
 
     @pytest.mark.parametrize("file", OWN_FILES, ids=lambda file: file.name)
-    def test_loads_nothing_external(self, file: Path) -> None:
+    def test_loads_nothing_external(self, file):
         text = file.read_text()
 
         assert not re.search(r"\bdata:\s*[\w/+-]*[;,]|url\(\s*[\"']?data:", text)
@@ -181,7 +172,7 @@ class TestFile:
 
 class TestReferences:
     @pytest.mark.parametrize("path", [*PAGES, "/nothing", "/docs", "/redoc"])
-    async def test_of_page(self, client: AsyncClient, post: Json, path: str) -> None:
+    async def test_of_page(self, client, post, path):
         page = await client.get(path.format(**post))
         files = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text))
 
@@ -190,7 +181,7 @@ class TestReferences:
         assert statuses == {200}
         assert all(static_version() in file or "default.jpg" in file for file in files)
 
-    def test_of_manifest(self) -> None:
+    def test_of_manifest(self):
         icons = json.loads((STATIC_DIR / "site.webmanifest").read_text())["icons"]
 
         assert all((STATIC_DIR / icon["src"]).is_file() for icon in icons)
@@ -200,7 +191,7 @@ class TestReferences:
     @pytest.mark.parametrize(
         "sheet", sorted(STATIC_DIR.rglob("*.css")), ids=lambda sheet: sheet.name
     )
-    def test_of_stylesheet(self, sheet: Path) -> None:
+    def test_of_stylesheet(self, sheet):
         names = re.findall(r"""(?:url\(|@import\s+)["']?([^"')]+)""", sheet.read_text())
 
         assert [name for name in names if not (sheet.parent / name).is_file()] == []
@@ -208,7 +199,7 @@ class TestReferences:
 
 class TestModules:
     @pytest.mark.parametrize("name", MODULES)
-    def test_attribute_activates_module(self, name: str) -> None:
+    def test_attribute_activates_module(self, name):
         script = (SCRIPTS / f"{name}.js").read_text()
 
         assert "\nexport function init(" in script
@@ -218,12 +209,12 @@ class TestModules:
     @pytest.mark.parametrize(
         "name", sorted(set(re.findall(r"data-(?!bs-)([\w-]+)-target=", TEMPLATES)))
     )
-    def test_target_is_named_after_module(self, name: str) -> None:
+    def test_target_is_named_after_module(self, name):
         script = (SCRIPTS / f"{name}.js").read_text()
 
         assert re.search(rf'findTargets\([^"]+, "{name}"\)', script)
 
-    def test_every_script_is_used(self) -> None:
+    def test_every_script_is_used(self):
         other_scripts = {
             "before-paint.js",
             "swagger.js",
@@ -237,7 +228,7 @@ class TestModules:
         assert files - {*preloaded} == {f"js/{name}" for name in other_scripts}
         assert len(preloaded) == len(set(preloaded))
 
-    def test_imports_are_preloaded(self) -> None:
+    def test_imports_are_preloaded(self):
         preloaded = {STATIC_DIR / path for path in modulepreloads("main", *MODULES)}
 
         imported = {
@@ -251,7 +242,7 @@ class TestModules:
         assert imported
         assert imported <= preloaded
 
-    async def test_page_preloads_its_modules(self, client: AsyncClient) -> None:
+    async def test_page_preloads_its_modules(self, client):
         page = (await client.get("/login")).text
 
         preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page)

@@ -45,7 +45,7 @@ def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 class TestBucket:
-    def test_put(self, bucket: Any) -> None:
+    def test_put(self, bucket):
         put()
 
         stored = bucket.get_object(Bucket="test-bucket", Key=KEY)
@@ -53,7 +53,7 @@ class TestBucket:
         assert stored["ContentType"] == "image/jpeg"
         assert stored["CacheControl"] == "public, max-age=31536000, immutable"
 
-    def test_delete(self, bucket: Any) -> None:
+    def test_delete(self, bucket):
         put()
 
         storage.delete(KEY)
@@ -61,7 +61,7 @@ class TestBucket:
 
         assert list_objects(bucket) == []
 
-    def test_missing_bucket(self, bucket: Any) -> None:
+    def test_missing_bucket(self, bucket):
         bucket.delete_bucket(Bucket="test-bucket")
 
         with pytest.raises(StorageError, match="NoSuchBucket") as raised:
@@ -70,21 +70,19 @@ class TestBucket:
         assert "testing" not in str(raised.value)
 
     @pytest.mark.parametrize("call", [put, lambda: storage.delete(KEY)])
-    def test_unreachable(self, monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    def test_unreachable(self, monkeypatch, call):
         use_endpoint(monkeypatch, f"http://127.0.0.1:{free_port()}")
 
         with pytest.raises(StorageError, match="EndpointConnectionError"):
             call()
 
-    def test_short_timeouts(self, bucket: Any) -> None:
+    def test_short_timeouts(self, bucket):
         config = bucket.meta.config
 
         assert (config.connect_timeout, config.read_timeout) == (2, 4)
         assert config.retries["total_max_attempts"] == 2
 
-    def test_compatible_service(
-        self, monkeypatch: pytest.MonkeyPatch, s3_server: str
-    ) -> None:
+    def test_compatible_service(self, monkeypatch, s3_server):
         use_endpoint(monkeypatch, s3_server)
         monkeypatch.setattr(settings, "s3_bucket_name", "other")
         httpx.put(f"{s3_server}/other", headers={"x-amz-acl": "public-read"})
@@ -95,7 +93,7 @@ class TestBucket:
 
 
 class TestLocalFiles:
-    def test_put(self, media: Path) -> None:
+    def test_put(self, media):
         put(b"an old picture")
         put()
 
@@ -104,7 +102,7 @@ class TestLocalFiles:
         # Readable by a web server.
         assert (media / KEY).stat().st_mode & 0o777 == 0o644
 
-    def test_delete(self, media: Path) -> None:
+    def test_delete(self, media):
         put()
 
         storage.delete(KEY)
@@ -112,13 +110,13 @@ class TestLocalFiles:
 
         assert list((media / "profile_pics").iterdir()) == []
 
-    def test_directory_cannot_be_created(self, media: Path) -> None:
+    def test_directory_cannot_be_created(self, media):
         media.touch()
 
         with pytest.raises(StorageError):
             put()
 
-    def test_failed_write_leaves_no_file(self, media: Path) -> None:
+    def test_failed_write_leaves_no_file(self, media):
         (media / KEY).mkdir(parents=True)
 
         with pytest.raises(StorageError):
@@ -137,13 +135,11 @@ class TestImagePath:
             ({"s3_bucket_name": None}, "/media"),
         ],
     )
-    def test_depends_on_settings(
-        self, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], base: str
-    ) -> None:
+    def test_depends_on_settings(self, monkeypatch, values, base):
         changed = settings.model_copy(update=values)
         monkeypatch.setattr("models.settings", changed)
 
         assert User(image_file="a.jpg").image_path == f"{base}/{KEY}"
 
-    def test_default_picture(self) -> None:
+    def test_default_picture(self):
         assert User().image_path == "/static/profile_pics/default.jpg"

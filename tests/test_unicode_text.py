@@ -1,10 +1,9 @@
 """Truncation, visibility and identity of text."""
 
 import pytest
-from httpx import AsyncClient
 
 from models import Post
-from tests.conftest import Headers, create_post
+from tests.conftest import create_post
 from unicode_text import caseless_key, is_visible, truncate, without_bidi_controls
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
@@ -30,7 +29,7 @@ class TestTruncate:
         ],
         ids=ascii,
     )
-    def test_at_most_sixteen_characters(self, text: str, expected: str) -> None:
+    def test_at_most_sixteen_characters(self, text, expected):
         assert truncate(text, 16) == expected
 
     @pytest.mark.parametrize(
@@ -42,13 +41,13 @@ class TestTruncate:
         ],
         ids=ascii,
     )
-    def test_untitled_post_is_listed_by_its_beginning(self, content: str) -> None:
+    def test_untitled_post_is_listed_by_its_beginning(self, content):
         post = Post(title="", content=content)
 
         assert 48 <= len(post.display_title) <= 60
         assert 240 <= len(post.excerpt) <= 300
 
-    def test_untitled_post_is_listed_by_what_is_visible(self) -> None:
+    def test_untitled_post_is_listed_by_what_is_visible(self):
         post = Post(title="", content="\u3164\u200b \n" * 100 + "Hello")
 
         assert post.display_title == "Hello"
@@ -57,7 +56,7 @@ class TestTruncate:
 
 class TestIsVisible:
     @pytest.mark.parametrize("text", ["a", " é ", "字", "🇩🇪", "\u200dم"], ids=ascii)
-    def test_visible(self, text: str) -> None:
+    def test_visible(self, text):
         assert is_visible(text)
 
     @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ class TestIsVisible:
         ["", " ", "\u200d", "\u3164", "\u2800", "\U0001d159", "\u3000\ufe0f"],
         ids=ascii,
     )
-    def test_invisible(self, text: str) -> None:
+    def test_invisible(self, text):
         assert not is_visible(text)
 
 
@@ -83,30 +82,26 @@ class TestCaselessKey:
         ],
         ids=ascii,
     )
-    def test_same_words(self, text: str, other: str) -> None:
+    def test_same_words(self, text, other):
         assert caseless_key(text) == caseless_key(other)
 
     @pytest.mark.parametrize("other", ["Al ice", "Alicé", "Аlice"], ids=ascii)
-    def test_other_name(self, other: str) -> None:
+    def test_other_name(self, other):
         assert caseless_key(other) != caseless_key("Alice")
 
 
 class TestBidiControls:
-    def test_are_removed(self) -> None:
+    def test_are_removed(self):
         assert without_bidi_controls("a\u202eb\u2066c\u200f") == "abc\u200f"
 
-    async def test_title_is_stored_as_typed(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
+    async def test_title_is_stored_as_typed(self, client, ada):
         post = await create_post(client, ada, title="a\u202eb")
 
         assert post["title"] == "a\u202eb"
         assert post["display_title"] == "ab"
 
     @pytest.mark.parametrize("path", ["/", "/posts/{id}", "/feed.atom"])
-    async def test_are_not_in_titles(
-        self, client: AsyncClient, ada: Headers, path: str
-    ) -> None:
+    async def test_are_not_in_titles(self, client, ada, path):
         post = await create_post(client, ada, title="a\u202eb\u2067c", content="x")
 
         page = (await client.get(path.format(**post))).text
@@ -114,9 +109,7 @@ class TestBidiControls:
         assert "abc" in page
         assert "\u202e" not in page.partition("data-post-form")[0]
 
-    async def test_are_not_in_description(
-        self, client: AsyncClient, ada: Headers
-    ) -> None:
+    async def test_are_not_in_description(self, client, ada):
         post = await create_post(client, ada, content="a\u202eb")
 
         page = (await client.get(f"/posts/{post['id']}")).text

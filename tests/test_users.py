@@ -5,14 +5,11 @@ from typing import Any
 import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import PasswordResetToken, Post, User
 from routers import users
 from tests.conftest import (
     PASSWORD,
-    Headers,
-    Json,
     create_post,
     create_test_user,
     get_current_user,
@@ -30,7 +27,7 @@ async def sign_up(client: AsyncClient, **fields: Any) -> Response:
 
 
 class TestSignUp:
-    async def test_success(self, client: AsyncClient) -> None:
+    async def test_success(self, client):
         response = await sign_up(client, username="Eve", email="Eve@Example.com")
 
         user = response.json()
@@ -44,14 +41,14 @@ class TestSignUp:
             "image_path": "/static/profile_pics/default.jpg",
         }
 
-    async def test_other_fields_are_ignored(self, client: AsyncClient) -> None:
+    async def test_other_fields_are_ignored(self, client):
         response = await sign_up(client, id=0, is_admin=True, image_file="x.jpg")
 
         assert response.status_code == 201
         assert response.json()["id"] != 0
         assert response.json()["image_file"] is None
 
-    async def test_email_is_taken(self, client: AsyncClient, ada: Headers) -> None:
+    async def test_email_is_taken(self, client, ada):
         response = await sign_up(client, email="ADA@example.COM")
 
         assert (response.status_code, response.json()) == (400, EMAIL_TAKEN)
@@ -68,25 +65,21 @@ class TestSignUp:
         ],
         ids=ascii,
     )
-    async def test_similar_name(
-        self, client: AsyncClient, taken: str, name: str, status: int
-    ) -> None:
+    async def test_similar_name(self, client, taken, name, status):
         await create_test_user(client, taken)
 
         response = await sign_up(client, username=name)
 
         assert response.status_code == status
 
-    async def test_name_and_email_are_taken(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_name_and_email_are_taken(self, client, ada, bob):
         response = await sign_up(client, username="bob", email="ada@example.com")
 
         assert (response.status_code, response.json()) == (400, NAME_TAKEN)
 
 
 class TestListUsers:
-    async def test_no_users(self, client: AsyncClient) -> None:
+    async def test_no_users(self, client):
         response = await client.get("/api/users")
 
         assert response.status_code == 404
@@ -101,9 +94,7 @@ class TestListUsers:
             ("?skip=3", [], None),
         ],
     )
-    async def test_page(
-        self, client: AsyncClient, query: str, names: list[str], link: str | None
-    ) -> None:
+    async def test_page(self, client, query, names, link):
         for name in ("zoe", "ada", "mia"):
             await create_test_user(client, name, f"{name}@example.com")
 
@@ -115,9 +106,7 @@ class TestListUsers:
 
 
 class TestReadUser:
-    async def test_public_fields(
-        self, client: AsyncClient, ada: Headers, user_path: str
-    ) -> None:
+    async def test_public_fields(self, client, ada, user_path):
         user = await get_current_user(client, ada)
         del user["email"]
 
@@ -129,17 +118,13 @@ class TestReadUser:
 
     @pytest.mark.parametrize("user_id", ["0", "2147483647", "9" * 30])
     @pytest.mark.parametrize("path", ["/api/users/{}", "/api/users/{}/posts"])
-    async def test_not_found(
-        self, client: AsyncClient, path: str, user_id: str
-    ) -> None:
+    async def test_not_found(self, client, path, user_id):
         response = await client.get(path.format(user_id))
 
         assert response.status_code == 404
         assert response.json() == {"detail": "User not found"}
 
-    async def test_current_user(
-        self, client: AsyncClient, ada: Headers, bob: Headers
-    ) -> None:
+    async def test_current_user(self, client, ada, bob):
         response = await client.get("/api/users/me", headers=bob)
 
         assert response.status_code == 200
@@ -147,9 +132,7 @@ class TestReadUser:
         assert response.json()["email"] == "bob@example.com"
         assert response.headers["Cache-Control"] == "no-store"
 
-    async def test_posts(
-        self, client: AsyncClient, ada: Headers, bob: Headers, user_path: str
-    ) -> None:
+    async def test_posts(self, client, ada, bob, user_path):
         posts = [await create_post(client, ada) for _ in range(2)]
         await create_post(client, bob)
 
@@ -171,14 +154,7 @@ class TestUpdateUser:
             ({"id": 7, "image_file": "x.jpg"}, {}),
         ],
     )
-    async def test_success(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        user_path: str,
-        user_in: Json,
-        changed: Json,
-    ) -> None:
+    async def test_success(self, client, ada, user_path, user_in, changed):
         user = await get_current_user(client, ada)
 
         response = await client.patch(user_path, json=user_in, headers=ada)
@@ -195,15 +171,7 @@ class TestUpdateUser:
             ({"username": "bob", "email": "bob@example.com"}, NAME_TAKEN),
         ],
     )
-    async def test_taken(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        bob: Headers,
-        user_path: str,
-        user_in: Json,
-        error: Json,
-    ) -> None:
+    async def test_taken(self, client, ada, bob, user_path, user_in, error):
         user = await get_current_user(client, ada)
 
         response = await client.patch(user_path, json=user_in, headers=ada)
@@ -211,9 +179,7 @@ class TestUpdateUser:
         assert (response.status_code, response.json()) == (400, error)
         assert await get_current_user(client, ada) == user
 
-    async def test_old_name_becomes_available(
-        self, client: AsyncClient, ada: Headers, user_path: str
-    ) -> None:
+    async def test_old_name_becomes_available(self, client, ada, user_path):
         await client.patch(user_path, json={"username": "lady"}, headers=ada)
 
         response = await sign_up(client, username="ada")
@@ -222,14 +188,7 @@ class TestUpdateUser:
 
 
 class TestDeleteUser:
-    async def test_everything_is_deleted(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        user_path: str,
-        db: AsyncSession,
-        bucket: Any,
-    ) -> None:
+    async def test_everything_is_deleted(self, client, ada, user_path, db, bucket):
         await create_post(client, ada)
         await upload_picture(client, ada)
         email = {"email": "ada@example.com"}
@@ -245,13 +204,7 @@ class TestDeleteUser:
         assert rows == [0, 0, 0]
         assert list_objects(bucket) == []
 
-    async def test_many_posts(
-        self,
-        client: AsyncClient,
-        ada: Headers,
-        user_path: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    async def test_many_posts(self, client, ada, user_path, monkeypatch):
         monkeypatch.setattr(users, "DELETE_BATCH_SIZE", 1)
         post = await create_post(client, ada)
         await create_post(client, ada)

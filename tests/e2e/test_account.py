@@ -4,7 +4,6 @@ import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.e2e.conftest import (
-    Json,
     close_success,
     expect_error,
     expect_logged_in,
@@ -19,7 +18,7 @@ from tests.e2e.conftest import (
     picture,
     submit,
 )
-from tests.server import PASSWORD, LiveServer, Person
+from tests.server import PASSWORD
 
 NEW_PASSWORD = "battery staple"
 
@@ -38,7 +37,7 @@ class TestPicture:
     def form(self, account: Page) -> Locator:
         return account.locator("[data-account-picture]")
 
-    def test_upload(self, server: LiveServer, form: Locator, post: Json) -> None:
+    def test_upload(self, server, form, post):
         field(form, "file").set_input_files(picture())
         expect(form.get_by_role("img", name="Preview")).to_be_visible()
 
@@ -53,7 +52,7 @@ class TestPicture:
         expect(shown).to_have_attribute("src", path)
         assert shown.evaluate("(image) => image.naturalWidth") == 300
 
-    def test_remove(self, server: LiveServer, ada: Person, form: Locator) -> None:
+    def test_remove(self, server, ada, form):
         file = {"file": picture()["buffer"]}
         server.call("PATCH", f"/api/users/{ada.id}/picture", ada, files=file)
         form.page.reload()
@@ -71,7 +70,7 @@ class TestPicture:
         ],
         ids=["invalid", "too large"],
     )
-    def test_rejected(self, form: Locator, content: bytes, message: str) -> None:
+    def test_rejected(self, form, content, message):
         file = FilePayload(name="me.png", mimeType="image/png", buffer=content)
 
         field(form, "file").set_input_files(file)
@@ -80,7 +79,7 @@ class TestPicture:
 
 
 class TestPassword:
-    def test_change(self, account: Page) -> None:
+    def test_change(self, account):
         form = account.locator("[data-account-password]")
         fill(form, current_password=PASSWORD, new_password=NEW_PASSWORD)
 
@@ -90,7 +89,7 @@ class TestPassword:
         account.reload()
         expect_logged_in(account, "ada")
 
-    def test_wrong_password(self, account: Page) -> None:
+    def test_wrong_password(self, account):
         form = account.locator("[data-account-password]")
         fill(form, current_password="not this one", new_password=NEW_PASSWORD)
 
@@ -99,7 +98,7 @@ class TestPassword:
         expect_error(field(form, "current_password"), "Current password is incorrect")
         assert find_violations(account) == []
 
-    def test_reset(self, page: Page, server: LiveServer, ada: Person) -> None:
+    def test_reset(self, page, server, ada):
         page.goto("/login")
         page.get_by_role("link", name="Forgot your password?").click()
         fill(page, email=ada.email)
@@ -123,7 +122,7 @@ class TestPassword:
         log_in(page, ada.email, NEW_PASSWORD)
         expect_logged_in(page, "ada")
 
-    def test_incomplete_reset_link(self, page: Page) -> None:
+    def test_incomplete_reset_link(self, page):
         page.goto("/reset-password")
 
         incomplete = page.locator("[data-reset-password-target=incomplete]")
@@ -132,7 +131,7 @@ class TestPassword:
 
 
 class TestDeletion:
-    def test_password(self, account: Page, server: LiveServer) -> None:
+    def test_password(self, account, server):
         form = open_dialog(account, "account-delete")
         fill(form, confirmation=PASSWORD)
 
@@ -142,7 +141,7 @@ class TestDeletion:
         expect_logged_out(account)
         assert server.sql("SELECT * FROM users") == []
 
-    def test_error(self, account: Page, server: LiveServer, ada: Person) -> None:
+    def test_error(self, account, server, ada):
         form = open_dialog(account, "account-delete")
         fill(form, confirmation="something else")
 

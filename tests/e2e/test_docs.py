@@ -41,7 +41,7 @@ def authorize(page: Page, email: str) -> None:
 
 
 class TestSwagger:
-    def test_first_post(self, page: Page, server: LiveServer) -> None:
+    def test_first_post(self, page, server):
         page.goto("/docs")
         sign_up = operation(page, "create_user")
         sign_up.locator("textarea.body-param__text").fill(json.dumps(ACCOUNT))
@@ -56,7 +56,7 @@ class TestSwagger:
         assert len(post_ids(server)) == 1
 
 
-def test_redoc(page: Page) -> None:
+def test_redoc(page):
     page.goto("/redoc")
     expect(page.get_by_role("link", name="RFC 9457")).to_be_visible()
     sample = page.locator(".redoc-json", has_text="excerpt").first
@@ -94,7 +94,7 @@ class TestTrustedTypes:
             page.goto(request.param, wait_until="networkidle")
             yield page
 
-    def test_html(self, viewer: Page) -> None:
+    def test_html(self, viewer):
         html, has_run = viewer.evaluate(SET_HTML, HOSTILE)
 
         assert html == '<img src="/static/icons/icon.svg"><a>a</a>'

@@ -20,7 +20,7 @@ from tests.e2e.conftest import (
     start_edit,
     submit,
 )
-from tests.server import LiveServer, Person
+from tests.server import Person
 
 RUN = "__pwned=1"
 STRINGS = [
@@ -110,9 +110,7 @@ def expect_whole(page: Page) -> None:
 
 class TestPages:
     @each_string
-    def test_post_and_author(
-        self, ada_phone: Page, server: LiveServer, ada: Person, post: Json, string: str
-    ) -> None:
+    def test_post_and_author(self, ada_phone, server, ada, post, string):
         ada_phone.goto(f"/posts/{post['id']}")
         expect_logged_in(ada_phone, "ada")
         plain = structure(ada_phone, "html")
@@ -140,9 +138,7 @@ class TestPages:
 
 class TestDialogs:
     @each_string
-    def test_edit(
-        self, ada_phone: Page, server: LiveServer, ada: Person, string: str
-    ) -> None:
+    def test_edit(self, ada_phone, server, ada, string):
         title = string[:90].replace("\n", " ").strip()
         form = start_edit(ada_phone, post := server.write(ada, string, title))
         expect(field(form, "title")).to_have_value(title)
@@ -164,7 +160,7 @@ class TestDialogs:
 
 class TestURLs:
     @pytest.mark.parametrize("path", RETURN_PATHS)
-    def test_return_path(self, ada_page: Page, server: LiveServer, path: str) -> None:
+    def test_return_path(self, ada_page, server, path):
         ada_page.goto(f"/login?next={quote(path, safe='')}")
 
         ada_page.wait_for_url(lambda url: urlsplit(url).path != "/login")

@@ -1,9 +1,8 @@
 """Everything works with the keyboard alone."""
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, expect
 
 from tests.e2e.conftest import (
-    Json,
     button,
     dialog,
     expect_logged_in,
@@ -15,7 +14,7 @@ from tests.e2e.conftest import (
     opener,
     post_ids,
 )
-from tests.server import PASSWORD, LiveServer
+from tests.server import PASSWORD
 
 # More tab stops than any page has.
 MAX_STOPS = 60
@@ -54,7 +53,7 @@ def type_into(form: Locator, **texts: str) -> None:
         form.page.keyboard.type(text)
 
 
-def test_journey(page: Page, server: LiveServer) -> None:
+def test_journey(page, server):
     page.goto("/")
     press(navbar(page).get_by_role("link", name="Register"))
     page.wait_for_url("/register?*")
@@ -95,7 +94,7 @@ def test_journey(page: Page, server: LiveServer) -> None:
     assert post_ids(server) == []
 
 
-def test_account(ada_page: Page, server: LiveServer) -> None:
+def test_account(ada_page, server):
     ada_page.goto("/account")
     profile = ada_page.locator("[data-account-profile]")
     expect(field(profile, "username")).to_have_value("ada")
@@ -114,7 +113,7 @@ def test_account(ada_page: Page, server: LiveServer) -> None:
     assert server.sql("SELECT * FROM users") == []
 
 
-def test_skip_link(page: Page, post: Json) -> None:
+def test_skip_link(page, post):
     page.goto("/")
     skip_link = page.get_by_role("link", name="Skip to content")
 

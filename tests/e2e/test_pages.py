@@ -1,13 +1,11 @@
 """Accessibility and layout of every page. Other tests check the states they reach."""
 
 import pytest
-from playwright.sync_api import Page, ViewportSize, expect
+from playwright.sync_api import expect
 
 from tests.e2e.conftest import (
     DESKTOP,
     PHONE,
-    Json,
-    NewPage,
     button,
     dialog,
     expect_success,
@@ -18,7 +16,6 @@ from tests.e2e.conftest import (
     start_post,
     submit,
 )
-from tests.server import LiveServer, Person
 
 # {0} is the id of a user, {1} that of one of their posts, {2} a user without posts.
 OWN_PATHS = ["/", "/posts/{1}", "/account"]
@@ -63,14 +60,7 @@ LOOKS = """all => all.map((e) => getComputedStyle(e)).map(
 
 class TestPage:
     @pytest.mark.parametrize(("path", "is_user"), VIEWS)
-    def test_phone(
-        self,
-        new_page: NewPage,
-        server: LiveServer,
-        bob: Person,
-        path: str,
-        is_user: bool,
-    ) -> None:
+    def test_phone(self, new_page, server, bob, path, is_user):
         author = server.sign_up(LONGEST_NAME)
         server.insert_posts(author, 10)
         post = server.write(author, LONG_TEXT, LONGEST_TITLE)
@@ -88,15 +78,7 @@ class TestPage:
 
     @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
     @pytest.mark.parametrize(("path", "is_user"), VIEWS[:9])
-    def test_layout_is_stable(
-        self,
-        new_page: NewPage,
-        ada: Person,
-        post: Json,
-        path: str,
-        is_user: bool,
-        viewport: ViewportSize,
-    ) -> None:
+    def test_layout_is_stable(self, new_page, ada, post, path, is_user, viewport):
         person = ada if is_user else None
         page = new_page(person, viewport=viewport, init_script=MEASURE_SHIFTS)
 
@@ -104,7 +86,7 @@ class TestPage:
 
         assert page.evaluate("layoutShift") < 0.02
 
-    def test_empty_home_page(self, ada_page: Page) -> None:
+    def test_empty_home_page(self, ada_page):
         ada_page.goto("/")
         expect(opener(ada_page, "post-create")).to_have_count(2)
         assert find_violations(ada_page) == []
@@ -117,9 +99,7 @@ class TestPage:
 @pytest.mark.parametrize("zoom", ZOOMS)
 class TestZoom:
     @pytest.mark.parametrize("path", ["/posts/{1}", "/users/{0}/posts", "/account"])
-    def test_page(
-        self, new_page: NewPage, server: LiveServer, ada: Person, path: str, zoom: str
-    ) -> None:
+    def test_page(self, new_page, server, ada, path, zoom):
         post = server.write(ada, "word " * 200, "A title of quite a few words")
         page = new_page(ada, viewport=ZOOMS[zoom])
 
@@ -130,7 +110,7 @@ class TestZoom:
         assert header.evaluate("(header) => header.offsetHeight") < 80
         assert overflow(page) <= 0
 
-    def test_dialog(self, new_page: NewPage, ada: Person, zoom: str) -> None:
+    def test_dialog(self, new_page, ada, zoom):
         form = start_post(new_page(ada, viewport=ZOOMS[zoom]))
         fill(form, content="word " * 200)
 
@@ -140,7 +120,7 @@ class TestZoom:
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{}", "/account"])
-def test_forced_colors(new_page: NewPage, ada: Person, post: Json, path: str) -> None:
+def test_forced_colors(new_page, ada, post, path):
     page = new_page(ada, forced_colors="active")
 
     page.goto(path.format(post["id"]), wait_until="networkidle")
@@ -151,7 +131,7 @@ def test_forced_colors(new_page: NewPage, ada: Person, post: Json, path: str) ->
     assert light == dark != selected
 
 
-def test_site_is_installable(page: Page) -> None:
+def test_site_is_installable(page):
     page.goto("/")
     session = page.context.new_cdp_session(page)
 
@@ -163,7 +143,7 @@ def test_site_is_installable(page: Page) -> None:
     assert {error["errorId"] for error in errors} <= {"in-incognito"}
 
 
-def test_print(page: Page, ada: Person, post: Json) -> None:
+def test_print(page, ada, post):
     page.add_init_script("localStorage.setItem('theme', 'dark')")
     page.goto(f"/posts/{post['id']}")
     expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")

@@ -13,7 +13,6 @@ from tests.e2e.conftest import (
     post_ids,
     shown_ids,
 )
-from tests.server import LiveServer, Person
 
 TOP = "(element) => element.getBoundingClientRect().top"
 
@@ -28,9 +27,7 @@ each_list = pytest.mark.parametrize("path", ["/", "/users/{}/posts"])
 
 
 class TestWithoutScripts:
-    def test_pagination(
-        self, plain_page: Page, server: LiveServer, ada: Person
-    ) -> None:
+    def test_pagination(self, plain_page, server, ada):
         server.insert_posts(ada, 11)
         plain_page.goto("/")
 
@@ -40,7 +37,7 @@ class TestWithoutScripts:
         expect(plain_page.get_by_role("link", name="Newer posts")).to_be_visible()
 
     @pytest.mark.parametrize("path", ["/login", "/register", "/account"])
-    def test_form(self, plain_page: Page, path: str) -> None:
+    def test_form(self, plain_page, path):
         plain_page.goto(path)
 
         expect(plain_page.locator("main noscript p")).to_be_visible()
@@ -48,9 +45,7 @@ class TestWithoutScripts:
 
 
 class TestLoadMore:
-    def test_new_and_deleted_posts(
-        self, page: Page, server: LiveServer, ada: Person
-    ) -> None:
+    def test_new_and_deleted_posts(self, page, server, ada):
         server.insert_posts(ada, 35)
         ids = post_ids(server)
         page.goto("/")
@@ -66,7 +61,7 @@ class TestLoadMore:
         assert shown_ids(page) == [*ids[:27], *ids[29:]]
         expect(button(page, "Load more")).to_be_hidden()
 
-    def test_focus(self, page: Page, server: LiveServer, ada: Person) -> None:
+    def test_focus(self, page, server, ada):
         server.insert_posts(ada, 15)
         page.goto("/")
 
@@ -78,7 +73,7 @@ class TestLoadMore:
             "Loaded 5 more posts. You've reached the end."
         )
 
-    def test_retry(self, page: Page, server: LiveServer, ada: Person) -> None:
+    def test_retry(self, page, server, ada):
         server.insert_posts(ada, 15)
         error = page.locator("[data-post-list-target=error]")
         page.goto("/")
@@ -91,7 +86,7 @@ class TestLoadMore:
         assert shown_ids(page) == post_ids(server)
         expect(error).to_be_hidden()
 
-    def test_double_click(self, page: Page, server: LiveServer, ada: Person) -> None:
+    def test_double_click(self, page, server, ada):
         server.insert_posts(ada, 25)
         page.goto("/")
 
@@ -103,7 +98,7 @@ class TestLoadMore:
 
 
 class TestInfiniteScroll:
-    def test_all_posts(self, page: Page, server: LiveServer, ada: Person) -> None:
+    def test_all_posts(self, page, server, ada):
         server.insert_posts(ada, 25)
         page.goto(f"/users/{ada.id}/posts")
 
@@ -115,9 +110,7 @@ class TestInfiniteScroll:
 
 
 @each_list
-def test_back_button_restores_position(
-    page: Page, server: LiveServer, ada: Person, path: str
-) -> None:
+def test_back_button_restores_position(page, server, ada, path):
     server.insert_posts(ada, 35)
     page.goto(path.format(ada.id))
     button(page, "Load more").click()
@@ -140,9 +133,7 @@ class TestContent:
         ("zone", "time"),
         [("Pacific/Kiritimati", "23:50"), ("America/Los_Angeles", "00:10")],
     )
-    def test_dates(
-        self, new_page: NewPage, server: LiveServer, ada: Person, zone: str, time: str
-    ) -> None:
+    def test_dates(self, new_page, server, ada, zone, time):
         server.insert_posts(ada, 11)
         server.sql(f"UPDATE posts SET date_posted = '2026-03-01 {time}Z'")
         page = new_page(timezone_id=zone, locale="de-DE")
@@ -156,9 +147,7 @@ class TestContent:
     @pytest.mark.parametrize(
         ("word", "direction"), [("שלום", "rtl"), ("Hello", "ltr")], ids=["rtl", "ltr"]
     )
-    def test_whitespace_and_direction(
-        self, page: Page, server: LiveServer, ada: Person, word: str, direction: str
-    ) -> None:
+    def test_whitespace_and_direction(self, page, server, ada, word, direction):
         text = f"{word}\n\n\n    indented   wide\n\ttab\nlast line"
         post = server.write(ada, text, word)
 
@@ -178,7 +167,7 @@ class TestContent:
         ("/no-such-page", "/"),
     ],
 )
-def test_empty_page(page: Page, ada: Person, path: str, href: str) -> None:
+def test_empty_page(page, ada, path, href):
     page.goto(path.format(ada.id))
 
     expect(main(page).locator(f"a.btn[href$='{href}']:visible")).to_be_visible()

@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import Request, expect
 
 from tests.e2e.conftest import (
     DESKTOP,
     PHONE,
     STORAGE_BLOCKED,
-    NewPage,
     button,
     end_sessions,
     expect_error,
@@ -25,11 +24,10 @@ from tests.e2e.conftest import (
     stored,
     submit,
 )
-from tests.server import LiveServer, Person
 
 
 class TestRedirect:
-    def test_registration(self, page: Page, bob: Person) -> None:
+    def test_registration(self, page, bob):
         page.goto(f"/users/{bob.id}/posts?page=1")
 
         navbar(page).get_by_role("link", name="Log in").click()
@@ -41,7 +39,7 @@ class TestRedirect:
         expect_logged_in(page, "eve")
 
     @pytest.mark.parametrize("token", ["", "expired"])
-    def test_account_page(self, new_page: NewPage, ada: Person, token: str) -> None:
+    def test_account_page(self, new_page, ada, token):
         page = new_page(replace(ada, token=token))
         page.goto("/account")
         page.wait_for_url("/login?next=%2Faccount")
@@ -53,7 +51,7 @@ class TestRedirect:
 
 
 class TestLogin:
-    def test_wrong_password(self, page: Page, ada: Person) -> None:
+    def test_wrong_password(self, page, ada):
         page.goto("/login")
 
         main(page).locator("[data-password-toggle]").click()
@@ -64,7 +62,7 @@ class TestLogin:
         expect_error(field(page, "password"), "Incorrect email or password")
         assert find_violations(page) == []
 
-    def test_blocked_storage(self, new_page: NewPage, ada: Person) -> None:
+    def test_blocked_storage(self, new_page, ada):
         page = new_page(init_script=STORAGE_BLOCKED)
         page.goto("/login")
 
@@ -72,9 +70,7 @@ class TestLogin:
 
         expect(page.get_by_role("alert")).to_contain_text("Allow storage for this site")
 
-    def test_legacy_email_address(
-        self, page: Page, server: LiveServer, ada: Person
-    ) -> None:
+    def test_legacy_email_address(self, page, server, ada):
         server.sql(f"UPDATE users SET email = 'müller@example.com' WHERE id = {ada.id}")
         page.goto("/login")
 
@@ -84,7 +80,7 @@ class TestLogin:
 
 
 class TestOtherTab:
-    def test_login_and_logout(self, page: Page, ada: Person) -> None:
+    def test_login_and_logout(self, page, ada):
         other = page.context.new_page()
         other.goto("/")
         page.goto("/login")
@@ -99,9 +95,7 @@ class TestOtherTab:
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_navbar_is_stable_while_user_loads(
-    new_page: NewPage, ada: Person, viewport: dict[str, int]
-) -> None:
+def test_navbar_is_stable_while_user_loads(new_page, ada, viewport):
     page = new_page(ada, viewport=viewport)
     visible = page.get_by_role("banner").locator("a:visible, button:visible")
     boxes = "all => all.map((e) => JSON.stringify(e.getBoundingClientRect()))"
@@ -115,7 +109,7 @@ def test_navbar_is_stable_while_user_loads(
 
 
 class TestExpiry:
-    def test_token_is_sent_once(self, ada_page: Page, server: LiveServer) -> None:
+    def test_token_is_sent_once(self, ada_page, server):
         end_sessions(server)
         requests: list[Request] = []
         ada_page.on("request", lambda request: requests.append(request))
@@ -130,7 +124,7 @@ class TestExpiry:
         assert stored(ada_page, "access_token") == []
 
     @pytest.mark.parametrize("status", [403, 503])
-    def test_other_errors(self, ada_page: Page, status: int) -> None:
+    def test_other_errors(self, ada_page, status):
         ada_page.route(
             "**/api/users/me", lambda route: route.fulfill(status=status, json={})
         )

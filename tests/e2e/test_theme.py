@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import STORAGE_BLOCKED, NewPage, button
+from tests.e2e.conftest import STORAGE_BLOCKED, button
 
 LIGHT, DARK = "rgb(251, 249, 244)", "rgb(23, 25, 28)"
 # The page's colors in each painted frame.
@@ -31,7 +31,7 @@ class TestFirstFrame:
             ("Auto", "dark", DARK),
         ],
     )
-    def test_color(self, new_page: NewPage, name: str, system: str, color: str) -> None:
+    def test_color(self, new_page, name, system, color):
         page = new_page(color_scheme=system, init_script=RECORD_FRAMES)
         page.goto("/")
         button(page, name).click()
@@ -43,7 +43,7 @@ class TestFirstFrame:
 
 class TestSelection:
     @pytest.mark.parametrize("script", ["", STORAGE_BLOCKED], ids=["stored", "blocked"])
-    def test_auto_follows_system(self, new_page: NewPage, script: str) -> None:
+    def test_auto_follows_system(self, new_page, script):
         page = new_page(color_scheme="light", init_script=script)
         page.goto("/")
         expect_theme(page, "light")
@@ -56,7 +56,7 @@ class TestSelection:
         expect(button(page, "Auto")).to_have_attribute("aria-pressed", "true")
 
     @pytest.mark.parametrize("script", ["", STORAGE_BLOCKED], ids=["stored", "blocked"])
-    def test_overrides_system(self, new_page: NewPage, script: str) -> None:
+    def test_overrides_system(self, new_page, script):
         page = new_page(color_scheme="dark", init_script=script)
         page.goto("/")
 
@@ -68,7 +68,7 @@ class TestSelection:
         expect_theme(page, "light")
         expect(button(page, "Light")).to_have_attribute("aria-pressed", "true")
 
-    def test_other_tab(self, page: Page) -> None:
+    def test_other_tab(self, page):
         other = page.context.new_page()
         other.goto("/")
         page.goto("/")
@@ -81,7 +81,7 @@ class TestSelection:
     @pytest.mark.parametrize(
         ("chosen", "color"), [("Dark", "#17191c"), ("Light", "#fbf9f4")]
     )
-    def test_browser_color(self, page: Page, chosen: str, color: str) -> None:
+    def test_browser_color(self, page, chosen, color):
         page.goto("/")
 
         button(page, chosen).click()

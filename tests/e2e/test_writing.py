@@ -5,7 +5,6 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.e2e.conftest import (
     Json,
-    NewPage,
     button,
     close_success,
     dialog,
@@ -73,7 +72,7 @@ def abandon(form: Locator) -> None:
 
 
 class TestDraft:
-    def test_closed_tab(self, ada_page: Page, form: Locator) -> None:
+    def test_closed_tab(self, ada_page, form):
         fill(form, title="Thoughts")
         other = ada_page.context.new_page()
         ada_page.close()
@@ -86,9 +85,7 @@ class TestDraft:
         expect(field(form, "title")).to_have_value("Thoughts")
         expect(field(form, "content")).to_have_value(TEXT)
 
-    def test_offered_for_its_post_only(
-        self, server: LiveServer, ada: Person, post: Json, edit_form: Locator
-    ) -> None:
+    def test_offered_for_its_post_only(self, server, ada, post, edit_form):
         abandon(edit_form)
         other = server.write(ada)
 
@@ -100,7 +97,7 @@ class TestDraft:
         button(edit_form, "Restore draft").click()
         expect(field(edit_form, "content")).to_have_value(TEXT)
 
-    def test_not_offered_to_another_user(self, bob: Person, form: Locator) -> None:
+    def test_not_offered_to_another_user(self, bob, form):
         abandon(form)
         use_token(form.page, bob.token)
 
@@ -109,7 +106,7 @@ class TestDraft:
         expect(field(form, "content")).to_be_enabled()
         expect(draft_prompt(form)).to_be_hidden()
 
-    def test_ignored_draft_is_kept(self, ada_page: Page, form: Locator) -> None:
+    def test_ignored_draft_is_kept(self, ada_page, form):
         abandon(form)
         fill(start_post(ada_page), content="Second thoughts")
         abandon(form)
@@ -123,9 +120,7 @@ class TestDraft:
         expect(draft_prompt(form)).to_be_hidden()
         assert stored(ada_page, "draft:") == []
 
-    def test_outdated(
-        self, server: LiveServer, ada: Person, post: Json, edit_form: Locator
-    ) -> None:
+    def test_outdated(self, server, ada, post, edit_form):
         abandon(edit_form)
         edit(server, ada, post, content="Two")
 
@@ -136,7 +131,7 @@ class TestDraft:
         expect(field(edit_form, "content")).to_have_value("Two")
         assert find_violations(edit_form.page) == []
 
-    def test_full_storage(self, new_page: NewPage, ada: Person) -> None:
+    def test_full_storage(self, new_page, ada):
         form = start_post(new_page(ada, init_script=STORAGE_FULL))
         fill(form, content=TEXT)
 
@@ -146,7 +141,7 @@ class TestDraft:
 
 
 class TestExpiredSession:
-    def test_password_is_asked(self, server: LiveServer, edit_form: Locator) -> None:
+    def test_password_is_asked(self, server, edit_form):
         end_sessions(server)
         submit(edit_form)
         expect(field(edit_form, "password")).to_be_focused()
@@ -163,7 +158,7 @@ class TestExpiredSession:
         assert server.call("GET", "/api/posts")["posts"][0]["content"] == TEXT
         assert stored(edit_form.page, "draft:") == []
 
-    def test_other_user(self, server: LiveServer, bob: Person, form: Locator) -> None:
+    def test_other_user(self, server, bob, form):
         use_token(form.page, bob.token)
 
         submit(form)
@@ -195,7 +190,7 @@ class TestRetry:
     @pytest.mark.parametrize(
         ("status", "message"), [(503, "in a moment"), (429, "in 2 minutes")]
     )
-    def test_error(self, form: Locator, status: int, message: str) -> None:
+    def test_error(self, form, status, message):
         response = {"status": status, "headers": {"Retry-After": "61"}}
         form.page.route(
             "**/api/posts", lambda route: route.fulfill(**response, json={}), times=1
@@ -210,7 +205,7 @@ class TestRetry:
         expect_success(form.page)
         assert stored(form.page, "draft:") == []
 
-    def test_no_second_post(self, server: LiveServer, failed_form: Locator) -> None:
+    def test_no_second_post(self, server, failed_form):
         assert find_violations(failed_form.page) == []
 
         button(failed_form, "Try again").click()
@@ -219,7 +214,7 @@ class TestRetry:
         assert shown_ids(failed_form.page) == post_ids(server)
         assert len(post_ids(server)) == 1
 
-    def test_changed_text(self, server: LiveServer, failed_form: Locator) -> None:
+    def test_changed_text(self, server, failed_form):
         fill(failed_form, content=f"{TEXT} more")
         button(failed_form, "Try again").click()
         expect(form_error(failed_form)).to_contain_text("first attempt went through")
@@ -230,7 +225,7 @@ class TestRetry:
         expect_success(failed_form.page)
         assert len(post_ids(server)) == 2
 
-    def test_deleted_post(self, server: LiveServer, failed_form: Locator) -> None:
+    def test_deleted_post(self, server, failed_form):
         server.sql("DELETE FROM posts")
         button(failed_form, "Try again").click()
         expect(form_error(failed_form)).to_contain_text("then deleted")
@@ -253,7 +248,7 @@ def conflict(
 
 
 class TestConflict:
-    def test_keep_own(self, server: LiveServer, post: Json, conflict: Locator) -> None:
+    def test_keep_own(self, server, post, conflict):
         expect(conflict.get_by_role("blockquote")).to_contain_text("Two")
         expect(field(conflict, "content")).to_have_value(TEXT)
         assert find_violations(conflict.page) == []
@@ -265,7 +260,7 @@ class TestConflict:
         assert server.call("GET", f"/api/posts/{post['id']}")["content"] == TEXT
         assert stored(conflict.page, "draft:") == []
 
-    def test_use_current(self, server: LiveServer, conflict: Locator) -> None:
+    def test_use_current(self, server, conflict):
         button(conflict, "Use current version").click()
 
         expect(field(conflict, "content")).to_have_value("Two")
@@ -278,7 +273,7 @@ class TestConflict:
         assert post["content"] == "Two and a half"
         assert TEXT in stored(conflict.page, "draft:")[0]
 
-    def test_rename(self, server: LiveServer, ada: Person, edit_form: Locator) -> None:
+    def test_rename(self, server, ada, edit_form):
         server.call("PATCH", f"/api/users/{ada.id}", ada, json={"username": "ada l."})
 
         submit(edit_form)
@@ -287,7 +282,7 @@ class TestConflict:
 
 
 class TestSubmit:
-    def test_new_post(self, ada_page: Page, server: LiveServer, bob: Person) -> None:
+    def test_new_post(self, ada_page, server, bob):
         server.write(bob, "An older one")
         form = start_post(ada_page)
         fill(form, title="News", content=TEXT)
@@ -302,7 +297,7 @@ class TestSubmit:
         assert by_script.split()[:2] == ["News", "ada"]
         assert by_script == by_server
 
-    def test_saved_edit(self, ada_page: Page, edit_form: Locator) -> None:
+    def test_saved_edit(self, ada_page, edit_form):
         edited = ada_page.locator("[data-byline-target=edited]")
         expect(edited).to_be_hidden()
 
@@ -318,7 +313,7 @@ class TestSubmit:
         ada_page.reload()
         expect(edited).to_have_text(by_script)
 
-    def test_pressed_twice(self, server: LiveServer, form: Locator) -> None:
+    def test_pressed_twice(self, server, form):
         with held(form.page, "**/api/posts") as requests:
             form.locator("[type=submit]").dblclick()
             form.page.keyboard.press("Enter")
@@ -339,9 +334,7 @@ class TestSubmit:
             ("password", "short", "at least 8 characters"),
         ],
     )
-    def test_invalid_field(
-        self, page: Page, ada: Person, name: str, value: str, message: str
-    ) -> None:
+    def test_invalid_field(self, page, ada, name, value, message):
         account = {"username": "eve", "email": "eve@example.com", "password": PASSWORD}
         page.goto("/register")
         fill(page, **(account | {name: value}))
@@ -354,14 +347,14 @@ class TestSubmit:
         ("length", "text"),
         [(79, ""), (80, "20 characters left."), (101, "1 character over the limit.")],
     )
-    def test_character_counter(self, form: Locator, length: int, text: str) -> None:
+    def test_character_counter(self, form, length, text):
         fill(form, title="\N{GRINNING FACE}" * length)
 
         expect(form.locator("[data-character-counter$=title]")).to_have_text(text)
 
 
 class TestLeaving:
-    def test_closing_dialog_asks(self, ada_page: Page, form: Locator) -> None:
+    def test_closing_dialog_asks(self, ada_page, form):
         ada_page.keyboard.press("Escape")
         expect(button(form, "Keep editing")).to_be_focused()
         assert find_violations(ada_page) == []
@@ -370,7 +363,7 @@ class TestLeaving:
         expect(field(form, "content")).to_be_focused()
         expect(field(form, "content")).to_have_value(TEXT)
 
-    def test_leaving_page_asks(self, ada_page: Page, form: Locator) -> None:
+    def test_leaving_page_asks(self, ada_page, form):
         ada_page.on("dialog", lambda question: question.dismiss())
 
         with ada_page.expect_event("dialog") as asked:
@@ -379,7 +372,7 @@ class TestLeaving:
         assert asked.value.type == "beforeunload"
         expect(field(form, "content")).to_have_value(TEXT)
 
-    def test_undone_edit(self, ada_page: Page, server: LiveServer, ada: Person) -> None:
+    def test_undone_edit(self, ada_page, server, ada):
         form = start_edit(ada_page, server.write(ada, "Line one\r\nline two"))
         fill(form, content="Something else")
         fill(form, content="Line one\nline two")
@@ -390,7 +383,7 @@ class TestLeaving:
 
 
 class TestPostPage:
-    def test_deletion(self, ada_page: Page, server: LiveServer, post: Json) -> None:
+    def test_deletion(self, ada_page, server, post):
         ada_page.goto("/forgot-password")
         ada_page.goto(f"/posts/{post['id']}")
         form = open_dialog(ada_page, "post-delete")
@@ -404,7 +397,7 @@ class TestPostPage:
         expect(ada_page).to_have_url(f"{server.url}/forgot-password")
         assert post_ids(server) == []
 
-    def test_another_user(self, new_page: NewPage, bob: Person, post: Json) -> None:
+    def test_another_user(self, new_page, bob, post):
         page = new_page(bob)
 
         page.goto(f"/posts/{post['id']}")
@@ -413,7 +406,7 @@ class TestPostPage:
         expect(opener(page, "post-edit")).to_have_count(0)
         expect(opener(page, "post-delete")).to_have_count(0)
 
-    def test_unavailable(self, ada_page: Page, post: Json) -> None:
+    def test_unavailable(self, ada_page, post):
         ada_page.route("**/api/posts/*", lambda route: route.abort())
         ada_page.goto(f"/posts/{post['id']}")
 

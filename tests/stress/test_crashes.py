@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from tests.server import LiveServer, Person
-from tests.stress.conftest import Figures
 from tests.stress.postgres import Postgres
 
 WRITERS = 6
@@ -73,12 +72,7 @@ def restart_database(_server: LiveServer, postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("restart", [restart_app, restart_database])
-def test_crash_loses_no_posts(
-    restart: Callable[[LiveServer, Postgres], None],
-    server_on_postgres: LiveServer,
-    postgres: Postgres,
-    figures: Figures,
-) -> None:
+def test_crash_loses_no_posts(restart, server_on_postgres, postgres, figures):
     crash = partial(restart, server_on_postgres, postgres)
     number = 50 if figures.stress else 2
     server_on_postgres.sql("TRUNCATE users CASCADE")

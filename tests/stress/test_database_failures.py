@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -10,7 +9,6 @@ import httpx
 import pytest
 
 from tests.server import PASSWORD, LiveServer
-from tests.stress.conftest import Figures
 from tests.stress.load import (
     Exchange,
     count_statuses,
@@ -80,14 +78,8 @@ class TestDatabaseFailure:
         ],
     )
     def test_causes_503(
-        self,
-        failure: Callable[[LiveServer, Postgres, float], None],
-        seconds: tuple[float, float],
-        server_on_postgres: LiveServer,
-        postgres: Postgres,
-        requests: list[httpx.Request],
-        figures: Figures,
-    ) -> None:
+        self, failure, seconds, server_on_postgres, postgres, requests, figures
+    ):
         fail = partial(failure, server_on_postgres, postgres, seconds[figures.stress])
 
         with flood(server_on_postgres.client, requests, CLIENTS) as exchanges:
@@ -104,12 +96,7 @@ class TestDatabaseFailure:
         figures.add_seconds(f"slowest response, {failure.__name__}", slowest, limit=5)
         figures.add_seconds(f"recovery, {failure.__name__}", recovery, limit=2)
 
-    def test_does_not_prevent_exit(
-        self,
-        server_on_postgres: LiveServer,
-        postgres: Postgres,
-        requests: list[httpx.Request],
-    ) -> None:
+    def test_does_not_prevent_exit(self, server_on_postgres, postgres, requests):
         process = server_on_postgres.process
         assert process
         postgres.pause()

@@ -9,7 +9,6 @@ import pytest
 from tests.conftest import ADMIN_URL
 from tests.databases import scratch_database
 from tests.server import PASSWORD, LiveServer, Person
-from tests.stress.conftest import Figures
 from tests.stress.fault_servers import Behavior, FaultServer, close, drip, hang
 from tests.stress.load import (
     forgotten,
@@ -83,7 +82,7 @@ def requests_without_services(server: LiveServer, ada: Person) -> list[httpx.Req
     ]
 
 
-def test_failing_s3(fault: str, server: LiveServer, figures: Figures) -> None:
+def test_failing_s3(fault, server, figures):
     ada, bob, eve = (
         server.sign_up(f"{name} {fault}") for name in ("ada", "bob", "eve")
     )
@@ -110,7 +109,7 @@ def test_failing_s3(fault: str, server: LiveServer, figures: Figures) -> None:
     figures.add_seconds(f"slowest response, S3 {fault}", slowest, limit=15)
 
 
-def test_failing_smtp_server(fault: str, server: LiveServer, figures: Figures) -> None:
+def test_failing_smtp_server(fault, server, figures):
     ada = server.sign_up(f"smtp {fault}")
     requests = requests_without_services(server, ada)
     requests += [forgotten(server, ada.email)] * 30

@@ -42,7 +42,12 @@ def limited_server(
 ) -> Iterator[LiveServer]:
     """Run the app with the rate limits and the slow hashes of production."""
     folder, url = tmp_path_factory.mktemp("server"), server.database_url
-    limited_server = LiveServer(folder, database_url=url, TRUSTED_PROXY_HOPS="1")
+    limited_server = LiveServer(
+        folder,
+        database_url=url,
+        TRUSTED_PROXY_HOPS="1",
+        UVICORN_TIMEOUT_KEEP_ALIVE="75",
+    )
     for name in ("RATE_LIMIT_ENABLED", *CHEAP_HASHES):
         del limited_server.environment[name]
     with limited_server:
@@ -55,7 +60,7 @@ def person(server: LiveServer) -> Person:
 
 
 class TestFlood:
-    def test_of_logins(self, limited_server: LiveServer, figures: Figures) -> None:
+    def test_of_logins(self, limited_server, figures):
         requests = [
             login(limited_server, f"user-{n}@example.com", ip=f"192.0.2.{n % 256}")
             for n in range(10_000)
@@ -65,9 +70,7 @@ class TestFlood:
 
         assert statuses == {401}
 
-    def test_of_pictures(
-        self, server: LiveServer, person: Person, figures: Figures
-    ) -> None:
+    def test_of_pictures(self, server, person, figures):
         large = picture(7000 if figures.stress else 1000, "CMYK", "JPEG")
         requests = [upload(server, person, file) for file in (large, picture())]
 
@@ -95,9 +98,7 @@ def send_flood(
 
 
 class TestSlowReaders:
-    def test_hold_little(
-        self, server: LiveServer, person: Person, figures: Figures
-    ) -> None:
+    def test_hold_little(self, server, person, figures):
         number = 100 if figures.stress else 30
         server.insert_posts(person, 200, length=100_000)
         build, path = server.client.build_request, f"/api/users/{person.id}/posts"
@@ -119,9 +120,7 @@ class TestSlowReaders:
 
 
 class TestAbortedRequests:
-    def test_leak_nothing(
-        self, server: LiveServer, person: Person, figures: Figures
-    ) -> None:
+    def test_leak_nothing(self, server, person, figures):
         number = 10_000 if figures.stress else 200
         requests = requests_to_abort(server, person)
         abort_many(server, requests, 1000 if figures.stress else 50)
@@ -183,9 +182,7 @@ def use_whole_pool(server: LiveServer) -> Counter[int]:
 
 
 class TestLargeAccount:
-    def test_deletion_does_not_affect_other_clients(
-        self, server: LiveServer, person: Person, figures: Figures
-    ) -> None:
+    def test_deletion_does_not_affect_other_clients(self, server, person, figures):
         number = 200_000 if figures.stress else 5_000
         what = f"deletion of {number:,} posts"
         server.insert_posts(person, number, length=500)

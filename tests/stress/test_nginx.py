@@ -19,7 +19,6 @@ import trustme
 from config import BASE_DIR
 from tests.databases import free_port
 from tests.server import LiveServer, wait_until_healthy
-from tests.stress.conftest import Figures
 from tests.stress.load import (
     encoded,
     open_slow_reader,
@@ -97,7 +96,7 @@ def nginx(stopped_nginx: Nginx, server: LiveServer) -> Iterator[Nginx]:
 
 
 class TestConfiguration:
-    def test_is_valid(self, stopped_nginx: Nginx) -> None:
+    def test_is_valid(self, stopped_nginx):
         pem = stopped_nginx.folder / "blog.pem"
         certificate = trustme.CA().issue_cert("blog.example.com")
         certificate.private_key_and_cert_chain_pem.write_to_path(pem)
@@ -120,14 +119,14 @@ class TestConfiguration:
         assert done.returncode == 0, done.stderr
         assert "[warn]" not in done.stderr
 
-    def test_forwards_client_ip(self, nginx: Nginx, server: LiveServer) -> None:
+    def test_forwards_client_ip(self, nginx, server):
         transport = httpx.HTTPTransport(local_address="127.0.0.9")
         with httpx.Client(transport=transport, timeout=30) as client:
             client.get(f"{nginx.url}/login", headers={"X-Forwarded-For": "192.0.2.1"})
 
         assert re.search(r"127\.0\.0\.9:\d+ - .GET /login", server.log.read_text())
 
-    def test_logs_no_query_strings(self, nginx: Nginx) -> None:
+    def test_logs_no_query_strings(self, nginx):
         log = nginx.folder / "access.log"
 
         httpx.get(f"{nginx.url}/reset-password?token=secret-1", timeout=30)
@@ -144,9 +143,7 @@ class TestConfiguration:
             (MAX_BODY_BYTES + 1, 413, "Request body too large"),
         ],
     )
-    def test_limits_bodies_like_the_app(
-        self, nginx: Nginx, size: int, status: int, detail: str
-    ) -> None:
+    def test_limits_bodies_like_the_app(self, nginx, size, status, detail):
         url = f"{nginx.url}/api/users/1/picture"
 
         response = httpx.patch(url, content=b"x" * size, timeout=30)
@@ -166,14 +163,7 @@ class TestSlowClients:
     @pytest.mark.parametrize(
         ("start", "allowed"), [(SLOW_HEADERS, 1000), (SLOW_BODY, 100)]
     )
-    def test_time_out(
-        self,
-        start: bytes,
-        allowed: int,
-        nginx: Nginx,
-        server: LiveServer,
-        figures: Figures,
-    ) -> None:
+    def test_time_out(self, start, allowed, nginx, server, figures):
         number = 960 if figures.stress else 200
         log_size = server.log.stat().st_size
 
@@ -192,7 +182,7 @@ class TestSlowClients:
         # None of them has reached the app.
         assert SLOW_IP.encode() not in server.log.read_bytes()[log_size:]
 
-    def test_do_not_occupy_the_app(self, nginx: Nginx, server: LiveServer) -> None:
+    def test_do_not_occupy_the_app(self, nginx, server):
         author = server.sign_up("author")
         # 30 MB: more than the kernel keeps for nginx and the client.
         server.insert_posts(author, 100, length=300_000)

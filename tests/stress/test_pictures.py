@@ -92,19 +92,19 @@ def mutated(rng: random.Random) -> bytes:
     return bytes(content)
 
 
-def test_expensive_picture_is_within_limits(expensive: bytes) -> None:
+def test_expensive_picture_is_within_limits(expensive):
     assert len(expensive) <= settings.max_upload_size_bytes
     assert is_accepted(expensive)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file(name: str) -> None:
+def test_hostile_file(name):
     content, accepted = HOSTILE[name]
 
     assert is_accepted(content) is accepted
 
 
-def test_mutations(stress: bool) -> None:
+def test_mutations(stress):
     rng = random.Random(1)
     count = 1000 if stress else 40
 

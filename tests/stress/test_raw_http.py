@@ -68,7 +68,7 @@ def no_traceback(server: LiveServer) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("status", "data"), REQUESTS.values(), ids=REQUESTS)
-def test_malformed_request(status: int, data: bytes, server: LiveServer) -> None:
+def test_malformed_request(status, data, server):
     with socket.create_connection(("127.0.0.1", server.port), 30) as client:
         client.sendall(data)
         response = client.recv(12)
@@ -86,7 +86,7 @@ def test_malformed_request(status: int, data: bytes, server: LiveServer) -> None
     ],
     ids=["headers", "body", "chunk", "form"],
 )
-def test_incomplete_request(data: bytes, server: LiveServer) -> None:
+def test_incomplete_request(data, server):
     with socket.create_connection(("127.0.0.1", server.port), 30) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)

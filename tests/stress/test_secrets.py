@@ -1,12 +1,10 @@
 """Secrets never appear in what the app writes."""
 
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.server import PASSWORD, LiveServer
-from tests.stress.postgres import Postgres
 
 MARK = "marked-secret"
 QUERY = f"token={MARK}&password={MARK}&access_token={MARK}"
@@ -22,7 +20,7 @@ def leaks(server: LiveServer, *secrets: str) -> list[str]:
 
 
 class TestRequests:
-    def test_password_reset(self, server_on_postgres: LiveServer) -> None:
+    def test_password_reset(self, server_on_postgres):
         server = server_on_postgres
         ada = server.sign_up("resetting")
         server.call("POST", "/api/users/forgot-password", json={"email": ada.email})
@@ -50,20 +48,14 @@ class TestRequests:
         ],
         ids=str,
     )
-    def test_misplaced_secrets(
-        self,
-        method: str,
-        path: str,
-        options: dict[str, Any],
-        server_on_postgres: LiveServer,
-    ) -> None:
+    def test_misplaced_secrets(self, method, path, options, server_on_postgres):
         response = server_on_postgres.client.request(method, path, **options)
 
         assert response.status_code < 500
         assert leaks(server_on_postgres) == []
 
 
-def test_database_failure(server_on_postgres: LiveServer, postgres: Postgres) -> None:
+def test_database_failure(server_on_postgres, postgres):
     postgres.stop()
     response = server_on_postgres.client.get("/api/posts")
     postgres.start()
