@@ -52,7 +52,8 @@ def detail_of(body: Any) -> Iterator[str]:
 def declared_traits(declaration: Json) -> Iterator[str]:
     yield "status"
     for header in declaration.get("headers", {}):
-        yield f"header {header.lower()}"
+        if not COMMON_HEADERS.fullmatch(header.lower()):
+            yield f"header {header.lower()}"
     for media_type, media in declaration.get("content", {}).items():
         yield f"media type {media_type}"
         for example in media.get("examples", {}).values():
