@@ -24,6 +24,7 @@ from exceptions import (
 )
 from models import Post, User
 from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
+from queries import PostRow, UserRow, fetch_post, fetch_user
 from rate_limit import client_network
 from schemas import PostResponse, RowId
 
@@ -77,15 +78,15 @@ PageParams = Annotated[PageRequest, Depends(get_page_request, scope="function")]
 UserId = Annotated[RowId, Path(description="The `id` of a user.")]
 
 
-async def find_user(user_id: UserId, db: DbSession) -> User:
+async def find_user(user_id: UserId, db: DbSession) -> UserRow:
     """Return the user in the path, or raise a 404."""
-    user = await db.get(User, user_id)
+    user = await fetch_user(db, user_id)
     if user is None:
         raise USER_NOT_FOUND.exception()
     return user
 
 
-FoundUser = Annotated[User, Depends(find_user)]
+FoundUser = Annotated[UserRow, Depends(find_user)]
 
 
 def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:
@@ -131,22 +132,26 @@ IfNoneMatch = Annotated[
 ]
 
 
-async def find_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
+async def find_post(post_id: PostId, db: DbSession) -> PostRow:
+    """Return the post in the path, or raise a 404."""
+    post = await fetch_post(db, post_id)
+    if post is None:
+        raise POST_NOT_FOUND.exception()
+    return post
+
+
+FoundPost = Annotated[PostRow, Depends(find_post)]
+
+
+async def load_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
     """Return a post with its author, or raise a 404."""
-    statement = Post.newest_first().where(Post.id == post_id)
+    statement = Post.with_id(post_id)
     if lock:
         statement = statement.with_for_update(of=Post)
     post = await db.scalar(statement)
     if post is None:
         raise POST_NOT_FOUND.exception()
     return post
-
-
-async def get_post(post_id: PostId, db: DbSession) -> Post:
-    return await find_post(db, post_id)
-
-
-FoundPost = Annotated[Post, Depends(get_post)]
 
 
 def post_etag(post: Post) -> str:
@@ -169,7 +174,7 @@ def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
     ) -> Post:
-        post = await find_post(db, post_id, lock=True)
+        post = await load_post(db, post_id, lock=True)
         if post.user_id != user.id:
             raise forbidden.exception()
         if not meets_conditions(post_etag(post), if_match, if_none_match):

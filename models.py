@@ -1,27 +1,30 @@
-"""Tables, constraints, and the queries that pages and the API share."""
+"""Tables, constraints, and texts derived from them."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
+    Connection,
     DateTime,
     Delete,
     ForeignKey,
     Index,
+    MetaData,
     Select,
+    SmallInteger,
     String,
     Text,
     UniqueConstraint,
     delete,
+    event,
     func,
     or_,
     select,
     text,
-    tuple_,
 )
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, validates
 
-from config import settings
+from config import BASE_DIR, settings
 from database import Base
 from unicode_text import (
     caseless_key,
@@ -47,6 +50,25 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 def utcnow() -> datetime:
     return datetime.now(UTC)
+
+
+def picture_path(image_file: str | None) -> str:
+    """Return the URL or path of a profile picture, or of the default one."""
+    if image_file is None:
+        return "/static/profile_pics/default.jpg"
+    return f"{settings.media_url}/profile_pics/{image_file}"
+
+
+def display_title(title: str, content: str) -> str:
+    """Return the title, or the first words of the content of an untitled post."""
+    first_words = " ".join(strip_invisible_start(content)[:1000].split())
+    return without_bidi_controls(
+        title or truncate(first_words, MAX_DISPLAY_TITLE_LENGTH)
+    )
+
+
+def excerpt(content: str) -> str:
+    return truncate(strip_invisible_start(content).rstrip(), MAX_EXCERPT_LENGTH)
 
 
 class User(Base):
@@ -95,10 +117,7 @@ class User(Base):
 
     @property
     def image_path(self) -> str:
-        """URL or path of the profile picture, or of the default one."""
-        if self.image_file is None:
-            return "/static/profile_pics/default.jpg"
-        return f"{settings.media_url}/profile_pics/{self.image_file}"
+        return picture_path(self.image_file)
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
@@ -156,22 +175,11 @@ class Post(Base):
 
     @property
     def display_title(self) -> str:
-        """The title, or the first words of the content if the post is untitled."""
-        title = self.title or truncate(
-            " ".join(strip_invisible_start(self.content)[:1000].split()),
-            MAX_DISPLAY_TITLE_LENGTH,
-        )
-        return without_bidi_controls(title)
+        return display_title(self.title, self.content)
 
     @property
     def excerpt(self) -> str:
-        content = strip_invisible_start(self.content).rstrip()
-        return truncate(content, MAX_EXCERPT_LENGTH)
-
-    @property
-    def updated_at(self) -> datetime:
-        """Time of the last edit, or of publication if the post was never edited."""
-        return self.date_updated or self.date_posted
+        return excerpt(self.content)
 
     def edit(self, *, title: str | None, content: str | None) -> None:
         """Change title and content; None keeps the current value.
@@ -186,20 +194,33 @@ class Post(Base):
             self.date_updated = utcnow()
 
     @classmethod
-    def newest_first(cls, author: "User | None" = None) -> Select["Post"]:
-        """Select all posts or an author's, newest first, each with its author.
+    def with_id(cls, post_id: int) -> Select["Post"]:
+        """Select a post with its author."""
+        author = joinedload(cls.author, innerjoin=True)
+        return select(cls).options(author).where(cls.id == post_id)
 
-        Ties break by id, descending.
-        """
-        statement = select(cls).options(joinedload(cls.author, innerjoin=True))
-        if author is not None:
-            statement = statement.where(cls.user_id == author.id)
-        return statement.order_by(cls.date_posted.desc(), cls.id.desc())
 
-    @classmethod
-    def older_than(cls, date_posted: datetime, post_id: int) -> ColumnElement[bool]:
-        """Match posts that follow this one in `newest_first`."""
-        return tuple_(cls.date_posted, cls.id) < (date_posted, post_id)
+class PostCount(Base):
+    """A share of the number of posts of an author, or of the site (`user_id` 0).
+
+    Triggers keep it: see `alembic/sql/0007_count_posts.sql`.
+    """
+
+    __tablename__ = "post_counts"
+
+    user_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    shard: Mapped[int] = mapped_column(
+        SmallInteger, primary_key=True, autoincrement=False
+    )
+    posts: Mapped[int]
+
+
+@event.listens_for(Base.metadata, "after_create")
+def create_triggers(_metadata: MetaData, connection: Connection, **_: Any) -> None:
+    """Create the triggers that the migration creates."""
+    file = BASE_DIR / "alembic" / "sql" / "0007_count_posts.sql"
+    for statement in file.read_text(encoding="utf-8").split("\n\n"):
+        connection.exec_driver_sql(statement)
 
 
 class IdempotencyKey(Base):

@@ -10,11 +10,11 @@ from urllib.parse import quote, urlencode
 
 from fastapi import Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import MAX_ID
-from models import EPOCH, Post, User
+from models import EPOCH
+from queries import PostRow, UserRow, fetch_page
 
 MAX_LIMIT = 100
 # Microseconds since the epoch, id, position.
@@ -82,7 +82,7 @@ class PageRequest:
 class PostPage:
     """A page of a list of posts."""
 
-    posts: Sequence[Post]
+    posts: Sequence[PostRow]
     total: int
     skip: int
     limit: int
@@ -98,37 +98,20 @@ class PostPage:
 
 
 async def fetch_posts(
-    db: AsyncSession, page: PageRequest, author: User | None = None
+    db: AsyncSession, page: PageRequest, author: UserRow | None = None
 ) -> PostPage:
-    """Return a page of all posts, or of those of one author.
-
-    The page and the total come from one statement, so that they agree while others
-    publish and delete. An empty page has no row for the total and takes two.
-    """
-    listed = Post.newest_first(author)
-    total = (
-        listed.with_only_columns(func.count(), maintain_column_froms=True)
-        .order_by(None)
-        .correlate(None)
-    )
-    # Fetch one extra post to learn whether there is another page.
-    statement = (
-        listed.add_columns(total.scalar_subquery())
-        .offset(page.skip)
-        .limit(page.limit + 1)
-    )
-    position = page.skip
+    """Return a page of all posts, or of those of one author."""
+    position, after = page.skip, None
     if page.cursor is not None:
-        position = page.cursor.position
-        older = Post.older_than(page.cursor.date_posted, page.cursor.post_id)
-        statement = statement.where(older)
-    rows = (await db.execute(statement)).all()
+        position, after = page.cursor.position, page.cursor[:2]
+    # Fetch one extra post to learn whether there is another page.
+    posts, total = await fetch_page(db, author, page.limit + 1, page.skip, after)
     return PostPage(
-        [row[0] for row in rows[: page.limit]],
-        rows[0][1] if rows else await db.scalar(total) or 0,
+        posts[: page.limit],
+        total,
         skip=position,
         limit=page.limit,
-        has_more=len(rows) > page.limit,
+        has_more=len(posts) > page.limit,
     )
 
 
@@ -137,7 +120,7 @@ async def paginated_response(
     response: Response,
     db: AsyncSession,
     page_request: PageRequest,
-    author: User | None = None,
+    author: UserRow | None = None,
 ) -> PostPage:
     """Return a page of posts, and set a `Link` header for the next page (RFC 8288).
 

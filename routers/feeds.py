@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from database import MAX_ID, DbSession
 from dependencies import FoundUser
 from models import EPOCH, Post, User
+from queries import UserRow, fetch_page
 from templating import templates
 from unicode_text import normalize_newlines
 
@@ -58,11 +59,10 @@ def render(
 
 
 async def render_feed(
-    request: Request, db: AsyncSession, author: User | None, *, feed: str, page: str
+    request: Request, db: AsyncSession, author: UserRow | None, *, feed: str, page: str
 ) -> Response:
     """Return the Atom feed (RFC 4287) of all posts, or of those of one author."""
-    statement = Post.newest_first(author).limit(FEED_LENGTH)
-    posts = (await db.scalars(statement)).all()
+    posts, _ = await fetch_page(db, author, FEED_LENGTH)
     # Even an empty feed needs an `updated` element (RFC 4287, section 4.1.1).
     context = {
         "author": author,

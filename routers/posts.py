@@ -16,7 +16,7 @@ from dependencies import (
     PageParams,
     PostToDelete,
     PostToUpdate,
-    find_post,
+    load_post,
     post_etag,
 )
 from exceptions import (
@@ -33,6 +33,7 @@ from exceptions import (
 )
 from models import Post, User
 from pagination import PostPage, paginated_response
+from queries import PostRow
 from rate_limit import RateLimit
 from schemas import (
     PaginatedPostsResponse,
@@ -67,7 +68,7 @@ async def list_posts(
     response_model=PostResponse,
     responses=openapi_headers("ETag") | error_responses(POST_NOT_FOUND),
 )
-async def read_post(post: FoundPost) -> Post:
+async def read_post(post: FoundPost) -> PostRow:
     """Get a post. Send its `ETag` in `If-Match` when you update or delete it."""
     return post
 
@@ -116,7 +117,7 @@ async def create_post_once(
         request = json.dumps([title, post_in.content])
         claimed, is_new = await idempotency.claim(db, user, key, request)
         if not is_new:
-            return await find_post(db, claimed.post_id or 0)
+            return await load_post(db, claimed.post_id or 0)
     limit = RateLimit(settings.rate_limit_posts_per_user, ("post", str(user.id)))
     await rate_limit.hit(limit)
     post = Post(title=title, content=post_in.content, author=user)

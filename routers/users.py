@@ -61,6 +61,7 @@ from pagination import (
     next_link,
     paginated_response,
 )
+from queries import UserRow
 from rate_limit import RateLimit
 from schemas import (
     ForgotPasswordRequest,
@@ -213,7 +214,7 @@ async def list_users(
     response_model=UserPublicResponse,
     responses=openapi_headers("ETag") | error_responses(USER_NOT_FOUND),
 )
-async def read_user(user: FoundUser) -> User:
+async def read_user(user: FoundUser) -> UserRow:
     """Get a user's public profile."""
     return user
 

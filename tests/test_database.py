@@ -243,7 +243,7 @@ class TestInterruption:
             raise asyncpg.InternalClientError("unexpected state")
 
         with monkeypatch.context() as patch:
-            patch.setattr(asyncpg.Connection, "fetchrow", fail)
+            patch.setattr(asyncpg.prepared_stmt.PreparedStatement, "fetch", fail)
             interrupted = await concurrent_client.get("/api/posts")
         recovered = await concurrent_client.get("/api/posts")
 

@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from httpx import AsyncClient, Response
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models import EPOCH, Post
 from pagination import CURSOR_FORMAT
+from queries import NEWEST_FIRST
 from tests.conftest import add_posts, create_post
 
 # Returns the URL of the next page, or "" at the end.
@@ -56,7 +58,7 @@ async def posts(
 ) -> list[int]:
     """Return the ids of seven posts by ada, newest first."""
     await add_posts(db, user_id, [NOON + n * request.param for n in range(7)])
-    return list(await db.scalars(Post.newest_first().with_only_columns(Post.id)))
+    return list(await db.scalars(select(Post.id).order_by(*NEWEST_FIRST)))
 
 
 class TestSkipAndLimit:

@@ -1,0 +1,166 @@
+"""Public reads: statements that are built once, and the rows that they return.
+
+Pages, API and feeds share them. Whatever is written is loaded by the models instead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any, Self
+
+from sqlalchemy import (
+    Executable,
+    Integer,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from database import fetch
+from models import Post, PostCount, User, display_title, excerpt, picture_path
+
+USER = (User.id, User.username, User.image_file)
+POST = (
+    Post.id,
+    Post.title,
+    Post.content,
+    Post.user_id,
+    Post.date_posted,
+    Post.date_updated,
+)
+NEWEST_FIRST = (Post.date_posted.desc(), Post.id.desc())
+OLDEST_FIRST = (Post.date_posted, Post.id)
+
+# The user whose row in `post_counts` has the number of all posts.
+SITE = 0
+
+FIND_POST = (
+    select(*POST, *USER).join(Post.author).where(Post.id == bindparam("post_id"))
+)
+FIND_USER = select(*USER).where(User.id == bindparam("user_id"))
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """The public profile of a user."""
+
+    id: int
+    username: str
+    image_file: str | None
+
+    @property
+    def image_path(self) -> str:
+        return picture_path(self.image_file)
+
+
+@dataclass(frozen=True, slots=True)
+class PostRow:
+    """A post with its author."""
+
+    id: int
+    title: str
+    content: str
+    user_id: int
+    date_posted: datetime
+    date_updated: datetime | None
+    author: UserRow
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[Any]) -> Self:
+        """Create a row from the values of `POST` and `USER`."""
+        post_id, title, content, user_id, posted, updated, *author = columns
+        return cls(post_id, title, content, user_id, posted, updated, UserRow(*author))
+
+    @property
+    def display_title(self) -> str:
+        return display_title(self.title, self.content)
+
+    @property
+    def excerpt(self) -> str:
+        return excerpt(self.content)
+
+    @property
+    def updated_at(self) -> datetime:
+        """Time of the last edit, or of publication if the post was never edited."""
+        return self.date_updated or self.date_posted
+
+
+async def fetch_post(db: AsyncSession, post_id: int) -> PostRow | None:
+    rows = await fetch(db, FIND_POST, {"post_id": post_id})
+    return PostRow.from_columns(rows[0]) if rows else None
+
+
+async def fetch_user(db: AsyncSession, user_id: int) -> UserRow | None:
+    rows = await fetch(db, FIND_USER, {"user_id": user_id})
+    return UserRow(*rows[0]) if rows else None
+
+
+async def fetch_page(
+    db: AsyncSession,
+    author: UserRow | None,
+    limit: int,
+    skip: int = 0,
+    after: tuple[datetime, int] | None = None,
+) -> tuple[list[PostRow], int]:
+    """Return the newest posts after an offset or a position, and the total.
+
+    Both come from one statement, so that they agree while others publish and delete.
+    """
+    statement = page_statement(author is not None, after is not None, limit)
+    parameters: dict[str, Any] = {"user_id": author.id if author else SITE}
+    if after is None:
+        parameters["skip"] = skip
+    else:
+        parameters["date_posted"], parameters["post_id"] = after
+    rows: Sequence[Sequence[Any]] = await fetch(db, statement, parameters)
+    # Without posts, there is one row with the total alone.
+    return [PostRow.from_columns(row[1:]) for row in rows if row[1]], rows[0][0]
+
+
+@cache
+def page_statement(by_author: bool, by_position: bool, limit: int) -> Executable:
+    """Build the statement for a page.
+
+    It walks the index from the nearer end without reading the table, and joins only the
+    rows of the page.
+    """
+    user_id = bindparam("user_id", type_=Integer)
+    counted = (
+        select(func.coalesce(func.sum(PostCount.posts), 0).label("total"))
+        .where(PostCount.user_id == user_id)
+        .cte("counted")
+    )
+    listed = select(Post.id)
+    if by_author:
+        listed = listed.where(Post.user_id == user_id)
+    # The planner needs a literal limit to expect few rows.
+    rows = literal_column(str(limit), Integer)
+    if by_position:
+        position = tuple_(bindparam("date_posted"), bindparam("post_id"))
+        older = listed.where(tuple_(*OLDEST_FIRST) < position)
+        page = older.order_by(*NEWEST_FIRST).limit(rows).subquery("page")
+    else:
+        total = select(counted.c.total).scalar_subquery()
+        skip = bindparam("skip", type_=Integer)
+        from_start = listed.where(skip <= total // 2).order_by(*NEWEST_FIRST)
+        from_end = listed.where(skip > total // 2).order_by(*OLDEST_FIRST)
+        remaining = func.greatest(total - skip, 0)
+        nearer = union_all(
+            from_start.offset(skip).limit(rows),
+            from_end.offset(func.greatest(remaining - rows, 0)).limit(
+                func.least(remaining, rows)
+            ),
+        ).subquery()
+        page = select(nearer.c.id).limit(rows).subquery("page")
+    posts = page.join(Post, Post.id == page.c.id).join(User, User.id == Post.user_id)
+    return (
+        select(counted.c.total, *POST, *USER)
+        .select_from(counted.outerjoin(posts, true()))
+        .order_by(*NEWEST_FIRST)
+    )
