@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_ID = 2**31 - 1
 
 # Chosen so that a request gets a response within 5 seconds even if the database hangs:
-# it waits for the pool, then for a ping, a new connection, or a statement and rollback.
+# it waits for the pool, then for a new connection, or for a statement and rollback.
 POOL_TIMEOUT = 1.5
 CONNECT_TIMEOUT = 2.0
 STATEMENT_TIMEOUT = 2.0
