@@ -3,12 +3,20 @@
 import hashlib
 import re
 
+from models import Post
+from schemas import PostResponse
+
 ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
 
 
 def etag_of(body: bytes) -> str:
     """Return a strong ETag, which differs whenever a byte of the body does."""
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def post_etag(post: Post) -> str:
+    """Return the ETag of a post: a hash of the body that a GET returns."""
+    return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
 
 
 def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:

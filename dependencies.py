@@ -1,17 +1,20 @@
 """Dependencies of routes: the client IP, the page, loaded and authorized objects."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth import CurrentUser
-from conditional_requests import etag_of, meets_conditions
+from conditional_requests import meets_conditions, post_etag
 from config import settings
-from database import DbSession
+from database import MAX_ID, DbSession
 from exceptions import (
     DELETE_POST_FORBIDDEN,
     INVALID_TOKEN,
@@ -26,10 +29,12 @@ from models import Post, User
 from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
 from queries import PostRow, UserRow, fetch_post, fetch_user
 from rate_limit import client_network
-from schemas import PostResponse, RowId
 
 # Enough for a hundred ETags; load balancers don't accept longer headers either.
 MAX_ETAG_HEADER_LENGTH = 8192
+
+MAX_ID_DIGITS = 100
+INTEGER = re.compile("[+-]?[0-9]+")
 
 # A page of a hundred of the longest posts takes 100 MB while it is built, so only two
 # long pages are built at the same time.
@@ -73,9 +78,33 @@ ClientIP = Annotated[str, Depends(get_client_ip)]
 # The scope ends before the response is sent: a slow client must not hold up long pages.
 PageParams = Annotated[PageRequest, Depends(get_page_request, scope="function")]
 
-# Users
+# Ids in paths
+
+
+def parse_id(text: str) -> int:
+    """Convert an id in a path, to 0 if no row can have it.
+
+    Pydantic would also accept `1.0`, `1_0` and spaces.
+    """
+    if not INTEGER.fullmatch(text):
+        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
+    # int() raises ValueError for more than 4,300 digits.
+    number = int(text) if len(text) <= MAX_ID_DIGITS else 0
+    # The driver raises an error for larger numbers; no row has the id 0.
+    return number if 0 < number <= MAX_ID else 0
+
+
+# The bounds appear in the OpenAPI document only: an id outside them gets a 404.
+RowId = Annotated[
+    int,
+    BeforeValidator(parse_id),
+    Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
+]
 
 UserId = Annotated[RowId, Path(description="The `id` of a user.")]
+PostId = Annotated[RowId, Path(description="The `id` of a post.")]
+
+# Users
 
 
 async def find_user(user_id: UserId, db: DbSession) -> UserRow:
@@ -111,7 +140,6 @@ async def lock_user(db: AsyncSession, user: User) -> None:
 
 # Posts
 
-PostId = Annotated[RowId, Path(description="The `id` of a post.")]
 IfMatch = Annotated[
     str | None,
     Header(
@@ -152,11 +180,6 @@ async def load_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Po
     if post is None:
         raise POST_NOT_FOUND.exception()
     return post
-
-
-def post_etag(post: Post) -> str:
-    """Return the ETag of a post: a hash of the body that a GET returns."""
-    return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
 
 
 def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:

@@ -18,7 +18,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config import MAX_BODY_BYTES
-from database import MAX_ID
 from models import MAX_EMAIL_LENGTH, MAX_TITLE_LENGTH, MAX_USERNAME_LENGTH
 from unicode_text import MAX_COMPOSITION, is_visible, to_nfc
 
@@ -26,8 +25,6 @@ MAX_CONTENT_LENGTH = 100_000
 MIN_PASSWORD_LENGTH = 8
 MAX_PASSWORD_LENGTH = 128
 
-MAX_ID_DIGITS = 100
-INTEGER = re.compile("[+-]?[0-9]+")
 # PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Several languages need these two, and so do emoji made of several emoji.
@@ -99,26 +96,6 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
         raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
     return address
 
-
-def parse_id(text: str) -> int:
-    """Convert an id in a path, to 0 if no row can have it.
-
-    Pydantic would also accept `1.0`, `1_0` and spaces.
-    """
-    if not INTEGER.fullmatch(text):
-        raise PydanticCustomError("int_parsing", "Input should be a valid integer")
-    # int() raises ValueError for more than 4,300 digits.
-    number = int(text) if len(text) <= MAX_ID_DIGITS else 0
-    # The driver raises an error for larger numbers; no row has the id 0.
-    return number if 0 < number <= MAX_ID else 0
-
-
-# The bounds appear in the OpenAPI document only: an id outside them gets a 404.
-RowId = Annotated[
-    int,
-    BeforeValidator(parse_id),
-    Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
-]
 
 Storable = AfterValidator(validate_storable)
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import idempotency
 import rate_limit
 from auth import CurrentUser
+from conditional_requests import post_etag
 from config import settings
 from database import DbSession
 from dependencies import (
@@ -17,7 +18,6 @@ from dependencies import (
     PostToDelete,
     PostToUpdate,
     load_post,
-    post_etag,
 )
 from exceptions import (
     DELETE_POST_FORBIDDEN,
