@@ -361,7 +361,7 @@ def load_or_create_secret_key(path: Path) -> str:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
         # Unlike a rename, a link fails if the file exists: if two processes start at
-        # the same time, both read the key of the first.
+        # the same time, both read the key that the first one wrote.
         with suppress(FileExistsError):
             os.link(temporary, path)
         Path(temporary).unlink()

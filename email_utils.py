@@ -34,8 +34,8 @@ _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
 # that hang would block those of the database long after the delivery has timed out.
 _connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
 
-# Anyone can sign up with someone else's email address, and any text as a username, so
-# greet only by plausible names.
+# Anyone can sign up with someone else's email address and use any text as a username,
+# so greet users by name only if the name looks plausible.
 GREETED_NAME = regex.compile(r"[\p{L}\p{M}\p{N}\p{Zs}'\u2019_-]+")
 
 templates = Environment(

@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 MAX_JPEG_PIXELS = 50_000_000
 MAX_PIXELS = 20_000_000
 AVATAR_SIZE = (300, 300)
-# The mode to convert from, by the color space of an ICC profile, and the modes of the
+# For each color space of ICC profiles: the mode to convert from, and the modes of the
 # pictures that can have such a profile.
 GRAY_MODES = {"1", "L", "LA", "I;16"}
 PROFILES = {
@@ -29,7 +29,7 @@ PROFILES = {
     "RGB": ("RGB", GRAY_MODES | {"P", "RGB", "RGBA"}),
     "CMYK": ("CMYK", {"CMYK"}),
 }
-# The largest value of a pixel, by Pillow's raw mode of a grayscale PNG.
+# For Pillow's raw modes of grayscale PNG files: the largest value of a pixel.
 GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
 

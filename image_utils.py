@@ -10,7 +10,7 @@ import storage
 from config import BASE_DIR, Settings
 
 DECODER = (sys.executable, "-W", "ignore", str(BASE_DIR / "image_decoder.py"))
-# Includes waiting for a busy machine; image_decoder.py limits the CPU time.
+# Includes time spent waiting on a busy machine; image_decoder.py limits the CPU time.
 DECODE_TIMEOUT = 15.0
 # Exit statuses of the decoder for a picture that is invalid, takes too much CPU time,
 # or crashes one of Pillow's libraries.

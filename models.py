@@ -1,4 +1,4 @@
-"""Tables, constraints, and texts derived from them."""
+"""Tables and constraints, and the texts derived from rows."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -217,7 +217,7 @@ class PostCount(Base):
 
 @event.listens_for(Base.metadata, "after_create")
 def create_triggers(_metadata: MetaData, connection: Connection, **_: Any) -> None:
-    """Create the triggers that the migration creates."""
+    """Create the triggers that migration 0007 creates in existing databases."""
     file = BASE_DIR / "alembic" / "sql" / "0007_count_posts.sql"
     for statement in file.read_text(encoding="utf-8").split("\n\n"):
         connection.exec_driver_sql(statement)

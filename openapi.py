@@ -36,7 +36,8 @@ A blog with user accounts, profile pictures and public posts.
   form and returns an access token. Send it as `Authorization: Bearer <access_token>`.
 - Lists are paginated: follow the `Link` header with `rel="next"` until there is none.
 - Cacheable responses to `GET` have an `ETag`. Send it in `If-None-Match` to get a 304
-  if nothing has changed, and in `If-Match` to avoid overwriting someone else's changes.
+  if nothing has changed, and that of a post in `If-Match` to avoid overwriting someone
+  else's changes.
 - Send an `Idempotency-Key` with `POST /api/posts`, so that you can retry safely.
 - Errors are `{"detail": ...}`. Clients that accept `application/problem+json` get
   problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.
@@ -76,7 +77,7 @@ IF_NONE_MATCH = {
 
 
 def custom_openapi(app: FastAPI) -> dict[str, Any]:
-    """Return FastAPI's OpenAPI document, completed with what many operations share."""
+    """Return FastAPI's OpenAPI document, with what many operations share."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = FastAPI.openapi(app)

@@ -154,7 +154,7 @@ class UserCreate(Schema):
     """Sign-up request."""
 
     username: Username
-    """1 to 50 characters; unique regardless of case, full-width letters and spacing."""
+    """1 to 50 characters; unique regardless of case, character width and spacing."""
     email: Email
     """At most 120 characters; stored in lower case."""
     password: NewPassword
@@ -165,7 +165,7 @@ class UserUpdate(Schema):
     """Fields of your own account to update; absent or null leaves a field unchanged."""
 
     username: Username | None = None
-    """1 to 50 characters; unique regardless of case, full-width letters and spacing."""
+    """1 to 50 characters; unique regardless of case, character width and spacing."""
     email: Email | None = None
     """At most 120 characters; stored in lower case."""
 

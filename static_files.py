@@ -20,7 +20,7 @@ VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
 SHORT_CACHE_CONTROL = "public, max-age=3600"
 STATIC_IMPORT = re.compile(r'^(?:import|export) [^"]*"(\.[^"]+)";$', re.MULTILINE)
 
-# Some systems lack these types, and browsers reject scripts with a wrong one.
+# Some systems lack these types, and browsers reject scripts with the wrong one.
 mimetypes.add_type("application/manifest+json", ".webmanifest")
 mimetypes.add_type("text/javascript", ".js")
 

@@ -64,9 +64,9 @@ def strip_invisible_start(text: str) -> str:
 
 
 def caseless_key(text: str) -> str:
-    """Return a key for comparing texts.
+    """Return a key for comparing strings.
 
-    It is equal for texts that differ only in case, compatibility forms, invisible
+    It is equal for strings that differ only in case, compatibility forms, invisible
     characters or spacing: toNFKC_Casefold (the Unicode Standard, definition R5 in
     section 3.13) with runs of whitespace collapsed to one space.
     """

@@ -66,9 +66,9 @@ def add_middleware(app: FastAPI) -> None:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)
     # Outside all middleware that responds, so that every response has these headers.
     app.add_middleware(SecurityHeadersMiddleware)
-    # At any place: it handles only the lifespan.
+    # The order doesn't matter: it handles only the lifespan.
     app.add_middleware(StartupErrorMiddleware)
-    # At any place: absolute URLs are built by routes.
+    # The order doesn't matter: absolute URLs are built by routes.
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerURLMiddleware)
     # Outermost, so that all others see what the load balancer reports:

@@ -38,7 +38,7 @@ class ServerErrorMiddleware:
     """Respond to errors that no exception handler has handled.
 
     Starlette's class of this name runs outside all other middleware, so its responses
-    have no security headers. Exception handlers don't see the errors of middleware.
+    have no security headers. Exception handlers don't see errors raised by middleware.
     """
 
     def __init__(self, app: ASGIApp) -> None:

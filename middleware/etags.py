@@ -90,7 +90,7 @@ async def send_chunks(
 
 
 class ConditionalGetMiddleware:
-    """Respond 304 if the client has the current version (RFC 9110, section 13.1.2).
+    """Respond with 304 if the client has the current version (RFC 9110, 13.1.2).
 
     It runs outside the compression, because an encoded body needs an ETag of its own
     (section 8.8.3.3); routes only know the ETag of the unencoded body.

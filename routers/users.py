@@ -288,7 +288,7 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
 async def list_user_posts(
     request: Request,
     response: Response,
-    # First, because it may wait, and must not hold a connection then.
+    # It comes first because it may wait, and must not hold a connection while it does.
     page: PageParams,
     user: FoundUser,
     db: DbSession,

@@ -16,8 +16,7 @@ from tools.seed import PASSWORD
 FOLDER = Path(__file__).parents[1] / "docs"
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
-# The pages have flat colors, so that a small palette saves space and shows no
-# difference.
+# The pages have flat colors, so a small palette saves space with no visible difference.
 COLORS = 128
 
 
