@@ -50,7 +50,7 @@ oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
     scheme_name="Password",
     description="Log in: the `username` is the email address of the account.",
-    # get_current_user raises the error, because an invalid token needs another detail.
+    # get_current_user raises the error, because an invalid token gets a different text.
     auto_error=False,
 )
 
@@ -90,7 +90,7 @@ async def verify_password_async(password: str, user: models.User | None) -> bool
 
 
 def needs_rehash(stored: str) -> bool:
-    """Return whether a hash was made with other parameters than the current ones."""
+    """Return whether a hash was made with parameters other than the current ones."""
     return password_hasher.current_hasher.check_needs_rehash(stored)
 
 
@@ -170,7 +170,7 @@ async def get_current_user(
     response: Response,
     db: DbSession,
 ) -> models.User:
-    """Return the user who sent the request, and forbid caches to store the response.
+    """Return the user who sent the request, and forbid caching of the response.
 
     Raises:
         HTTPException: 401 if the token is missing, forged, expired or revoked, or if

@@ -257,7 +257,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def check_combinations(self) -> Self:
-        """Raise if settings are missing, too short, or don't fit together."""
+        """Raise if settings are missing, too short, or contradict each other."""
         min_bytes = KEY_BYTES[self.algorithm]
         key = self.secret_key
         if key is None and self.is_production:

@@ -22,7 +22,7 @@ from config import BASE_DIR, LOCAL_HOSTS, settings
 logger = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-# Per SMTP command, and per delivery.
+# In seconds: per SMTP command, and per delivery.
 SMTP_TIMEOUT = 5
 DELIVERY_TIMEOUT = 12
 # Seconds to wait before the second, third and fourth attempt.
@@ -30,8 +30,8 @@ RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
 
 _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
-# Threads of their own, because uvloop resolves only two host names at a time: lookups
-# that hang would block those of the database long after the delivery has timed out.
+# Separate threads, because uvloop resolves only two host names at a time: lookups that
+# hang would block those of the database long after the delivery has timed out.
 _connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
 
 # Anyone can sign up with someone else's email address and use any text as a username,

@@ -178,7 +178,7 @@ class EmbeddedPostgres:
         self, program: str, *arguments: str | Path
     ) -> "subprocess.CompletedProcess[str]":
         command = [binaries() / program, *arguments]
-        # Not a pipe: the server inherits it and would keep the pipe open.
+        # A file instead of a pipe, which the server would inherit and keep open.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
                 [*unprivileged(binaries(), self.data_dir), *command],

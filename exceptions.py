@@ -114,7 +114,7 @@ INVALID_HOST = APIError(400, "Invalid host header")
 # A challenge is required (RFC 6750, section 3).
 BEARER = {"WWW-Authenticate": "Bearer"}
 NOT_AUTHENTICATED = APIError(401, "Not authenticated", BEARER)
-# The same error for every flaw, so that responses reveal nothing about tokens.
+# The same error for every defect, so that responses reveal nothing about tokens.
 INVALID_TOKEN = APIError(401, "Invalid or expired token", BEARER)
 INCORRECT_LOGIN = APIError(401, "Incorrect email or password", BEARER)
 WRONG_PASSWORD = APIError(400, "Current password is incorrect")

@@ -39,7 +39,7 @@ class BoundedExecutor:
         if not self._slots.acquire(blocking=False):
             raise QueueFull(self._name)
         future = self._executor.submit(function, *arguments)
-        # Not when this coroutine ends: it can be canceled, but the thread continues.
+        # Release it when the thread ends, not this coroutine, which can be canceled.
         future.add_done_callback(lambda _future: self._slots.release())
         return await asyncio.wrap_future(future)
 

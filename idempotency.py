@@ -62,7 +62,7 @@ async def claim(
         return claimed, True
     used = await db.scalar(select(IdempotencyKey).filter_by(user_id=user.id, key=key))
     if used is None:
-        # Deleted with its user since the insert: a retry gets the 401.
+        # It has been deleted with its user since the insert: a retry gets a 401.
         raise REQUEST_IN_PROGRESS.exception()
     if used.fingerprint != fingerprint:
         raise KEY_REUSED.exception()

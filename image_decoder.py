@@ -66,7 +66,7 @@ def make_avatar(content: bytes) -> bytes:
     square, orientation = read_square(content)
     avatar = to_resizable_mode(square).resize(AVATAR_SIZE, Image.Resampling.LANCZOS)
     avatar = to_srgb(avatar, square)
-    # A new image, because Pillow would also save the comment of the old one.
+    # Create a new image, because Pillow would also save the comment of the old one.
     canvas = Image.new("RGB", AVATAR_SIZE, "white")
     canvas.paste(avatar, mask=avatar if avatar.has_transparency_data else None)
     canvas.getexif()[ExifTags.Base.Orientation] = orientation

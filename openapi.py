@@ -90,7 +90,7 @@ def custom_openapi(app: FastAPI) -> dict[str, Any]:
     components = document["components"]
     components["schemas"] |= schema.pop("$defs") | {ErrorResponse.__name__: schema}
     components["responses"] = COMMON_RESPONSES
-    # FastAPI's schemas of a 422, which operations no longer use.
+    # FastAPI's schemas for a 422, which operations no longer use.
     del components["schemas"]["HTTPValidationError"]
     del components["schemas"]["ValidationError"]
     return document

@@ -82,6 +82,6 @@ async def delete_orphans(db: AsyncSession) -> None:
         if is_deleted:
             await db.delete(orphan)
         else:
-            # If only this picture can't be deleted, others must not wait for it.
+            # If only this picture can't be deleted, it must not hold up the others.
             orphan.delete_after = func.now() + GRACE_PERIOD
         await db.commit()

@@ -1,6 +1,6 @@
 """Public reads: statements that are built once, and the rows that they return.
 
-Pages, API and feeds share them. Whatever is written is loaded by the models instead.
+Pages, the API and feeds share them. Writes load objects of the models instead.
 """
 
 from collections.abc import Sequence

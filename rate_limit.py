@@ -42,7 +42,7 @@ REDIS_ERRORS = (errors.StorageError, OSError, TimeoutError, TypeError, ValueErro
 
 @dataclass(frozen=True)
 class RateLimit:
-    """A rate such as `10/5 minutes`, and the identifiers that it is counted by."""
+    """A rate such as `10/5 minutes`, and the identifiers to count by."""
 
     rate: str
     identifiers: tuple[str, ...]

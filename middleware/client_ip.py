@@ -24,7 +24,7 @@ class ClientIPMiddleware:
         if scope["type"] == "http":
             peer = scope.get("client") or (UNKNOWN_IP, 0)
             ip = self._client_ip(peer[0], peer[1], Headers(scope=scope))
-            # No copy of the scope: uvicorn's access log reads the original.
+            # Change the scope in place: uvicorn's access log reads the original.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
 

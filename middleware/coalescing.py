@@ -32,7 +32,7 @@ VARY_HEADERS = (
 # How long a request waits for an identical one that is running. If that takes longer,
 # the database is slow, and the request starts anyway.
 WAIT_TIMEOUT = 0.2
-# The largest list has 30 MB, and stays in memory until the slowest client has read it.
+# The largest list takes 30 MB, and stays in memory until its slowest client has it.
 LARGE_BYTES = 256 * 1024
 MAX_BYTES = 128 * 1024 * 1024
 MAX_BYTES_PER_CLIENT = 40 * 1024 * 1024
@@ -56,7 +56,7 @@ class BufferedResponse:
 
     async def send(self, receive: Receive, send: Send) -> None:
         """Send the response to one client until it disconnects."""
-        # A copy of the headers, because other middleware adds to them.
+        # Copy the headers, because other middleware adds to them.
         await send({**self.start, "headers": list(self.start["headers"])})
         if not self.is_large:
             await send_chunks(self.body, send)

@@ -57,8 +57,8 @@ class ServerErrorMiddleware:
             try:
                 await send(message)
             except RuntimeError as error:
-                # uvloop, if the connection is closed: because of an invalid request
-                # after this one, for example, which uvicorn rejects at once.
+                # Raised by uvloop if the connection is closed, for example because
+                # uvicorn has rejected an invalid request that followed this one.
                 if "handler is closed" in str(error):
                     raise ClientDisconnect from error
                 raise
@@ -72,8 +72,8 @@ class ServerErrorMiddleware:
                 response = http_error_response(Request(scope), error)
             else:
                 error_id = uuid.uuid4().hex
-                # The path without its query, which may contain a reset token, even if
-                # its question mark is encoded.
+                # Log the path without its query, which may contain a reset token, even
+                # if the question mark is encoded.
                 path = quote(scope["path"].partition("?")[0])
                 logger.exception("Error %s on %s %s", error_id, scope["method"], path)
                 if complete:

@@ -76,7 +76,7 @@ async def send_chunks(
     Between chunks, the event loop serves other requests: compressing 30 MB takes a
     second.
     """
-    # No copies: all slow clients refer to the same body.
+    # Send views instead of copies: all slow clients share one body.
     view = memoryview(body)
     for start in range(0, len(body) or 1, CHUNK_BYTES):
         end = start + CHUNK_BYTES

@@ -54,7 +54,7 @@ async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
     try:
         password_hash = await hash_password_async(password)
     except QueueFull:
-        # The next login will do it.
+        # The next login will try again.
         return
     statement = update(User).where(
         User.id == user.id, User.password_hash == user.password_hash

@@ -135,7 +135,7 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
         # The timeout applies until the thread starts.
         with fail_after(DECODE_TIMEOUT):
             return await run_sync(read_and_process, file, limiter=decoder_limiter)
-    # Without tracebacks, whose cycles would keep the file in memory for a while.
+    # Drop tracebacks, whose reference cycles would keep the file in memory.
     except InvalidImage as exc:
         raise INVALID_IMAGE.exception() from exc.with_traceback(None)
     except OSError as exc:

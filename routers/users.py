@@ -112,8 +112,8 @@ async def create_user(
     """
     limit = RateLimit(settings.rate_limit_sign_up_per_ip, ("sign-up", client_ip))
     async with rate_limit.attempt(limit) as keep_count:
-        # Before the slow hashing. The unique index has the last word, because others
-        # sign up at the same time.
+        # Check before the slow hashing. The unique index still decides, because others
+        # may sign up at the same time.
         await check_unique(db, user_in.username, user_in.email)
         await db.commit()
         user = User(

@@ -126,7 +126,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
             profile, executable_path=chromium(), args=CHROMIUM_FLAGS
         )
         page = context.new_page()
-        # robots.txt, so that nothing that the pages load is cached.
+        # Open robots.txt, so that nothing that the pages load is cached yet.
         page.goto(f"{site.url}/robots.txt")
         token = site.log_in(EMAIL, PASSWORD)
         page.evaluate("token => localStorage.setItem('access_token', token)", token)
@@ -134,7 +134,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
 
 
 def measure_all(site: LiveServer) -> dict[str, Result]:
-    """Audit each page; the account page anonymously too, which redirects to login."""
+    """Audit each page, and the account page also anonymously."""
     (post,) = site.call("GET", "/api/posts?limit=1")["posts"]
     pages = {
         "home": "/",
