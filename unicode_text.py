@@ -5,13 +5,18 @@ import unicodedata
 import regex
 
 GRAPHEME_CLUSTER = regex.compile(r"\X")
-WHITESPACE = regex.compile(r"\s+")
+# Whitespace that is a grapheme cluster of its own.
+WHITESPACE = regex.compile(
+    r"(?<!\p{GCB=Prepend})\s(?!\p{GCB=Extend}|\p{GCB=ZWJ}|\p{GCB=SpacingMark})"
+)
 # NFC turns at most this many characters into one (Unicode Annex 15, table 6).
 MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
-# U+1D159 a note without a head.
+# U+13441 and U+13442 are blank hieroglyphs, U+16FE4 is a filler, and U+1D159 is a note
+# without a head.
 VISIBLE = regex.compile(
-    r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}\u2800\U0001d159]"
+    r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}"
+    r"\u2800\U00013441\U00013442\U00016fe4\U0001d159]"
 )
 IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 # Embeddings, overrides and isolates (Unicode Annex 9, section 2). The implicit marks

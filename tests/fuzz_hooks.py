@@ -25,6 +25,7 @@ RULES_IN_WORDS = (
     "must not contain NUL or surrogate characters",
     "must not be blank",
     "must not contain control or invisible characters",
+    "must contain a visible character",
     # Trimming and composing change the length of a name.
     "after validation, not",
     "The cursor can't be decoded",

@@ -25,6 +25,9 @@ class TestTruncate:
             ("🇩🇪" * 10, "🇩🇪" * 7 + "…"),
             ("e\u0301" * 10, "e\u0301" * 7 + "…"),
             (FAMILY * 4, FAMILY * 3 + "…"),
+            # Whitespace with an accent, and after a sign that precedes a number.
+            ("a" * 14 + " \u0301bc", "a" * 14 + "…"),
+            ("a" * 13 + "\u0601 bcd", "a" * 13 + "\u0601 …"),
             ("a" + "\u0301" * 20, "…"),
         ],
         ids=ascii,
@@ -61,7 +64,10 @@ class TestIsVisible:
 
     @pytest.mark.parametrize(
         "text",
-        ["", " ", "\u200d", "\u3164", "\u2800", "\U0001d159", "\u3000\ufe0f"],
+        [
+            *("", " ", "\u200d", "\u3164", "\u2800", "\u3000\ufe0f"),
+            *("\U00013441", "\U00013442", "\U00016fe4", "\U0001d159"),
+        ],
         ids=ascii,
     )
     def test_invisible(self, text):
