@@ -41,7 +41,7 @@ def main() -> None:
         avatar = make_avatar(sys.stdin.buffer.read())
     # Damaged files make Pillow raise all kinds of errors (OSError, SyntaxError,
     # struct.error, IndexError, zlib.error, ...), and large ones MemoryError.
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001 -- see above
         sys.stderr.write(f"{type(exc).__name__}: {exc}")
         sys.exit(os.EX_DATAERR)
     sys.stdout.buffer.write(avatar)
@@ -120,7 +120,7 @@ def get_orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     # As in `main`: broken EXIF data is no reason to reject a picture.
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 -- see above
         return 1
     return orientation if isinstance(orientation, int) else 1
 

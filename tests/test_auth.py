@@ -99,6 +99,10 @@ class TestVerifyAccessToken:
 
         assert verify_access_token(token) is None
 
+    @pytest.mark.parametrize("added", ["=", "==", " ", "\n", "\t"], ids=repr)
+    def test_other_encoding(self, added):
+        assert verify_access_token(sign(make_claims()) + added) is None
+
     def test_changed_payload(self):
         header, _, signature = sign(make_claims()).split(".")
         payload = sign(make_claims(sub="8")).split(".")[1]
