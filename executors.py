@@ -1,4 +1,4 @@
-"""Bounded thread pools for blocking and CPU-bound work."""
+"""Bounded thread pool for CPU-bound work, such as hashing passwords."""
 
 import asyncio
 import os

@@ -16,13 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import storage
 from database import AsyncSessionLocal, DatabaseUnavailable
-from executors import QueueFull
 from image_utils import delete_profile_image
 from models import OrphanedPicture
 
 logger = logging.getLogger(__name__)
 
-# The S3 client has timeouts too, but they don't include waiting for the executor.
 DELETE_TIMEOUT = 3.0
 # Longer than an upload takes from scheduling the deletion to canceling it.
 GRACE_PERIOD = timedelta(seconds=60)
@@ -52,9 +50,8 @@ async def cancel_deletion(db: AsyncSession, filename: str) -> bool:
 async def delete_now(filename: str) -> bool:
     """Delete a picture from storage; log a warning and return False if that fails."""
     try:
-        async with asyncio.timeout(DELETE_TIMEOUT):
-            await storage.executor.run(delete_profile_image, filename)
-    except (storage.StorageError, QueueFull, TimeoutError) as exc:
+        await storage.run_within(DELETE_TIMEOUT, delete_profile_image, filename)
+    except (storage.StorageError, TimeoutError) as exc:
         logger.warning("Picture %s not deleted yet: %r", filename, exc)
         return False
     return True

@@ -2,26 +2,38 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import boto3
+from anyio import CapacityLimiter, fail_after
+from anyio.to_thread import run_sync
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from config import settings
-from executors import BoundedExecutor
 from static_files import IMMUTABLE
 
-# For the functions below, which block.
-executor = BoundedExecutor("storage", max_workers=16, max_queue=48)
+# Number of threads for calls that wait for S3.
+limiter = CapacityLimiter(16)
 
 
 class StorageError(Exception):
     """A file could not be stored or deleted."""
+
+
+async def run_within(
+    seconds: float, function: Callable[..., None], *arguments: object
+) -> None:
+    """Call a function that blocks in a thread; raise `TimeoutError` if it takes longer.
+
+    The S3 client has timeouts too, but they don't include waiting for a thread.
+    """
+    with fail_after(seconds):
+        await run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
 
 
 def put(key: str, content: bytes, *, content_type: str) -> None:

@@ -1,6 +1,5 @@
 """Profile pictures: upload and delete."""
 
-import asyncio
 import logging
 from typing import Annotated, BinaryIO
 
@@ -26,7 +25,6 @@ from exceptions import (
     error_responses,
     file_too_large,
 )
-from executors import QueueFull
 from image_utils import (
     DECODE_TIMEOUT,
     InvalidImage,
@@ -45,7 +43,6 @@ UserToUpdate = Annotated[User, Depends(own_user(UPDATE_PICTURE_FORBIDDEN))]
 UserToDelete = Annotated[User, Depends(own_user(DELETE_PICTURE_FORBIDDEN))]
 
 decoder_limiter = CapacityLimiter(1)
-# The S3 client has timeouts too, but they don't include waiting for the executor.
 UPLOAD_TIMEOUT = 10.0
 
 MISSING_FILE = {"type": "missing", "loc": ("body", "file"), "msg": "File required"}
@@ -153,9 +150,8 @@ async def store_avatar(db: AsyncSession, avatar: bytes, filename: str) -> None:
     orphaned_pictures.schedule_deletion(db, filename)
     await db.commit()
     try:
-        async with asyncio.timeout(UPLOAD_TIMEOUT):
-            await storage.executor.run(upload_profile_image, avatar, filename)
-    except (storage.StorageError, QueueFull, TimeoutError) as exc:
+        await storage.run_within(UPLOAD_TIMEOUT, upload_profile_image, avatar, filename)
+    except (storage.StorageError, TimeoutError) as exc:
         logger.error("Picture not stored: %r", exc)
         raise UPLOAD_FAILED.exception() from exc
 

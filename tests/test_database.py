@@ -225,7 +225,7 @@ class TestInterruption:
         # Not over a pooled connection, which would survive.
         await execute(
             database_url(),
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
 
