@@ -4,31 +4,31 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
-from email.headerregistry import Address
-from email.message import EmailMessage
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
-import idna
 from dotenv import dotenv_values
-from limits import parse
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     HttpUrl,
-    RedisDsn,
     SecretStr,
-    StringConstraints,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+
+from setting_types import (
+    CommaSeparated,
+    DatabaseUrl,
+    Host,
+    Origin,
+    Rate,
+    RedisUrl,
+    Sender,
+    WebUrl,
+)
 
 BASE_DIR = Path(__file__).resolve().parent
 ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
@@ -44,8 +44,6 @@ HEALTH_PATH = "/health"
 MIB = 1024 * 1024
 # Maximum request body, except for picture uploads.
 MAX_BODY_BYTES = MIB
-SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
-POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 RENAMED_SETTINGS = {
     "GENERAL_RATE": "RATE_LIMIT_DEFAULT",
     "LOGIN_RATE_ACCOUNT": "RATE_LIMIT_LOGIN_PER_ACCOUNT_AND_IP",
@@ -60,84 +58,6 @@ RENAMED_SETTINGS = {
     "PICTURE_DECODERS": None,
 }
 """Old names of settings, and their replacements (None: removed)."""
-
-
-def check_database_url(value: SecretStr) -> SecretStr:
-    """Raise if the value isn't a PostgreSQL URL; any driver in it is ignored."""
-    # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
-    try:
-        url = make_url(value.get_secret_value())
-    except (ArgumentError, ValueError):
-        url = None
-    if url is None or url.drivername not in POSTGRESQL_SCHEMES or not url.database:
-        raise ValueError("must look like postgresql+asyncpg://user:password@host/name")
-    return value
-
-
-def check_web_url(value: str) -> str:
-    """Return an HTTP(S) URL without a trailing slash; raise if it is anything else."""
-    url = TypeAdapter(HttpUrl).validate_python(value)
-    if url.query or url.fragment or url.username or url.password:
-        raise ValueError("must be a URL without a query, fragment or username")
-    return str(url).rstrip("/")
-
-
-def check_origin(value: str) -> str:
-    """Return an origin (RFC 6454), which is a URL without a path, or `*`."""
-    if value != "*" and urlsplit(value := check_web_url(value)).path:
-        raise ValueError("must be an origin such as https://app.example.com, or *")
-    return value
-
-
-def check_redis_url(value: SecretStr) -> SecretStr:
-    TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
-    return value
-
-
-def check_sender(value: str) -> str:
-    """Return one email address, with or without a name, its domain in ASCII form."""
-    try:
-        message = EmailMessage()
-        message["From"] = value
-        (sender,) = message["From"].addresses
-    # The standard library raises more than it documents for malformed addresses.
-    except Exception as error:
-        raise ValueError(SENDER_FORMAT) from error
-    if not sender.username or not sender.domain:
-        raise ValueError(SENDER_FORMAT)
-    if sender.domain.isascii():
-        return value
-    try:
-        domain = idna.encode(sender.domain, uts46=True).decode()
-    except idna.IDNAError as error:
-        raise ValueError(SENDER_FORMAT) from error
-    return str(Address(sender.display_name, sender.username, domain))
-
-
-def check_rate(value: str) -> str:
-    """Raise if `limits` can't parse the rate, or if it is zero."""
-    if parse(value).amount < 1:
-        raise ValueError('must be at least 1, e.g. "10/5 minutes"')
-    return value
-
-
-def split_list(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-WebUrl = Annotated[str, AfterValidator(check_web_url)]
-Origin = Annotated[str, AfterValidator(check_origin)]
-Rate = Annotated[str, AfterValidator(check_rate)]
-Host = Annotated[
-    str,
-    StringConstraints(
-        to_lower=True,
-        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])$",
-    ),
-]
-CommaSeparated = BeforeValidator(split_list)
 
 
 class ConfigurationError(Exception):
@@ -155,7 +75,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    database_url: Annotated[SecretStr, AfterValidator(check_database_url)] | None = None
+    database_url: DatabaseUrl | None = None
     """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it turns
     on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
@@ -195,7 +115,7 @@ class Settings(BaseSettings):
     """SMTP username. Unset: no authentication."""
     mail_password: SecretStr | None = None
     """SMTP password."""
-    mail_from: Annotated[str, AfterValidator(check_sender)] = "noreply@localhost"
+    mail_from: Sender = "noreply@localhost"
     """Sender of all emails."""
     mail_use_tls: bool = False
     """True requires TLS. False uses STARTTLS if offered, and requires it when logging
@@ -205,6 +125,9 @@ class Settings(BaseSettings):
     """Public URL of the site, for links in emails, feeds and sitemaps. Required in
     production. Unset: the host and port of the development server."""
 
+    response_cache_bytes: int = Field(default=64 * MIB, ge=0)
+    """Memory for responses to public requests, in bytes, in each process (64 MiB); 0
+    turns the cache off."""
     posts_per_page: int = Field(default=10, ge=1, le=100)
     """Posts per page, and the default `limit` of post lists."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
@@ -222,7 +145,7 @@ class Settings(BaseSettings):
 
     rate_limit_enabled: bool = True
     """False turns off all rate limits."""
-    redis_url: Annotated[SecretStr, AfterValidator(check_redis_url)] | None = None
+    redis_url: RedisUrl | None = None
     """Redis for counters that processes share, `redis://:password@host:6379/0`. Unset
     or unavailable: each process counts in its own memory."""
 

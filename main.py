@@ -18,6 +18,7 @@ from config import renamed_settings, settings
 from database import dispose_engine, start_embedded_server
 from exceptions import add_exception_handlers
 from middleware import add_middleware
+from middleware.cache_listener import listen
 from routers import ROUTERS
 from static_files import (
     STATIC_DIR,
@@ -61,11 +62,14 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     # that exist by now.
     gc.collect()
     gc.freeze()
-    cleanup = asyncio.create_task(orphaned_pictures.run_cleanup())
+    tasks = {asyncio.create_task(orphaned_pictures.run_cleanup())}
+    if settings.response_cache_bytes:
+        tasks.add(asyncio.create_task(listen()))
     yield
     gc.unfreeze()
-    cleanup.cancel()
-    await asyncio.wait({cleanup})
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     await dispose_engine()
 
 

@@ -217,10 +217,10 @@ class PostCount(Base):
 
 @event.listens_for(Base.metadata, "after_create")
 def create_triggers(_metadata: MetaData, connection: Connection, **_: Any) -> None:
-    """Create the triggers that migration 0007 creates in existing databases."""
-    file = BASE_DIR / "alembic" / "sql" / "0007_count_posts.sql"
-    for statement in file.read_text(encoding="utf-8").split("\n\n"):
-        connection.exec_driver_sql(statement)
+    """Create the triggers that migrations create in existing databases."""
+    for file in sorted(BASE_DIR.glob("alembic/sql/*.sql")):
+        for statement in file.read_text(encoding="utf-8").split("\n\n"):
+            connection.exec_driver_sql(statement)
 
 
 class IdempotencyKey(Base):

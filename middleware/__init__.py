@@ -11,12 +11,12 @@ from config import settings
 from middleware.allowed_hosts import AllowedHostsMiddleware
 from middleware.body_limit import BodyLimitMiddleware
 from middleware.client_ip import ClientIPMiddleware
-from middleware.coalescing import CoalescingMiddleware
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.etags import ConditionalGetMiddleware, ETagMiddleware
 from middleware.form_charset import FormCharsetMiddleware
 from middleware.head import HeadMiddleware
 from middleware.request_limits import RateLimitMiddleware
+from middleware.response_cache import ResponseCacheMiddleware
 from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
 from middleware.trailing_slash import TrailingSlashMiddleware
@@ -53,7 +53,7 @@ def add_middleware(app: FastAPI) -> None:
     # Outside the middleware above, which treats GET differently from other methods.
     app.add_middleware(HeadMiddleware)
     # Inside the rate limit, which counts the requests of each client.
-    app.add_middleware(CoalescingMiddleware)
+    app.add_middleware(ResponseCacheMiddleware)
     # Outside all that a request could make expensive.
     app.add_middleware(RateLimitMiddleware)
     # Outside the rate limit: rejecting a host needs no counter.

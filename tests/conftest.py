@@ -43,7 +43,7 @@ from httpx import ASGITransport, AsyncClient
 from moto import mock_aws
 from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
-from sqlalchemy import event
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 import rate_limit
@@ -81,6 +81,11 @@ def stress(request: pytest.FixtureRequest) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Check all responses of the run against the OpenAPI document."""
     config.pluginmanager.register(CoveragePlugin(openapi_spec))
+
+
+def database_url() -> URL:
+    assert settings.database_url is not None
+    return make_url(settings.database_url.get_secret_value())
 
 
 async def reset_rate_limits() -> None:

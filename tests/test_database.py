@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from httpx import AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import URL, exc, make_url, text
+from sqlalchemy import URL, exc, text
 
 import database
 from config import settings
 from database import DatabaseUnavailable, engine, is_unavailable
-from tests.conftest import PASSWORD, auth_header, make_client, sign_up
+from tests.conftest import PASSWORD, auth_header, database_url, make_client, sign_up
 from tests.databases import execute, free_port
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
@@ -26,11 +26,6 @@ class DriverError(Exception):
     def __init__(self, sqlstate: str | None = None) -> None:
         super().__init__("")
         self.sqlstate = sqlstate
-
-
-def database_url() -> URL:
-    assert settings.database_url is not None
-    return make_url(settings.database_url.get_secret_value())
 
 
 class TestIsUnavailable:

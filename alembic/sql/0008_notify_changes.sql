@@ -1,0 +1,44 @@
+-- Triggers announce each change of public data on the channel "changes" when it is
+-- committed, so that every process removes it from its response cache. The message has the
+-- ids of the changed posts; "*" stands for everything. Statements are separated by blank
+-- lines.
+CREATE OR REPLACE FUNCTION notify_changed_posts() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    ids text;
+BEGIN
+    -- A message has at most 8000 bytes.
+    SELECT CASE WHEN count(*) <= 500 THEN string_agg(id::text, ' ') ELSE '*' END
+    INTO ids FROM changed;
+    IF ids IS NOT NULL THEN
+        PERFORM pg_notify('changes', ids);
+    END IF;
+    RETURN NULL;
+END $$
+
+CREATE TRIGGER notify_inserted_posts AFTER INSERT ON posts
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_posts()
+
+CREATE TRIGGER notify_updated_posts AFTER UPDATE ON posts
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_posts()
+
+CREATE TRIGGER notify_deleted_posts AFTER DELETE ON posts
+REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_posts()
+
+CREATE OR REPLACE FUNCTION notify_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('changes', TG_ARGV[0]);
+    RETURN NULL;
+END $$
+
+CREATE TRIGGER notify_truncated_posts AFTER TRUNCATE ON posts
+FOR EACH STATEMENT EXECUTE FUNCTION notify_change('*')
+
+-- A profile is part of the list of users.
+CREATE TRIGGER notify_users AFTER INSERT OR DELETE ON users
+FOR EACH ROW EXECUTE FUNCTION notify_change('')
+
+-- Every post shows the name and the picture of its author.
+CREATE TRIGGER notify_updated_user AFTER UPDATE ON users
+FOR EACH ROW WHEN (
+    OLD.username <> NEW.username OR OLD.image_file IS DISTINCT FROM NEW.image_file
+) EXECUTE FUNCTION notify_change('*')

@@ -1,0 +1,24 @@
+"""Announce changes of public data by triggers, for the response caches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import op
+
+revision: str = "0008"
+down_revision: str | Sequence[str] | None = "0007"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+SQL = Path(__file__).parents[1] / "sql" / "0008_notify_changes.sql"
+
+
+def upgrade() -> None:
+    """Upgrade to this revision."""
+    for statement in SQL.read_text(encoding="utf-8").split("\n\n"):
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    """Downgrade to the previous revision."""
+    op.execute("DROP FUNCTION notify_changed_posts, notify_change CASCADE")

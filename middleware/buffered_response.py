@@ -1,0 +1,150 @@
+"""Complete responses in memory, which several clients share."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from conditional_requests import etag_matches
+from exceptions import TOO_BUSY
+from middleware.etags import BODY_HEADERS, send_chunks
+
+# The largest list takes 30 MB, and stays in memory until its slowest client has it.
+LARGE_BYTES = 256 * 1024
+MAX_LARGE_BYTES = 128 * 1024 * 1024
+MAX_LARGE_BYTES_PER_CLIENT = 40 * 1024 * 1024
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(eq=False)
+class BufferedResponse:
+    """A complete response, for any number of clients."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes
+    clients: int = 0
+    owner: str = ""
+    """IP of the first client, whose memory limit a large body counts toward."""
+    generation: int | None = None
+    """The state of the data that it shows; None for a single post."""
+
+    def __post_init__(self) -> None:
+        headers = MutableHeaders(raw=list(self.headers))
+        self.etag = headers.get("etag", "") if self.status == 200 else ""
+        self.is_storable = bool(self.etag) and "no-store" not in headers.get(
+            "cache-control", "no-store"
+        )
+        for name in BODY_HEADERS:
+            del headers[name]
+        self.not_modified_headers = headers.raw
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.body) >= LARGE_BYTES
+
+    def is_known_to(self, if_none_match: str) -> bool:
+        """Return whether a client has this version (RFC 9110, section 13.1.2)."""
+        return bool(self.etag) and etag_matches(if_none_match, self.etag, weakly=True)
+
+    async def send_not_modified(self, send: Send) -> None:
+        await _send_start(304, self.not_modified_headers, send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Send the response to one client until it disconnects."""
+        await _send_start(self.status, self.headers, send)
+        if not self.is_large:
+            await send({"type": "http.response.body", "body": self.body})
+            return
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
+        try:
+            await send_chunks(self.body, send, lambda: not disconnect.done())
+        finally:
+            disconnect.cancel()
+
+
+async def _send_start(status: int, headers: RawHeaders, send: Send) -> None:
+    # Copy the headers, because other middleware adds to them.
+    message = {"type": "http.response.start", "status": status}
+    await send({**message, "headers": headers.copy()})
+
+
+class LargeResponseMemory:
+    """Limits the memory of large responses that are being sent."""
+
+    def __init__(self) -> None:
+        self._responses: WeakValueDictionary[object, BufferedResponse] = (
+            WeakValueDictionary()
+        )
+        self._bytes: Counter[str] = Counter()
+
+    @contextmanager
+    def reserve(
+        self, response: BufferedResponse, client: str
+    ) -> Iterator[BufferedResponse]:
+        """Yield the response, or the same one if other clients are reading it.
+
+        Raises:
+            HTTPException: 503 if too much memory is in use.
+        """
+        # With an ETag, equal headers mean equal bodies.
+        identity = tuple(response.headers) if response.etag else id(response)
+        shared = self._responses.setdefault(identity, response)
+        if not shared.clients:
+            self._check_limits(len(shared.body), client)
+            shared.owner = client
+            self._count(shared, 1)
+        shared.clients += 1
+        try:
+            yield shared
+        finally:
+            shared.clients -= 1
+            if not shared.clients:
+                self._count(shared, -1)
+
+    def _check_limits(self, size: int, client: str) -> None:
+        if (
+            self._bytes.total() + size > MAX_LARGE_BYTES
+            or self._bytes[client] + size > MAX_LARGE_BYTES_PER_CLIENT
+        ):
+            raise TOO_BUSY.exception()
+
+    def _count(self, response: BufferedResponse, sign: int) -> None:
+        self._bytes[response.owner] += sign * len(response.body)
+        if not self._bytes[response.owner]:
+            del self._bytes[response.owner]
+
+
+async def call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
+    is_requested = False
+    start: Message = {}
+    chunks: list[bytes] = []
+
+    async def receive() -> Message:
+        nonlocal is_requested
+        if is_requested:
+            # The response has to be computed, even if the client disconnects.
+            await asyncio.Event().wait()
+        is_requested = True
+        return {"type": "http.request", "body": b""}
+
+    async def collect(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+        else:
+            chunks.append(message.get("body", b""))
+
+    await app(scope, receive, collect)
+    return BufferedResponse(start["status"], start["headers"], b"".join(chunks))
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

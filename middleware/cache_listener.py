@@ -1,0 +1,61 @@
+"""Notifications of changes by other processes, for the response cache."""
+
+import asyncio
+import logging
+from typing import Any
+
+import asyncpg
+
+from database import DatabaseUnavailable, connect
+from middleware.response_cache import cache
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "changes"
+EVERYTHING = "*"
+LISTENER_ERRORS = (
+    DatabaseUnavailable,
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+)
+# Together less than the second after which a connection counts as lost.
+PING_INTERVAL = 0.3
+PING_TIMEOUT = 0.6
+RECONNECT_DELAY = 1.0
+
+
+async def listen() -> None:
+    """Keep the cache on as long as changes by other processes are noticed."""
+    while True:
+        try:
+            await _listen_once()
+        except LISTENER_ERRORS as error:
+            logger.warning("Response cache off: %s", type(error).__name__)
+        finally:
+            cache.turn_off()
+        await asyncio.sleep(RECONNECT_DELAY)
+
+
+async def _listen_once() -> None:
+    connection = await connect(limits_statements=False)
+    try:
+        connection.add_termination_listener(lambda _connection: cache.turn_off())
+        await connection.add_listener(CHANNEL, _apply_change)
+        while True:
+            async with asyncio.timeout(PING_TIMEOUT):
+                await connection.fetchval("SELECT 1")
+            if not cache.is_on:
+                cache.turn_on()
+            await asyncio.sleep(PING_INTERVAL)
+    finally:
+        connection.terminate()
+
+
+def _apply_change(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
+    """Remove what has changed: the ids of posts, or everything."""
+    if payload == EVERYTHING:
+        cache.invalidate_all()
+    else:
+        cache.invalidate(payload.split())

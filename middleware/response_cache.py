@@ -1,0 +1,323 @@
+"""A cache of the responses to public GET requests, in the memory of this process.
+
+The rules, in terms of RFC 9111:
+
+- A response is stored if it is a 200 with an ETag, not marked `no-store`, and if
+  the request had no `Authorization` header. Any request may get a stored response.
+- The key is the path, the query parameters that the route declares, and the encoding. A
+  route must declare all parameters that it reads; other ones are removed.
+- Concurrent requests for one key share one computation, unless the data has changed
+  since it began.
+- Any change of public data removes the posts concerned, and everything that is not a
+  single post. This process does so before it responds to the writer; triggers announce
+  the changes of other processes (`alembic/sql/0008_notify_changes.sql`).
+- A response is not stored if the data has changed while it was computed.
+- Nothing is stored while notifications can't be received, while dependencies are
+  overridden, and before the app has started.
+
+Files bypass the cache, because they are streamed. Health checks bypass it, because
+each has to query the database.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qsl, urlencode
+
+from cachetools import LRUCache
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config import HEALTH_PATH, settings
+from middleware.buffered_response import (
+    BufferedResponse,
+    LargeResponseMemory,
+    call_app,
+)
+
+POSTS_API = re.compile(r"/api/posts(?:/([1-9][0-9]*))?")
+SINGLE_POST = re.compile(r"(?:/api)?/posts/[1-9][0-9]*")
+# Other spellings of the same resource, such as /posts/007, get no entry.
+CANONICAL_PATH = re.compile(
+    r"/|(?:/(?:[a-z_.-]+|[1-9][0-9]*|[a-z]+-(?:0|[1-9][0-9]*)\.xml))+"
+)
+CANONICAL_VALUE = re.compile(r"0|[1-9][0-9]*|[\w-]{22}==")
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+UNCACHED = ("/static/", "/media/", HEALTH_PATH)
+ENCODINGS = ("br", "gzip", "identity")
+
+# Memory for the key and the headers of an entry.
+ENTRY_OVERHEAD_BYTES = 2048
+MAX_ENTRY_BYTES = 1024 * 1024
+# The part of the memory for entries that have been used once.
+NEW_SHARE = 0.2
+
+# A request doesn't join a computation that takes longer: the database is slow.
+JOIN_TIMEOUT = 0.2
+Key = tuple[str, bytes, str]
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+def entry_size(response: BufferedResponse) -> int:
+    return ENTRY_OVERHEAD_BYTES + len(response.body)
+
+
+class ResponseCache:
+    """Stored responses, at most `RESPONSE_CACHE_BYTES`.
+
+    They are in two LRU caches, so that a crawler, which requests each URL once, evicts
+    only new entries, and not what everyone reads.
+    """
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.generation = 0
+        """Incremented by each change of the data."""
+        self.hits = 0
+        self.resize(0)
+
+    def resize(self, max_bytes: int) -> None:
+        new = int(max_bytes * NEW_SHARE)
+        self._new: LRUCache[Key, BufferedResponse] = LRUCache(new, entry_size)
+        self._used: LRUCache[Key, BufferedResponse] = LRUCache(
+            max_bytes - new, entry_size
+        )
+
+    @property
+    def size_bytes(self) -> float:
+        return self._new.currsize + self._used.currsize
+
+    def turn_on(self) -> None:
+        """Start to store responses, with the memory of the settings."""
+        self.resize(settings.response_cache_bytes)
+        self.generation += 1
+        self.is_on = settings.response_cache_bytes > 0
+
+    def turn_off(self) -> None:
+        self.is_on = False
+        self.invalidate_all()
+
+    def get(self, key: Key) -> BufferedResponse | None:
+        response = self._used.get(key)
+        if response is None:
+            response = self._new.pop(key, None)
+            if response is None:
+                return None
+            self._used[key] = response
+        if response.generation not in {None, self.generation}:
+            del self._used[key]
+            return None
+        self.hits += 1
+        return response
+
+    def put(self, key: Key, response: BufferedResponse, generation: int) -> None:
+        """Store a response unless the data has changed since this generation."""
+        size = entry_size(response)
+        if generation != self.generation or not self.is_on or not response.is_storable:
+            return
+        if size > min(MAX_ENTRY_BYTES, self._new.maxsize):
+            return
+        is_single_post = SINGLE_POST.fullmatch(key[0])
+        response.generation = None if is_single_post else generation
+        self._used.pop(key, None)
+        self._new[key] = response
+
+    def invalidate(self, post_ids: Iterable[str]) -> None:
+        """Remove these posts, and everything that is not a single post."""
+        self.generation += 1
+        for post_id in post_ids:
+            for path in (f"/posts/{post_id}", f"/api/posts/{post_id}"):
+                for encoding in ENCODINGS:
+                    self._new.pop((path, b"", encoding), None)
+                    self._used.pop((path, b"", encoding), None)
+
+    def invalidate_all(self) -> None:
+        self.generation += 1
+        self._new.clear()
+        self._used.clear()
+
+
+cache = ResponseCache()
+
+
+@dataclass(eq=False)
+class Computation:
+    """A response that is being computed."""
+
+    generation: int
+    started_at: float
+    result: asyncio.Future[BufferedResponse]
+
+    def may_be_joined(self) -> bool:
+        """Return whether its result is current enough for a new request."""
+        age = asyncio.get_running_loop().time() - self.started_at
+        return self.generation == cache.generation and age < JOIN_TIMEOUT
+
+
+class ResponseCacheMiddleware:
+    """Serve stored responses, and store new ones, by the rules of this module."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._running: dict[object, Computation] = {}
+        self._memory = LargeResponseMemory()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(UNCACHED):
+            await self.app(scope, receive, send)
+        elif scope["method"] == "GET":
+            await self._get(scope, receive, send)
+        elif scope["method"] in SAFE_METHODS:
+            await self.app(scope, receive, send)
+        else:
+            await self._write(scope, receive, send)
+
+    async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Remove what a request has changed before its client gets the response."""
+
+        async def send_after_invalidation(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                match = POSTS_API.fullmatch(scope["path"])
+                if match:
+                    cache.invalidate(filter(None, match.groups()))
+                else:
+                    cache.invalidate_all()
+            await send(message)
+
+        await self.app(scope, receive, send_after_invalidation)
+
+    async def _get(self, scope: Scope, receive: Receive, send: Send) -> None:
+        accept_encoding = if_none_match = ""
+        for name, value in scope["headers"]:
+            if name == b"accept-encoding":
+                accept_encoding = join(accept_encoding, value)
+            elif name == b"if-none-match":
+                if_none_match = join(if_none_match, value)
+        query = scope["query_string"] and normalized_query(scope)
+        key = scope["path"], query, choose_encoding(accept_encoding)
+        may_store = cache.is_on and not scope["app"].dependency_overrides
+        response = cache.get(key) if may_store else None
+        if response is None:
+            response = await self._compute(scope, key, may_store=may_store)
+        if if_none_match and response.is_known_to(if_none_match):
+            await response.send_not_modified(send)
+        elif response.is_large:
+            with self._memory.reserve(response, scope["client"][0]) as shared:
+                await shared.send(receive, send)
+        else:
+            await response.send(receive, send)
+
+    async def _compute(
+        self, scope: Scope, key: Key, *, may_store: bool
+    ) -> BufferedResponse:
+        """Call the app, or wait for a computation of the same response."""
+        headers = Headers(scope=scope)
+        token = headers.get("authorization")
+        # Errors also depend on the media types that the client accepts.
+        identity = (*key, token, *headers.getlist("accept"))
+        running = self._running.get(identity)
+        if running is not None and running.may_be_joined():
+            # Not `await running.result`, which this task would cancel with itself.
+            await asyncio.wait({running.result})
+            if not running.result.cancelled():
+                return running.result.result()
+        loop = asyncio.get_running_loop()
+        current = Computation(cache.generation, loop.time(), loop.create_future())
+        self._running[identity] = current
+        try:
+            response = await call_app(self.app, inner_scope(scope, key))
+        except Exception as error:
+            current.result.set_exception(error)
+            # Without this, asyncio would log that it was never retrieved.
+            current.result.exception()
+            raise
+        else:
+            current.result.set_result(response)
+        finally:
+            current.result.cancel()
+            if self._running.get(identity) is current:
+                del self._running[identity]
+        if may_store and token is None and is_canonical(key):
+            cache.put(key, response, current.generation)
+        return response
+
+
+def join(values: str, value: bytes) -> str:
+    """Append a value of a repeated header (RFC 9110, section 5.3)."""
+    text = value.decode("latin-1")
+    return f"{values},{text}" if values else text
+
+
+# Keys
+
+
+def normalized_query(scope: Scope) -> bytes:
+    """Return the query with only the parameters of the route, sorted."""
+    query: bytes = scope["query_string"]
+    for path_regex, names in query_parameters(scope["app"]):
+        if path_regex.match(scope["path"]):
+            pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+            return urlencode(sorted(p for p in pairs if p[0] in names)).encode()
+    # Not a route: a redirect, for example, keeps the query.
+    return query
+
+
+@lru_cache(maxsize=1)
+def query_parameters(app: FastAPI) -> list[tuple[re.Pattern[str], set[str]]]:
+    """Return the path and the query parameters of each GET route, in order."""
+    return [
+        (route.path_regex, set(parameters_of(route.dependant)))
+        for router in app.state.routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ())
+    ]
+
+
+def parameters_of(dependant: Dependant) -> Iterator[str]:
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from parameters_of(dependency)
+
+
+@lru_cache(maxsize=256)
+def choose_encoding(accept_encoding: str) -> str:
+    """Return the best encoding that a client accepts (RFC 9110, section 12.5.3)."""
+    accepted = {
+        coding.strip()
+        for coding, _, quality in (
+            entry.partition(";") for entry in accept_encoding.lower().split(",")
+        )
+        if not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
+    }
+    return next((name for name in ENCODINGS if name in accepted), ENCODINGS[-1])
+
+
+def is_canonical(key: Key) -> bool:
+    """Return whether no other path or query leads to the same resource.
+
+    Otherwise a client could fill the cache with one post, as `/posts/007` and so on.
+    """
+    path, query, _ = key
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return (
+        CANONICAL_PATH.fullmatch(path) is not None
+        and len(dict(pairs)) == len(pairs)
+        and all(CANONICAL_VALUE.fullmatch(value) for _, value in pairs)
+    )
+
+
+# Calls of the app
+
+
+def inner_scope(scope: Scope, key: Key) -> Scope:
+    """Return the scope of a request for a complete response in one encoding."""
+    _, query, encoding = key
+    replaced = (b"accept-encoding", b"if-none-match", b"if-modified-since")
+    headers = [pair for pair in scope["headers"] if pair[0] not in replaced]
+    headers.append((b"accept-encoding", encoding.encode()))
+    return {**scope, "query_string": query, "headers": headers}

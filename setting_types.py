@@ -1,0 +1,104 @@
+"""Types of the settings: their formats, and the checks of their values."""
+
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import idna
+from limits import parse
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    HttpUrl,
+    RedisDsn,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+)
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
+POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
+
+
+def check_database_url(value: SecretStr) -> SecretStr:
+    """Raise if the value isn't a PostgreSQL URL; any driver in it is ignored."""
+    # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
+    try:
+        url = make_url(value.get_secret_value())
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.drivername not in POSTGRESQL_SCHEMES or not url.database:
+        raise ValueError("must look like postgresql+asyncpg://user:password@host/name")
+    return value
+
+
+def check_web_url(value: str) -> str:
+    """Return an HTTP(S) URL without a trailing slash; raise if it is anything else."""
+    url = TypeAdapter(HttpUrl).validate_python(value)
+    if url.query or url.fragment or url.username or url.password:
+        raise ValueError("must be a URL without a query, fragment or username")
+    return str(url).rstrip("/")
+
+
+def check_origin(value: str) -> str:
+    """Return an origin (RFC 6454), which is a URL without a path, or `*`."""
+    if value != "*" and urlsplit(value := check_web_url(value)).path:
+        raise ValueError("must be an origin such as https://app.example.com, or *")
+    return value
+
+
+def check_redis_url(value: SecretStr) -> SecretStr:
+    TypeAdapter(RedisDsn).validate_python(value.get_secret_value())
+    return value
+
+
+def check_sender(value: str) -> str:
+    """Return one email address, with or without a name, its domain in ASCII form."""
+    try:
+        message = EmailMessage()
+        message["From"] = value
+        (sender,) = message["From"].addresses
+    # The standard library raises more than it documents for malformed addresses.
+    except Exception as error:
+        raise ValueError(SENDER_FORMAT) from error
+    if not sender.username or not sender.domain:
+        raise ValueError(SENDER_FORMAT)
+    if sender.domain.isascii():
+        return value
+    try:
+        domain = idna.encode(sender.domain, uts46=True).decode()
+    except idna.IDNAError as error:
+        raise ValueError(SENDER_FORMAT) from error
+    return str(Address(sender.display_name, sender.username, domain))
+
+
+def check_rate(value: str) -> str:
+    """Raise if `limits` can't parse the rate, or if it is zero."""
+    if parse(value).amount < 1:
+        raise ValueError('must be at least 1, e.g. "10/5 minutes"')
+    return value
+
+
+def split_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+WebUrl = Annotated[str, AfterValidator(check_web_url)]
+Origin = Annotated[str, AfterValidator(check_origin)]
+Rate = Annotated[str, AfterValidator(check_rate)]
+Host = Annotated[
+    str,
+    StringConstraints(
+        to_lower=True,
+        pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])$",
+    ),
+]
+CommaSeparated = BeforeValidator(split_list)
+DatabaseUrl = Annotated[SecretStr, AfterValidator(check_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(check_redis_url)]
+Sender = Annotated[str, AfterValidator(check_sender)]
