@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     or unavailable: each process counts in its own memory."""
 
     rate_limit_default: Rate = "30000/5 minutes"
-    """Requests per client IP."""
+    """Requests per client IP, in each process."""
     rate_limit_concurrent_requests: int = Field(default=100, ge=1)
     """Concurrent requests per client IP, in each process."""
     rate_limit_login_per_account_and_ip: Rate = "10/5 minutes"

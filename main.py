@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,9 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await dispose_engine()
 
 
+# FastAPI would look for a configured exporter at every request.
+has_telemetry = any(name.startswith("OTEL_") for name in os.environ)
+
 app = FastAPI(
     title="fastapi-blog",
     summary="The API of a blog: accounts, posts and profile pictures.",
@@ -82,6 +86,11 @@ app = FastAPI(
     openapi_tags=openapi.TAGS,
     generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,
+    telemetry={
+        "tracing": has_telemetry,
+        "metrics": has_telemetry,
+        "logs": has_telemetry,
+    },
     redirect_slashes=False,
     # FastAPI's own pages load scripts from another host.
     docs_url=None,

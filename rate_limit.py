@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
 
 from limits import RateLimitItem, errors, parse
@@ -60,6 +60,7 @@ _parse = cache(parse)
 # Client IP
 
 
+@lru_cache(maxsize=10_000)
 def client_network(ip: str) -> str:
     """Return the network that identifies a client: its IPv4 address or IPv6 /64."""
     try:
@@ -170,6 +171,17 @@ _trusted_clients = FallbackStorage()
 
 
 # Counting
+
+
+_requests = LRUMemoryStorage()
+
+
+async def count_request(network: str) -> None:
+    """Count a request in this process; raise a 429 if that exceeds the limit."""
+    limit = _parse(settings.rate_limit_default)
+    if await _requests.incr(network, limit.get_expiry()) > limit.amount:
+        seconds = await _requests.get_expiry(network) - time.time()
+        raise TOO_MANY_ATTEMPTS.exception(Retry_After=str(max(1, math.ceil(seconds))))
 
 
 async def hit(*limits: RateLimit) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette_compress import CompressMiddleware
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from config import settings
 from middleware.allowed_hosts import AllowedHostsMiddleware
@@ -71,9 +70,6 @@ def add_middleware(app: FastAPI) -> None:
     # The order doesn't matter: absolute URLs are built by routes.
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerURLMiddleware)
-    # Outermost, so that all others see what the load balancer reports:
-    # ProxyHeadersMiddleware runs first and sets the scheme; ClientIPMiddleware then
-    # replaces the client IP.
+    # Outermost, so that all others see the client IP that the load balancer reports.
+    # The scheme that it reports doesn't matter: no URL is built from it.
     app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)
-    if settings.proxy_hops:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts="*")

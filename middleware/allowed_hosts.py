@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import HEALTH_PATH
 from exceptions import INVALID_HOST
+
+# Hosts that need not be checked again.
+MAX_ACCEPTED_HOSTS = 100
 
 
 class AllowedHostsMiddleware(TrustedHostMiddleware):
@@ -19,14 +21,25 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
     def __init__(self, app: ASGIApp, allowed_hosts: Sequence[str]) -> None:
         super().__init__(_accept, allowed_hosts, www_redirect=False)
         self.next_app = app
+        self._accepted: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != HEALTH_PATH:
-            # Of several headers, Starlette checks only the first.
-            if not self.allow_any and len(Headers(scope=scope).getlist("host")) != 1:
-                raise INVALID_HOST.exception()
-            await super().__call__(scope, receive, _reject)
+        is_exempt = scope["type"] != "http" or scope["path"] == HEALTH_PATH
+        if not (is_exempt or self.allow_any):
+            await self._check(scope, receive)
         await self.next_app(scope, receive, send)
+
+    async def _check(self, scope: Scope, receive: Receive) -> None:
+        """Raise a 400 unless the request has one `Host`, which is allowed."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        # Of several headers, Starlette checks only the first.
+        if len(hosts) != 1:
+            raise INVALID_HOST.exception()
+        if hosts[0] not in self._accepted:
+            await super().__call__(scope, receive, _reject)
+            # Not more: clients can vary the port.
+            if len(self._accepted) < MAX_ACCEPTED_HOSTS:
+                self._accepted.add(hosts[0])
 
 
 async def _accept(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -2,7 +2,6 @@
 
 import ipaddress
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # All clients whose IP is unknown share one rate limit.
@@ -23,16 +22,16 @@ class ClientIPMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             peer = scope.get("client") or (UNKNOWN_IP, 0)
-            ip = self._client_ip(peer[0], peer[1], Headers(scope=scope))
+            forwarded = [v for n, v in scope["headers"] if n == b"x-forwarded-for"]
+            ip = peer[0]
+            if forwarded:
+                ip = self._client_ip(peer[0], peer[1], b",".join(forwarded))
             # Change the scope in place: uvicorn's access log reads the original.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
 
-    def _client_ip(self, peer: str, port: int, headers: Headers) -> str:
-        if "x-forwarded-for" not in headers:
-            return peer
-        forwarded = ",".join(headers.getlist("x-forwarded-for"))
-        entries = [entry.strip() for entry in forwarded.split(",")]
+    def _client_ip(self, peer: str, port: int, forwarded: bytes) -> str:
+        entries = [entry.strip() for entry in forwarded.decode("latin-1").split(",")]
         if self.hops == 0:
             # By default, uvicorn trusts the header if the peer is 127.0.0.1, and sets
             # the client to one of its entries, with port 0 if the entry has none.

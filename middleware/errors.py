@@ -23,6 +23,10 @@ class StartupErrorMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
         async def send_one_line(message: Message) -> None:
             error = sys.exception()
             is_expected = isinstance(error, (ConfigurationError, DatabaseUnavailable))
@@ -30,8 +34,7 @@ class StartupErrorMiddleware:
                 message = {**message, "message": str(error)}
             await send(message)
 
-        is_lifespan = scope["type"] == "lifespan"
-        await self.app(scope, receive, send_one_line if is_lifespan else send)
+        await self.app(scope, receive, send_one_line)
 
 
 class ServerErrorMiddleware:

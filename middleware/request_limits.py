@@ -1,7 +1,6 @@
 """Rate limit and concurrency limit per client IP."""
 
 from collections import Counter
-from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,25 +25,32 @@ class RateLimitMiddleware:
         if is_exempt or not settings.rate_limit_enabled:
             await self.app(scope, receive, send)
             return
-        ip = rate_limit.client_network(scope["client"][0])
-        if self.in_progress[ip] >= settings.rate_limit_concurrent_requests:
+        network = rate_limit.client_network(scope["client"][0])
+        if self.in_progress[network] >= settings.rate_limit_concurrent_requests:
             # Without this header, uvicorn would read the rest of a slow body.
             raise TOO_BUSY.exception(Connection="close")
-        with ExitStack() as stack:
-            self.in_progress[ip] += 1
-            stack.callback(self._end, ip)
+        await rate_limit.count_request(network)
+        is_in_progress = True
+        self.in_progress[network] += 1
 
-            async def send_until_complete(message: Message) -> None:
-                await send(message)
-                if is_end(message):
-                    # Background tasks don't count.
-                    stack.close()
+        def end() -> None:
+            nonlocal is_in_progress
+            if is_in_progress:
+                is_in_progress = False
+                self._end(network)
 
-            limit = rate_limit.RateLimit(settings.rate_limit_default, ("request", ip))
-            await rate_limit.hit(limit)
+        async def send_until_complete(message: Message) -> None:
+            await send(message)
+            if is_end(message):
+                # Background tasks don't count.
+                end()
+
+        try:
             await self.app(scope, receive, send_until_complete)
+        finally:
+            end()
 
-    def _end(self, ip: str) -> None:
-        self.in_progress[ip] -= 1
-        if not self.in_progress[ip]:
-            del self.in_progress[ip]
+    def _end(self, network: str) -> None:
+        self.in_progress[network] -= 1
+        if not self.in_progress[network]:
+            del self.in_progress[network]

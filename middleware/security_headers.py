@@ -2,26 +2,29 @@
 
 import re
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import LOCAL_HOSTS
 from content_security_policy import SITE_POLICY
 
-HSTS = "max-age=63072000; includeSubDomains"
-LOCAL_HOST = re.compile(
-    rf"({'|'.join(map(re.escape, LOCAL_HOSTS))})(:\d*)?", re.IGNORECASE
+HSTS = (
+    b"strict-transport-security",
+    b"max-age=63072000; includeSubDomains",
 )
-
-
-SECURITY_HEADERS = {
-    "X-Frame-Options": "SAMEORIGIN",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "strict-origin-when-cross-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
-    "Content-Security-Policy": SITE_POLICY,
-}
+LOCAL_HOST = re.compile(
+    rf"({'|'.join(map(re.escape, LOCAL_HOSTS))})(:\d*)?".encode(), re.IGNORECASE
+)
+SECURITY_HEADERS = [
+    (name.lower().encode(), value.encode())
+    for name, value in {
+        "X-Frame-Options": "SAMEORIGIN",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "strict-origin-when-cross-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
+        "Content-Security-Policy": SITE_POLICY,
+    }.items()
+]
 
 
 class SecurityHeadersMiddleware:
@@ -37,11 +40,19 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                response_headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    response_headers.setdefault(name, value)
-                if not LOCAL_HOST.fullmatch(Headers(scope=scope).get("host", "")):
-                    response_headers["Strict-Transport-Security"] = HSTS
+                headers = message["headers"]
+                present = {name for name, _ in headers}
+                headers += [pair for pair in SECURITY_HEADERS if pair[0] not in present]
+                if not is_local(scope):
+                    headers.append(HSTS)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def is_local(scope: Scope) -> bool:
+    """Return whether the request was sent to a local host."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            return LOCAL_HOST.fullmatch(value) is not None
+    return False

@@ -90,6 +90,7 @@ def database_url() -> URL:
 
 async def reset_rate_limits() -> None:
     """Clear all counters and trusted clients in memory."""
+    await rate_limit._requests.reset()
     for counters in (rate_limit._counters, rate_limit._trusted_clients):
         await counters.memory.storage.reset()
         counters.retry_at = 0.0
