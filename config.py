@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it turns
     on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
+    db_pool_size: int = Field(default=8, ge=1, le=1000)
+    """Database connections of each process, in addition to one for notifications."""
+
     secret_key: SecretStr | None = None
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""

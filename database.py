@@ -138,7 +138,7 @@ engine = create_async_engine(
     "postgresql+asyncpg://",
     async_creator=connect,
     # A pool of a fixed size: opening connections costs more than waiting for one.
-    pool_size=20,
+    pool_size=settings.db_pool_size,
     max_overflow=0,
     pool_timeout=POOL_TIMEOUT,
     hide_parameters=True,

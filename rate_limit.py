@@ -17,8 +17,6 @@ from typing import Any, TypeVar, cast
 from limits import RateLimitItem, errors, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter as Limiter
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from config import settings
 from exceptions import TOO_MANY_ATTEMPTS
@@ -152,6 +150,10 @@ class FallbackStorage:
 
 @cache
 def _redis(url: str) -> Limiter:
+    # Imported on first use: most blogs need no Redis.
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
     storage = RedisStorage(
         url,
         wrap_exceptions=True,
