@@ -12,6 +12,7 @@ from middleware.response_cache import cache
 logger = logging.getLogger(__name__)
 
 CHANNEL = "changes"
+LISTENER_NAME = "fastapi-blog listener"
 EVERYTHING = "*"
 LISTENER_ERRORS = (
     DatabaseUnavailable,
@@ -41,6 +42,8 @@ async def listen() -> None:
 async def _listen_once() -> None:
     connection = await connect(limits_statements=False)
     try:
+        # Shows operators in pg_stat_activity which connection this is.
+        await connection.execute(f"SET application_name = '{LISTENER_NAME}'")
         connection.add_termination_listener(lambda _connection: cache.turn_off())
         await connection.add_listener(CHANNEL, _apply_change)
         while True:

@@ -58,6 +58,7 @@ class LiveServer:
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
         self.log = folder / "server.log"
+        self.app = "main:app"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.database_url = database_url
@@ -99,7 +100,7 @@ class LiveServer:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "uvicorn", "main:app"),
+                    *(sys.executable, "-m", "uvicorn", self.app),
                     *("--port", str(self.port), "--timeout-graceful-shutdown", "5"),
                 ],
                 cwd=BASE_DIR,
