@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from fastapi import (
     APIRouter,
@@ -16,7 +16,16 @@ from fastapi import (
     Response,
     status,
 )
-from sqlalchemy import CursorResult, delete, exists, insert, literal, select, true
+from sqlalchemy import (
+    ColumnElement,
+    delete,
+    exists,
+    insert,
+    literal,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
@@ -77,8 +86,8 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-# Deleting this many posts takes less than a second, however long they are.
-DELETE_BATCH_SIZE = 1_000
+# Deleting this many posts takes about 0.1 seconds.
+DELETE_BATCH_SIZE = 5_000
 MAX_EMAIL_DELAY = 0.25
 rng = secrets.SystemRandom()
 
@@ -268,14 +277,20 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
 
     With many posts, the cascade would exceed the statement timeout.
     """
-    batch = select(Post.id).where(Post.user_id == user.id).limit(DELETE_BATCH_SIZE)
-    statement = delete(Post).where(Post.id.in_(batch))
-    options = {"synchronize_session": False}
+    newest_first = (Post.date_posted.desc(), Post.id.desc())
+    posts = select(Post.date_posted, Post.id).where(Post.user_id == user.id)
+    posts = posts.order_by(*newest_first).limit(DELETE_BATCH_SIZE)
+    remaining: ColumnElement[bool] = true()
     while True:
-        result = await db.execute(statement, execution_options=options)
-        if cast("CursorResult[Any]", result).rowcount < DELETE_BATCH_SIZE:
+        chosen = posts.where(remaining).cte("chosen")
+        deleted = delete(Post).where(Post.id.in_(select(chosen.c.id))).cte("deleted")
+        last = select(chosen).add_cte(deleted).offset(DELETE_BATCH_SIZE - 1)
+        position = (await db.execute(last)).first()
+        if position is None:
             return
         await db.commit()
+        # Otherwise, each batch would read the index entries of all earlier ones.
+        remaining = tuple_(Post.date_posted, Post.id) < tuple_(*position)
 
 
 @router.get(
