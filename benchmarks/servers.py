@@ -1,0 +1,151 @@
+"""The servers of the benchmark: uvicorn processes that share a core."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from sqlalchemy import URL
+
+from config import BASE_DIR
+from tests.databases import free_port
+from tests.server import clean_environment
+
+APP = "app"
+APP_UNCACHED = "app without cache"
+APP_LARGE = "app without cache, 1,000,000 posts"
+APP_WRITES = "app, new posts"
+CONVENTIONAL = "conventional"
+CONVENTIONAL_LARGE = "conventional, 1,000,000 posts"
+MEMORY_CEILING = "memory ceiling"
+DATABASE_CEILING = "database ceiling"
+INSERT_CEILING = "bare inserts"
+
+# Read before this process is pinned.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+IS_PINNED = len(CORES) > 1
+SERVER_CORE = 0
+LOAD_CORE = 1
+
+START_TIMEOUT = 60
+STOP_TIMEOUT = 10
+LOG_LINES = 15
+
+
+class ServerError(Exception):
+    """A server doesn't start or responds with an error; the message says why."""
+
+
+def pin(process_id: int, core: int) -> None:
+    """Let a process (0: this one) and its future children run on one core only."""
+    if IS_PINNED:
+        os.sched_setaffinity(process_id, {CORES[core]})
+
+
+class Servers:
+    """All running servers by name. They stop at the end of the `with` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.urls: dict[str, str] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, name: str, app: str, database: URL, **settings: str) -> None:
+        """Run an app in production mode, and wait until it accepts connections."""
+        sys.stdout.write(f"Starting {name}\n")
+        port = free_port()
+        self.urls[name] = f"http://127.0.0.1:{port}"
+        with self.log(name).open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "uvicorn", app, "--port", str(port)),
+                    *("--no-server-header", "--timeout-graceful-shutdown", "3"),
+                ],
+                cwd=BASE_DIR,
+                env=self.environment(database, self.urls[name]) | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+        pin(process.pid, SERVER_CORE)
+        self.wait_until_started(name, port, process)
+
+    def environment(self, database: URL, url: str) -> dict[str, str]:
+        unlimited = "1000000000/minute"
+        return clean_environment(
+            DATABASE_URL=database.render_as_string(hide_password=False),
+            SECRET_KEY=secrets.token_hex(),
+            FRONTEND_URL=url,
+            TRUSTED_PROXY_HOPS="0",
+            RATE_LIMIT_DEFAULT=unlimited,
+            RATE_LIMIT_POSTS_PER_USER=unlimited,
+            VAR_DIR=str(self.folder / "var"),
+        )
+
+    def migrate(self, database: URL) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            cwd=BASE_DIR,
+            env=self.environment(database, "http://127.0.0.1"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerError(f"The migrations failed:\n{done.stderr}")
+
+    def wait_until_started(
+        self, name: str, port: int, process: "subprocess.Popen[bytes]"
+    ) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise ServerError(f"{name} doesn't start:\n{self.log_end(name)}")
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def log_end(self, name: str) -> str:
+        """Return the last lines of a server's log."""
+        lines = self.log(name).read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])
+
+    def request(
+        self,
+        name: str,
+        path: str,
+        *,
+        method: str = "GET",
+        status: int = 200,
+        **options: Any,  # those of httpx.request
+    ) -> httpx.Response:
+        """Return the response of a server, which must have this status."""
+        response = httpx.request(method, self.urls[name] + path, timeout=60, **options)
+        if response.status_code != status:
+            raise ServerError(
+                f"{name}: {method} {path} returned {response.status_code} instead of "
+                f"{status}: {response.text[:300]}\n{self.log_end(name)}"
+            )
+        return response
