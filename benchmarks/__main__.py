@@ -33,7 +33,7 @@ from benchmarks.report import (
     table,
     this_machine,
 )
-from benchmarks.servers import LOAD_CORE, ServerError, Servers, pin
+from benchmarks.servers import IS_PINNED, LOAD_CORE, ServerError, Servers, pin
 from config import BASE_DIR
 from embedded_postgres import EmbeddedPostgresError
 
@@ -120,7 +120,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="duration of each measurement")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 3)
-    options.seconds = options.seconds or (0.7 if options.quick else 1.5)
+    options.seconds = options.seconds or (0.6 if options.quick else 1.5)
     # A quick run doesn't replace the figures of the README.
     options.json = VAR_DIR / "benchmark.json"
     options.chart = VAR_DIR / "benchmark.svg"
@@ -137,6 +137,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # PostgreSQL and wrk inherit the core.
     pin(0, LOAD_CORE)
+    if not IS_PINNED:
+        say("Servers and wrk share the cores, which makes the figures less precise")
     VAR_DIR.mkdir(exist_ok=True)
     try:
         with TemporaryDirectory(dir=VAR_DIR, prefix="benchmark-") as folder:

@@ -19,9 +19,11 @@ from benchmarks.servers import (
 
 SMALL = 10_000
 LARGE = 1_000_000
+HALF = SMALL // 2
+POSTS_PER_PAGE = 10
 
 LIST = "/api/posts"
-POST = f"/posts/{SMALL // 2}"
+POST = f"/posts/{HALF}"
 CONVENTIONAL_PATHS = (LIST, "/", POST)
 CACHED_PATHS = (*CONVENTIONAL_PATHS, "/login", "/feed.atom")
 DEEP_SKIP = 900_000
@@ -32,9 +34,9 @@ ENCODINGS = ("identity", "br")
 # nearer than in a list of 1,000,000.
 DISTINCT = (
     ("/api/posts/{n}", SMALL, 0.30),
-    ("/api/posts?skip={n}", SMALL // 2, 0.25),
+    ("/api/posts?skip={n}", HALF, 0.25),
     ("/posts/{n}", SMALL, 0.20),
-    ("/?page={n}", SMALL // 20, 0.15),
+    ("/?page={n}", HALF // POSTS_PER_PAGE, 0.15),
 )
 
 

@@ -16,7 +16,7 @@ from benchmarks.servers import (
 
 WIDTH = 760
 LABEL_WIDTH = 170
-BAR_WIDTH = 470
+BAR_WIDTH = 440
 BAR_HEIGHT = 14
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }

@@ -76,9 +76,8 @@ def fetch_known(servers: Servers) -> Known:
     if APP_LARGE in servers.urls:
         path = f"{LIST}?skip={DEEP_SKIP}"
         cursor = servers.request(APP_LARGE, path).json()["next_cursor"]
-    return Known(
-        send_once(servers, Load(APP, LIST)).headers["ETag"], sign_up(servers), cursor
-    )
+    etag = send_once(servers, Load(APP, LIST)).headers["ETag"]
+    return Known(etag, sign_up(servers), cursor)
 
 
 def sign_up(servers: Servers) -> str:

@@ -165,8 +165,8 @@ def row(each: Outcome) -> str:
     value = with_unit(each.case.metric, each.value)
     ratio = as_ratio(each.case.metric, each.ratio)
     return (
-        f"  {each.case.label:<26}{value:>12}  {other:<44}{ratio:>10}  "
-        f"{target:<12}{verdict}"
+        f"  {each.case.label:<26}{value:>12}  {other:<42}{ratio:>10}  "
+        f"{target:<14}{verdict}"
     ).rstrip()
 
 
@@ -179,4 +179,5 @@ def as_ratio(metric: Metric, ratio: float) -> str:
         return f"{ratio:.0%}"
     if metric is Metric.MILLISECONDS:
         return f"{ratio:.0f} ms"
-    return f"{ratio:.1f} times"
+    # Targets are round: "30 times", not "30.0 times".
+    return f"{ratio:.3g} times"
