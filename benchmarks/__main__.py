@@ -24,12 +24,12 @@ from benchmarks.preparation import (
     start_large,
     start_small,
 )
+from benchmarks.progress import say
 from benchmarks.report import (
     Machine,
     Results,
     as_json,
     outcome,
-    say,
     table,
     this_machine,
 )
@@ -44,10 +44,12 @@ WARM_UP_SECONDS = 0.2
 def measure_once(servers: Servers, load: Load, *, seconds: float) -> Measurement | None:
     """Measure a load; if it fails, raise an error that shows the server's log."""
     try:
-        return measure(load, servers.urls[load.server], seconds=seconds)
+        measurement = measure(load, servers.urls[load.server], seconds=seconds)
     except LoadError as error:
         log = servers.log_end(load.server)
         raise ServerError(f"{load}: {error}\n{log}") from error
+    servers.wait_until_idle(load.server)
+    return measurement
 
 
 def warm_up(servers: Servers, loads: Iterable[Load]) -> None:
@@ -84,7 +86,7 @@ def median(measurements: list[Measurement]) -> Measurement:
 
 def run(options: argparse.Namespace, folder: Path) -> None:
     """Prepare everything, measure, and report."""
-    with embedded_server(folder) as admin, Servers(folder) as servers:
+    with embedded_server(folder) as admin, Servers(folder, admin) as servers:
         start_small(servers, admin)
         if not options.quick:
             start_large(servers, admin)

@@ -8,7 +8,7 @@ from urllib.parse import quote_plus
 
 from sqlalchemy import URL, make_url
 
-from benchmarks.report import say
+from benchmarks.progress import say
 from embedded_postgres import EmbeddedPostgres
 from tests.databases import execute
 
@@ -19,6 +19,10 @@ OPTIONS = [
     # Vacuum would take time from a single measurement.
     "autovacuum=off",
 ]
+COUNT_BUSY = """
+SELECT count(*) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()
+"""
 INSERT_USERS = """
 INSERT INTO users (username, email, password_hash)
 SELECT 'User ' || n, 'user' || n || '@example.com', ''
@@ -48,6 +52,11 @@ def run_sql(url: URL, statement: str) -> str:
     """Run a statement and return the first value of its result, if it has one."""
     rows = asyncio.run(execute(url, statement))
     return str(rows[0][0]) if rows else ""
+
+
+def is_idle(url: URL) -> bool:
+    """Return whether no statement or transaction is in progress."""
+    return run_sql(url, COUNT_BUSY) == "0"
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The results: a table to read and JSON to compare."""
 
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -131,12 +130,7 @@ def as_json(
     }
 
 
-# The output
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+# The table
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -12,6 +12,8 @@ from typing import Any, Self
 import httpx
 from sqlalchemy import URL
 
+from benchmarks.databases import is_idle
+from benchmarks.progress import say
 from config import BASE_DIR
 from tests.databases import free_port
 from tests.server import clean_environment
@@ -34,6 +36,8 @@ LOAD_CORE = 1
 
 START_TIMEOUT = 60
 STOP_TIMEOUT = 10
+IDLE_TIMEOUT = 60
+IDLE_INTERVAL = 0.05
 LOG_LINES = 15
 
 
@@ -47,21 +51,28 @@ def pin(process_id: int, core: int) -> None:
         os.sched_setaffinity(process_id, {CORES[core]})
 
 
+def cpu_seconds(process_id: int) -> float:
+    """Return the CPU time of a server's event loop, or 0 if the system isn't Linux."""
+    schedstat = Path(f"/proc/{process_id}/schedstat")
+    return int(schedstat.read_text().split()[0]) / 1e9 if schedstat.exists() else 0
+
+
 class Servers:
     """All running servers by name. They stop at the end of the `with` block."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: URL) -> None:
         self.folder = folder
+        self.database = database
         self.urls: dict[str, str] = {}
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.processes:
+        for process in self.processes.values():
             process.terminate()
-        for process in self.processes:
+        for process in self.processes.values():
             try:
                 process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
@@ -70,7 +81,7 @@ class Servers:
 
     def start(self, name: str, app: str, database: URL, **settings: str) -> None:
         """Run an app in production mode, and wait until it accepts connections."""
-        sys.stdout.write(f"Starting {name}\n")
+        say(f"Starting {name}")
         port = free_port()
         self.urls[name] = f"http://127.0.0.1:{port}"
         with self.log(name).open("wb") as log:
@@ -85,7 +96,7 @@ class Servers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.processes.append(process)
+        self.processes[name] = process
         pin(process.pid, SERVER_CORE)
         self.wait_until_started(name, port, process)
 
@@ -123,6 +134,22 @@ class Servers:
                     return
             time.sleep(0.05)
         raise ServerError(f"{name} doesn't start:\n{self.log_end(name)}")
+
+    def wait_until_idle(self, name: str) -> None:
+        """Wait for the requests that wrk left behind, which would slow down the next.
+
+        Raises:
+            ServerError: The server is still busy after `IDLE_TIMEOUT`.
+        """
+        process_id = self.processes[name].pid
+        deadline = time.monotonic() + IDLE_TIMEOUT
+        while time.monotonic() < deadline:
+            before = cpu_seconds(process_id)
+            time.sleep(IDLE_INTERVAL)
+            used = cpu_seconds(process_id) - before
+            if used < IDLE_INTERVAL / 20 and is_idle(self.database):
+                return
+        raise ServerError(f"{name} is busy without requests:\n{self.log_end(name)}")
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
