@@ -13,6 +13,7 @@ import httpx
 from sqlalchemy import URL
 
 from benchmarks.databases import is_idle
+from benchmarks.load import RESPONSE_TIMEOUT
 from benchmarks.progress import say
 from config import BASE_DIR
 from tests.databases import free_port
@@ -63,6 +64,8 @@ class Servers:
     def __init__(self, folder: Path, database: URL) -> None:
         self.folder = folder
         self.database = database
+        # Creating a client per request takes tens of milliseconds.
+        self.client = httpx.Client(timeout=RESPONSE_TIMEOUT)
         self.urls: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -70,6 +73,7 @@ class Servers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.client.close()
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
@@ -166,10 +170,10 @@ class Servers:
         *,
         method: str = "GET",
         status: int = 200,
-        **options: Any,  # those of httpx.request
+        **options: Any,  # those of httpx.Client.request
     ) -> httpx.Response:
         """Return the response of a server, which must have this status."""
-        response = httpx.request(method, self.urls[name] + path, timeout=60, **options)
+        response = self.client.request(method, self.urls[name] + path, **options)
         if response.status_code != status:
             raise ServerError(
                 f"{name}: {method} {path} returned {response.status_code} instead of "
