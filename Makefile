@@ -33,10 +33,10 @@ stress: .venv/installed ## Run races, load and fault-injection tests (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
 
-bench: .venv/installed ## Compare with a conventional app and with ceilings (wrk, two cores, eight minutes)
+bench: .venv/installed ## Compare the speed with that of a conventional app (wrk, 8 minutes)
 	$(BIN)/python -m benchmarks
 
-bench-quick: .venv/installed ## The same with 10,000 posts only (two minutes)
+bench-quick: .venv/installed ## The same with 10,000 posts only (2 minutes)
 	$(BIN)/python -m benchmarks --quick
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)

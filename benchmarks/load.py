@@ -41,9 +41,10 @@ class Load:
         return replace(self, server=server)
 
     def __str__(self) -> str:
+        unit = "connection" if self.connections == 1 else "connections"
         return (
             f"{self.server}: {self.method} {self.path}, {self.encoding}, "
-            f"{self.connections} connections"
+            f"{self.connections} {unit}"
         )
 
 
