@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --numprocesses=auto --dist=loadfile \
 	--durations=10
 
-.PHONY: run migrate demo test coverage test-e2e stress lighthouse screenshots openapi fuzz-api check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e stress bench bench-quick lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with reload
 	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
@@ -32,6 +32,12 @@ test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 stress: .venv/installed ## Run races, load and fault-injection tests (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
+
+bench: .venv/installed ## Compare the speed with that of a conventional app (wrk, 8 minutes)
+	$(BIN)/python -m benchmarks
+
+bench-quick: .venv/installed ## The same with 10,000 posts only (2 minutes)
+	$(BIN)/python -m benchmarks --quick
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
 	$(BIN)/python -m tools.lighthouse
