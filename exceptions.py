@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+import asyncpg
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.constants import REF_PREFIX
@@ -25,6 +26,9 @@ from executors import QueueFull
 from templating import templates
 
 logger = logging.getLogger(__name__)
+
+# Some of them mean that the database is unavailable, others are bugs.
+DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 
 PROBLEM_JSON = "application/problem+json"
 UNREADABLE_BODY = "The request body could not be parsed"
@@ -246,7 +250,7 @@ def add_exception_handlers(app: FastAPI) -> None:
         StarletteHTTPException: http_exception_handler,
         RequestValidationError: request_validation_exception_handler,
         QueueFull: queue_full_handler,
-        **dict.fromkeys((DBAPIError, *UNAVAILABLE_ERRORS), database_error_handler),
+        **dict.fromkeys(DATABASE_ERRORS, database_error_handler),
     }
     for exception_class, handler in handlers.items():
         app.add_exception_handler(exception_class, handler)

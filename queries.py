@@ -10,7 +10,6 @@ from functools import cache
 from typing import Any, Self
 
 from sqlalchemy import (
-    Executable,
     Integer,
     bindparam,
     func,
@@ -22,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from database import fetch
+from database import Statement, fetch
 from models import Post, PostCount, User, display_title, excerpt, picture_path
 
 USER = (User.id, User.username, User.image_file)
@@ -118,13 +117,13 @@ async def fetch_page(
         parameters["skip"] = skip
     else:
         parameters["date_posted"], parameters["post_id"] = after
-    rows: Sequence[Sequence[Any]] = await fetch(db, statement, parameters)
+    rows = await fetch(db, statement, parameters)
     # Without posts, there is one row with the total alone.
     return [PostRow.from_columns(row[1:]) for row in rows if row[1]], rows[0][0]
 
 
 @cache
-def page_statement(by_author: bool, by_position: bool, limit: int) -> Executable:
+def page_statement(by_author: bool, by_position: bool, limit: int) -> Statement:
     """Build the statement for a page.
 
     It walks the index from the nearer end without reading the table, and joins only the

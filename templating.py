@@ -1,9 +1,12 @@
 """The Jinja2 environment: filters, globals, and templates."""
 
 from datetime import UTC, datetime
+from functools import cache
+from typing import Any
 
 from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 import models
 import schemas
@@ -39,7 +42,17 @@ environment = Environment(
 # In place of Jinja's own filter, which can split a character.
 environment.filters["truncate"] = truncate
 environment.filters["without_bidi_controls"] = without_bidi_controls
+
+
+def render_fragment(template: str, **context: Any) -> Markup:
+    """Render a part of a page that doesn't depend on the request."""
+    html = environment.get_template(template).render(context)
+    return Markup(html)  # noqa: S704 -- rendered with escaping
+
+
 environment.globals.update(
+    # In production once, because most of a page consists of such parts.
+    fragment=cache(render_fragment) if settings.is_production else render_fragment,
     absolute_url=absolute_url,
     format_date=format_date,
     iso_date=iso_date,

@@ -2,5 +2,6 @@
 
 from routers import feeds, health, login, pages, passwords, pictures, posts, users
 
-MODULES = (users, login, passwords, pictures, posts, pages, feeds, health)
+# Starlette tries routes in this order, so the most frequent ones come first.
+MODULES = (posts, pages, users, feeds, login, passwords, pictures, health)
 ROUTERS = tuple(module.router for module in MODULES)

@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import asyncpg
 import pytest
@@ -230,16 +229,34 @@ class TestInterruption:
 
     async def test_driver_is_out_of_sync(self, concurrent_client, monkeypatch):
         # This happens if the server announces a shutdown but keeps the connection open.
-        # Dead connections of earlier tests would be replaced without an error.
-        await engine.dispose()
-        await concurrent_client.get("/api/posts")
+        ada = await sign_up(concurrent_client, "ada")
 
-        async def fail(*_: Any, **__: Any) -> None:
+        async def fail(*_):
             raise asyncpg.InternalClientError("unexpected state")
 
         with monkeypatch.context() as patch:
             patch.setattr(asyncpg.prepared_stmt.PreparedStatement, "fetch", fail)
-            interrupted = await concurrent_client.get("/api/posts")
+            patch.setattr(asyncpg.Connection, "fetch", fail)
+            interrupted = [
+                await concurrent_client.get("/api/posts"),
+                await concurrent_client.get("/api/users/me", headers=ada),
+            ]
         recovered = await concurrent_client.get("/api/posts")
 
-        assert (interrupted.status_code, recovered.status_code) == (503, 200)
+        assert [response.status_code for response in interrupted] == [503, 503]
+        assert recovered.status_code == 200
+
+    async def test_public_read_is_tried_again(self, concurrent_client, monkeypatch):
+        fetch = asyncpg.Connection.fetch
+        failures = [asyncpg.ConnectionDoesNotExistError("lost")]
+
+        async def fail_once(*arguments):
+            if failures:
+                raise failures.pop()
+            return await fetch(*arguments)
+
+        monkeypatch.setattr(asyncpg.Connection, "fetch", fail_once)
+        response = await concurrent_client.get("/api/posts")
+
+        assert response.status_code == 200
+        assert failures == []

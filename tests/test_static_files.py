@@ -31,8 +31,8 @@ TEMPLATES = "\n".join(
 )
 PAGE_MODULES = {
     name
-    for names in re.findall(r"{% set modules = (\[.*?\]) %}", TEMPLATES)
-    for name in json.loads(names)
+    for names in re.findall(r"{% set modules = \((.*?)\) %}", TEMPLATES)
+    for name in re.findall(r'"([^"]+)"', names)
 }
 SHARED_MODULES = re.findall(r'(?m)^start\("([^"]+)"', (SCRIPTS / "main.js").read_text())
 MODULES = sorted({*SHARED_MODULES, *PAGE_MODULES})
