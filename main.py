@@ -7,8 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -20,6 +19,7 @@ from database import dispose_engine, start_embedded_server
 from exceptions import add_exception_handlers
 from middleware import add_middleware
 from middleware.cache_listener import listen
+from paths import path_for
 from routers import ROUTERS
 from static_files import (
     STATIC_DIR,
@@ -113,17 +113,12 @@ if settings.s3_bucket_name is None:
     app.mount("/media", media, name="media")
 
 
-# A page has about fifty links, and each lookup searches all routes.
-@lru_cache(maxsize=4096)
-def path_for(name: str, **path_params: Any) -> str:
-    """Return the path of a route; `url_for` would use the host of the request."""
-    return str(app.url_path_for(name, **path_params))
-
-
 def static_path(file: str) -> str:
     """Return the path of a static file, which contains the version of all files."""
-    return path_for("static", path=f"{static_version()}/{file}")
+    return path_for(app, "static", path=f"{static_version()}/{file}")
 
 
 # Set here, because they need the app with all its routes.
-templating.environment.globals.update(path_for=path_for, static_path=static_path)
+templating.environment.globals.update(
+    path_for=partial(path_for, app), static_path=static_path
+)

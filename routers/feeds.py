@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from database import MAX_ID, DbSession
 from dependencies import FoundUser
 from models import EPOCH, Post, User
+from paths import path_for
 from queries import UserRow, fetch_page
 from templating import templates
 from unicode_text import normalize_newlines
@@ -77,16 +78,16 @@ async def render_feed(
 @router.get("/feed.atom")
 async def site_feed(request: Request, db: DbSession) -> Response:
     feed, page = (
-        request.app.url_path_for("site_feed"),
-        request.app.url_path_for("home_page"),
+        path_for(request.app, "site_feed"),
+        path_for(request.app, "home_page"),
     )
     return await render_feed(request, db, None, feed=feed, page=page)
 
 
 @router.get("/users/{user_id}/feed.atom")
 async def user_feed(request: Request, user: FoundUser, db: DbSession) -> Response:
-    page = request.app.url_path_for("user_posts_page", user_id=user.id)
-    feed = request.app.url_path_for("user_feed", user_id=user.id)
+    page = path_for(request.app, "user_posts_page", user_id=user.id)
+    feed = path_for(request.app, "user_feed", user_id=user.id)
     return await render_feed(request, db, user, feed=feed, page=page)
 
 
@@ -97,11 +98,12 @@ async def robots(request: Request) -> Response:
 
 @router.get("/sitemap.xml")
 async def sitemap_index(request: Request, db: DbSession) -> Response:
-    path_for = request.app.url_path_for
-    paths = [path_for("page_sitemap")]
+    paths = [path_for(request.app, "page_sitemap")]
     for kind, (table, _, _) in SITEMAPS.items():
         parts = await sitemap_numbers(db, table)
-        paths += [path_for("sitemap", kind=kind, part=part) for part in parts]
+        paths += [
+            path_for(request.app, "sitemap", kind=kind, part=part) for part in parts
+        ]
     return render(request, "sitemap_index.xml", "application/xml", {"paths": paths})
 
 
@@ -124,7 +126,7 @@ def in_sitemap(table: type[Post] | type[User], part: Any) -> Any:
 
 @router.get("/sitemaps/pages.xml")
 async def page_sitemap(request: Request) -> Response:
-    paths = [request.app.url_path_for("home_page")]
+    paths = [path_for(request.app, "home_page")]
     return render(request, "sitemap.xml", "application/xml", {"paths": paths})
 
 
@@ -140,7 +142,5 @@ async def sitemap(
     ids = (await db.scalars(statement)).all()
     if not ids:
         raise HTTPException(status.HTTP_404_NOT_FOUND)
-    # The route is looked up once, and not for each of thousands of URLs.
-    pattern = request.app.url_path_for(route, **{parameter: "ID"})
-    paths = [pattern.replace("ID", str(row_id)) for row_id in ids]
+    paths = [path_for(request.app, route, **{parameter: row_id}) for row_id in ids]
     return render(request, "sitemap.xml", "application/xml", {"paths": paths})

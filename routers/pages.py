@@ -11,6 +11,7 @@ from database import MAX_ID, DbSession
 from dependencies import FoundPost, FoundUser
 from exceptions import error_page_response
 from pagination import PageRequest, PostPage, fetch_posts
+from paths import path_for
 from static_files import SHORT_CACHE_CONTROL, STATIC_DIR
 from templating import templates
 
@@ -61,7 +62,7 @@ def list_response(
 @router.get("/")
 async def home_page(request: Request, page: NumberedPage, db: DbSession) -> Response:
     listed = await fetch_posts(db, page)
-    path = request.app.url_path_for("home_page")
+    path = path_for(request.app, "home_page")
     return list_response(request, "home.html", listed, path)
 
 
@@ -75,7 +76,7 @@ async def user_posts_page(
     request: Request, user: FoundUser, page: NumberedPage, db: DbSession
 ) -> Response:
     listed = await fetch_posts(db, page, user)
-    path = request.app.url_path_for("user_posts_page", user_id=user.id)
+    path = path_for(request.app, "user_posts_page", user_id=user.id)
     return list_response(request, "user_posts.html", listed, path, author=user)
 
 

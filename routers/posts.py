@@ -33,6 +33,7 @@ from exceptions import (
 )
 from models import Post, User
 from pagination import PostPage, paginated_response
+from paths import path_for
 from queries import PostRow
 from rate_limit import RateLimit
 from schemas import (
@@ -100,9 +101,7 @@ async def create_post(
         await db.rollback()
         # The author has been deleted since the token was verified.
         raise INVALID_TOKEN.exception() from exc
-    response.headers["Location"] = request.app.url_path_for(
-        "read_post", post_id=post.id
-    )
+    response.headers["Location"] = path_for(request.app, "read_post", post_id=post.id)
     response.headers["ETag"] = post_etag(post)
     return post
 

@@ -70,6 +70,7 @@ from pagination import (
     next_link,
     paginated_response,
 )
+from paths import path_for
 from queries import UserRow
 from rate_limit import RateLimit
 from schemas import (
@@ -133,7 +134,7 @@ async def create_user(
         db.add(user)
         await commit_user(db, user)
         keep_count()
-    location = request.app.url_path_for("read_user", user_id=user.id)
+    location = path_for(request.app, "read_user", user_id=user.id)
     response.headers["Location"] = location
     return user
 
