@@ -61,13 +61,13 @@ LOST_CONNECTION_ERRORS = (
 UNAVAILABLE_ERRORS = (
     DatabaseUnavailable,
     *LOST_CONNECTION_ERRORS,
-    exc.TimeoutError,  # All connections of the pool are in use.
+    exc.TimeoutError,  # All connections in the pool are in use.
     exc.OperationalError,
     exc.InterfaceError,
     exc.InternalError,  # Raised by asyncpg while the server shuts down.
     exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
     # Raised by asyncpg on a timeout, and by engines that don't use `connect`, such as
-    # in tests.
+    # those in tests.
     TimeoutError,
     socket.gaierror,
 )
@@ -187,7 +187,7 @@ async def get_db() -> AsyncIterator[AsyncSession]:
 
 
 # Closes before the response is sent, so that clients that read slowly don't occupy the
-# few connections of the pool.
+# few connections in the pool.
 DbSession = Annotated[AsyncSession, Depends(get_db, scope="function")]
 
 # Stays open until the background tasks of the request are done.
@@ -218,7 +218,7 @@ def compile_statement(statement: Statement) -> SQLCompiler:
 
 
 async def fetch_once(sql: str, arguments: Sequence[Any]) -> Rows:
-    """Fetch rows with the driver, on a connection of the pool.
+    """Fetch rows with the driver, on a pooled connection.
 
     SQLAlchemy's own execution takes longer than the driver's, and adds round trips to
     begin and roll back a transaction.

@@ -64,7 +64,7 @@ async def send_email(
         OSError: Writing to the outbox or TLS (`SSLError`) failed.
     """
     recipient = ascii_domain(to_email)
-    # An encoded word inside an address is invalid (RFC 2047, section 5).
+    # An encoded word inside an email address is invalid (RFC 2047, section 5).
     message = EmailMessage(policy=default.clone(utf8=not recipient.isascii()))
     message["From"] = settings.mail_from
     message["To"] = recipient

@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def describe() -> None:
-    """Manage the blog, on the database of the app's settings."""
+    """Manage the blog in the configured database."""
 
 
 @app.command()

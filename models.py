@@ -169,6 +169,7 @@ class Post(Base):
         DateTime(timezone=True), default=utcnow, server_default=func.now()
     )
     date_updated: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    # Part of the specified table; nothing counts likes yet.
     likes: Mapped[int] = mapped_column(default=0, server_default="0")
 
     author: Mapped["User"] = relationship(back_populates="posts", lazy="raise")
@@ -184,7 +185,7 @@ class Post(Base):
     def edit(self, *, title: str | None, content: str | None) -> None:
         """Change title and content; None keeps the current value.
 
-        Ignore changes to line endings only: browsers turn CRLF into LF.
+        Ignore a change that affects only line endings: browsers turn CRLF into LF.
         """
         title = self.title if title is None else title
         content = self.content if content is None else content

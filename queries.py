@@ -36,7 +36,7 @@ POST = (
 NEWEST_FIRST = (Post.date_posted.desc(), Post.id.desc())
 OLDEST_FIRST = (Post.date_posted, Post.id)
 
-# The user whose row in `post_counts` has the number of all posts.
+# The `user_id` whose rows in `post_counts` add up to the number of all posts.
 SITE = 0
 
 FIND_POST = (

@@ -79,7 +79,7 @@ def invisible_to_empty(value: str) -> str:
 def normalize_email(value: str, *, is_new: bool = True) -> str:
     """Return an email address as it is stored; raise if it is invalid (RFC 5321).
 
-    Few servers deliver to addresses with other than ASCII characters before the `@`
+    Few servers deliver to email addresses with non-ASCII characters before the `@`
     (SMTPUTF8), or with more than 64 octets there. Only older accounts can have them.
     """
     # Checked before the library normalizes it, for the reason given in `to_nfc`.

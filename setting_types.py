@@ -1,4 +1,4 @@
-"""Types of the settings: their formats, and the checks of their values."""
+"""Types of the settings, with their formats and validation."""
 
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -24,7 +24,7 @@ POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
-    """Raise if the value isn't a PostgreSQL URL; any driver in it is ignored."""
+    """Raise if the value isn't a PostgreSQL URL, with asyncpg or without a driver."""
     # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
     try:
         url = make_url(value.get_secret_value())
@@ -61,7 +61,7 @@ def check_sender(value: str) -> str:
         message = EmailMessage()
         message["From"] = value
         (sender,) = message["From"].addresses
-    # The standard library raises more than it documents for malformed addresses.
+    # The standard library raises more than it documents for malformed email addresses.
     except Exception as error:
         raise ValueError(SENDER_FORMAT) from error
     if not sender.username or not sender.domain:

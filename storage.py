@@ -25,7 +25,7 @@ class StorageError(Exception):
 async def run_within(
     seconds: float, function: Callable[..., None], *arguments: object
 ) -> None:
-    """Call a function that blocks in a thread; raise `TimeoutError` if it takes longer.
+    """Call a blocking function in a thread; raise `TimeoutError` if it takes longer.
 
     The S3 client has timeouts too, but they don't include waiting for a thread.
     """

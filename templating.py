@@ -62,7 +62,7 @@ def render_fragment(template: str, **context: Any) -> Markup:
 
 
 environment.globals.update(
-    # In production once, because most of a page consists of such parts.
+    # Rendered once in production, because most of a page consists of these fragments.
     fragment=cache(render_fragment) if settings.is_production else render_fragment,
     absolute_url=absolute_url,
     format_date=format_date,

@@ -63,7 +63,7 @@ def is_visible(text: str) -> bool:
 
 
 def strip_invisible_start(text: str) -> str:
-    """Return a text without blank and invisible characters at its beginning."""
+    """Return a text without leading blank or invisible characters."""
     found = VISIBLE.search(text)
     return text[found.start() :] if found else ""
 

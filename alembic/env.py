@@ -1,4 +1,4 @@
-"""Run migrations on the database of the app's settings."""
+"""Run migrations on the configured database."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_online() -> None:
-    """Connect to the database of the settings and run migrations."""
+    """Connect to the configured database and run migrations."""
     engine = create_async_engine(
         "postgresql+asyncpg://",
         # Migrations may take longer than the timeouts for requests.

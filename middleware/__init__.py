@@ -14,7 +14,7 @@ from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.etags import ConditionalGetMiddleware, ETagMiddleware
 from middleware.form_charset import FormCharsetMiddleware
 from middleware.head import HeadMiddleware
-from middleware.request_limits import RateLimitMiddleware
+from middleware.request_limits import RequestLimitsMiddleware
 from middleware.response_cache import ResponseCacheMiddleware
 from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
@@ -53,8 +53,8 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(HeadMiddleware)
     # Inside the rate limit, which counts the requests of each client.
     app.add_middleware(ResponseCacheMiddleware)
-    # Outside all that a request could make expensive.
-    app.add_middleware(RateLimitMiddleware)
+    # Outside everything expensive.
+    app.add_middleware(RequestLimitsMiddleware)
     # Outside the rate limit: rejecting a host needs no counter.
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
     # Outside all middleware that raises errors.

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config import HEALTH_PATH
 from exceptions import INVALID_HOST
 
-# Hosts that need not be checked again.
+# How many accepted hosts to remember.
 MAX_ACCEPTED_HOSTS = 100
 
 
@@ -30,14 +30,14 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
         await self.next_app(scope, receive, send)
 
     async def _check(self, scope: Scope, receive: Receive) -> None:
-        """Raise a 400 unless the request has one `Host`, which is allowed."""
+        """Raise a 400 unless the request has exactly one `Host`, and it is allowed."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         # Of several headers, Starlette checks only the first.
         if len(hosts) != 1:
             raise INVALID_HOST.exception()
         if hosts[0] not in self._accepted:
             await super().__call__(scope, receive, _reject)
-            # Not more: clients can vary the port.
+            # Bounded, because clients can vary the port.
             if len(self._accepted) < MAX_ACCEPTED_HOSTS:
                 self._accepted.add(hosts[0])
 

@@ -14,7 +14,8 @@ from conditional_requests import etag_matches
 from exceptions import TOO_BUSY
 from middleware.etags import BODY_HEADERS, send_chunks
 
-# The largest list takes 30 MB, and stays in memory until its slowest client has it.
+# The largest list takes 30 MB, and stays in memory until its slowest client has
+# received it.
 LARGE_BYTES = 256 * 1024
 MAX_LARGE_BYTES = 128 * 1024 * 1024
 MAX_LARGE_BYTES_PER_CLIENT = 40 * 1024 * 1024
@@ -33,7 +34,8 @@ class BufferedResponse:
     owner: str = ""
     """IP of the first client, whose memory limit a large body counts toward."""
     generation: int | None = None
-    """The state of the data that it shows; None for a single post."""
+    """`cache.generation` when it was computed. None for a single post, which is removed
+    when it changes, and for a response that isn't stored."""
 
     def __post_init__(self) -> None:
         headers = MutableHeaders(raw=list(self.headers))
@@ -77,7 +79,7 @@ async def _send_start(status: int, headers: RawHeaders, send: Send) -> None:
 
 
 class LargeResponseMemory:
-    """Limits the memory of large responses that are being sent."""
+    """Limit the memory of large responses that are being sent."""
 
     def __init__(self) -> None:
         self._responses: WeakValueDictionary[object, BufferedResponse] = (
@@ -89,7 +91,7 @@ class LargeResponseMemory:
     def reserve(
         self, response: BufferedResponse, client: str
     ) -> Iterator[BufferedResponse]:
-        """Yield the response, or the same one if other clients are reading it.
+        """Yield the response, or the identical one that other clients are receiving.
 
         Raises:
             HTTPException: 503 if too much memory is in use.
@@ -123,16 +125,16 @@ class LargeResponseMemory:
 
 
 async def call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
-    is_requested = False
+    is_body_sent = False
     start: Message = {}
     chunks: list[bytes] = []
 
     async def receive() -> Message:
-        nonlocal is_requested
-        if is_requested:
+        nonlocal is_body_sent
+        if is_body_sent:
             # The response has to be computed, even if the client disconnects.
             await asyncio.Event().wait()
-        is_requested = True
+        is_body_sent = True
         return {"type": "http.request", "body": b""}
 
     async def collect(message: Message) -> None:

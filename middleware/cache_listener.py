@@ -21,14 +21,15 @@ LISTENER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
-# Together less than the second after which a connection counts as lost.
+# Together less than a second, which is the longest time without notifications before
+# the cache turns off.
 PING_INTERVAL = 0.3
 PING_TIMEOUT = 0.6
 RECONNECT_DELAY = 1.0
 
 
 async def listen() -> None:
-    """Keep the cache on as long as changes by other processes are noticed."""
+    """Keep the cache on while notifications of changes can be received."""
     while True:
         try:
             await _listen_once()
@@ -57,7 +58,7 @@ async def _listen_once() -> None:
 
 
 def _apply_change(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
-    """Remove what has changed: the ids of posts, or everything."""
+    """Remove the responses that show these posts, and all lists; or everything."""
     if payload == EVERYTHING:
         cache.invalidate_all()
     else:

@@ -10,7 +10,7 @@ from exceptions import TOO_BUSY
 from middleware.errors import is_end
 
 
-class RateLimitMiddleware:
+class RequestLimitsMiddleware:
     """Limit the requests of each client IP, in total and concurrently.
 
     Health checks are exempt, because load balancers send them often.

@@ -2,13 +2,14 @@
 
 The rules, in terms of RFC 9111:
 
-- A response is stored if it is a 200 with an ETag, not marked `no-store`, and if
-  the request had no `Authorization` header. Any request may get a stored response.
+- A response is stored if it is a 200 with an ETag, of at most 1 MiB, not marked
+  `no-store`, if the URL is canonical, and if the request had no `Authorization` header.
+  Any request may get a stored response.
 - The key is the path, the query parameters that the route declares, and the encoding. A
   route must declare all parameters that it reads; other ones are removed.
-- Concurrent requests for one key share one computation, unless the data has changed
-  since it began.
-- Any change of public data removes the posts concerned, and everything that is not a
+- Concurrent requests with the same key, `Authorization` and `Accept` share one
+  computation, unless the data has changed since it began, or it began 0.2 seconds ago.
+- Any change to public data removes the posts concerned, and everything that is not a
   single post. This process does so before it responds to the writer; triggers announce
   the changes of other processes (`alembic/sql/0008_notify_changes.sql`).
 - A response is not stored if the data has changed while it was computed.
@@ -54,13 +55,13 @@ ENCODINGS = ("br", "gzip", "identity")
 # Memory for the key and the headers of an entry.
 ENTRY_OVERHEAD_BYTES = 2048
 MAX_ENTRY_BYTES = 1024 * 1024
-# The part of the memory for entries that have been used once.
+# Share of the memory for entries that were requested only once.
 NEW_SHARE = 0.2
 
-# A request doesn't join a computation that takes longer: the database is slow.
+# Requests don't join a computation that began longer ago (in seconds): it may be stuck,
+# and another process may have changed the data since.
 JOIN_TIMEOUT = 0.2
 Key = tuple[str, bytes, str]
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 def entry_size(response: BufferedResponse) -> int:
@@ -93,7 +94,7 @@ class ResponseCache:
         return self._new.currsize + self._used.currsize
 
     def turn_on(self) -> None:
-        """Start to store responses, with the memory of the settings."""
+        """Start storing responses, up to `RESPONSE_CACHE_BYTES`."""
         self.resize(settings.response_cache_bytes)
         self.generation += 1
         self.is_on = settings.response_cache_bytes > 0
@@ -195,9 +196,9 @@ class ResponseCacheMiddleware:
         accept_encoding = if_none_match = ""
         for name, value in scope["headers"]:
             if name == b"accept-encoding":
-                accept_encoding = join(accept_encoding, value)
+                accept_encoding = append_value(accept_encoding, value)
             elif name == b"if-none-match":
-                if_none_match = join(if_none_match, value)
+                if_none_match = append_value(if_none_match, value)
         query = scope["query_string"] and normalized_query(scope)
         key = scope["path"], query, choose_encoding(accept_encoding)
         may_store = cache.is_on and not scope["app"].dependency_overrides
@@ -222,7 +223,7 @@ class ResponseCacheMiddleware:
         identity = (*key, token, *headers.getlist("accept"))
         running = self._running.get(identity)
         if running is not None and running.may_be_joined():
-            # Not `await running.result`, which this task would cancel with itself.
+            # Don't await the future directly: canceling this task would cancel it.
             await asyncio.wait({running.result})
             if not running.result.cancelled():
                 return running.result.result()
@@ -247,7 +248,7 @@ class ResponseCacheMiddleware:
         return response
 
 
-def join(values: str, value: bytes) -> str:
+def append_value(values: str, value: bytes) -> str:
     """Append a value of a repeated header (RFC 9110, section 5.3)."""
     text = value.decode("latin-1")
     return f"{values},{text}" if values else text
@@ -288,8 +289,8 @@ def parameters_of(dependant: Dependant) -> Iterator[str]:
 def choose_encoding(accept_encoding: str) -> str:
     """Return the best encoding that a client accepts (RFC 9110, section 12.5.3)."""
     accepted = {
-        coding.strip()
-        for coding, _, quality in (
+        encoding.strip()
+        for encoding, _, quality in (
             entry.partition(";") for entry in accept_encoding.lower().split(",")
         )
         if not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
@@ -300,7 +301,7 @@ def choose_encoding(accept_encoding: str) -> str:
 def is_canonical(key: Key) -> bool:
     """Return whether no other path or query leads to the same resource.
 
-    Otherwise a client could fill the cache with one post, as `/posts/007` and so on.
+    Otherwise a client could fill the cache with copies of one post (`/posts/007`, ...).
     """
     path, query, _ = key
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
@@ -311,7 +312,7 @@ def is_canonical(key: Key) -> bool:
     )
 
 
-# Calls of the app
+# Calls to the app
 
 
 def inner_scope(scope: Scope, key: Key) -> Scope:

@@ -1,4 +1,4 @@
-"""New passwords: by a reset token, or by the current password.
+"""Set a new password, with a reset token or the current password.
 
 Requesting a reset link is in `users.py`.
 """

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from config import settings
-from middleware.request_limits import RateLimitMiddleware
+from middleware.request_limits import RequestLimitsMiddleware
 from tests.conftest import reset_rate_limits
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -103,7 +103,7 @@ class TestConcurrencyLimit:
             response = PlainTextResponse("-", background=BackgroundTask(record))
             await response(scope, receive, send)
 
-        limited = RateLimitMiddleware(site)
+        limited = RequestLimitsMiddleware(site)
         transport = ASGITransport(limited, raise_app_exceptions=False)
         async with AsyncClient(transport=transport) as client:
             await client.get("http://blog/")

@@ -1,7 +1,7 @@
--- Triggers announce each change of public data on the channel "changes" when it is
--- committed, so that every process removes it from its response cache. The message has the
--- ids of the changed posts; "*" stands for everything. Statements are separated by blank
--- lines.
+-- Triggers announce each change to public data on the channel "changes" when it is
+-- committed, so that every process removes the affected responses from its cache. A message
+-- has the ids of the changed posts; all lists change with them, and an empty message stands
+-- for the lists alone. "*" stands for everything. Statements are separated by blank lines.
 CREATE OR REPLACE FUNCTION notify_changed_posts() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     ids text;

@@ -1,4 +1,4 @@
-"""Count posts by triggers, so that totals cost the same at any number of posts."""
+"""Count posts with triggers, so that totals take the same time for any number."""
 
 from collections.abc import Sequence
 from pathlib import Path

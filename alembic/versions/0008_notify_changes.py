@@ -1,4 +1,4 @@
-"""Announce changes of public data by triggers, for the response caches."""
+"""Announce changes to public data with triggers, for the response caches."""
 
 from collections.abc import Sequence
 from pathlib import Path
