@@ -16,6 +16,7 @@ class TestTruncate:
             ("sixteen letters!", "sixteen letters!"),
             ("one two three four five", "one two three…"),
             ("one two three\tfour", "one two three…"),
+            ("one two three\nfour", "one two three…"),
             ("字" * 13 + "\u3000" + "字" * 9, "字" * 13 + "…"),
             # The only whitespace is too far from the limit.
             ("See " + "a" * 20, "See " + "a" * 11 + "…"),
