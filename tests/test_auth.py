@@ -169,6 +169,7 @@ def test_verify_password():
     assert stored.startswith("$argon2id$")
     assert verify_password(PASSWORD, stored)
     assert not verify_password(f"{PASSWORD} ", stored)
+    assert verify_password("\u00e9", hash_password("e\u0301"))
 
 
 def test_reset_tokens_are_long_and_unique():

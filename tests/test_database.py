@@ -90,6 +90,22 @@ class TestConnect:
         assert (statement, lock, idle) == (limit, limit, "10s")
 
 
+async def test_connection_is_returned_before_response(concurrent_client, monkeypatch):
+    statuses: list[str] = []
+
+    def record(_body: bytes) -> str:
+        statuses.append(engine.pool.status())
+        return '""'
+
+    # The ETag is computed when the response begins.
+    monkeypatch.setattr("middleware.etags.etag_of", record)
+
+    await concurrent_client.get("/sitemap.xml")
+
+    [status] = statuses
+    assert "Current Checked out connections: 0" in status
+
+
 @pytest.fixture
 async def pool() -> AsyncIterator[None]:
     """Close all connections before and after the test."""

@@ -127,3 +127,11 @@ async def test_concurrent_long_pages(client, post, path, monkeypatch):
     assert [response.status_code for response in responses] == [503, 200]
     assert responses[0].headers["Retry-After"] == "5"
     assert [response.status_code for response in later] == [200] * 3
+
+
+async def test_failed_long_pages(client):
+    path = f"/api/users/0/posts?limit={dependencies.MAX_SHORT_LIMIT + 1}"
+
+    responses = [await client.get(path) for _ in range(3)]
+
+    assert [response.status_code for response in responses] == [404] * 3

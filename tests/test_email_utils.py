@@ -472,6 +472,12 @@ class TestOutbox:
         assert EMAIL not in caplog.text
         assert TOKEN not in caplog.text
 
+    async def test_international_address(self, var_dir):
+        await send_reset_email(to_email=LEGACY_EMAIL)
+
+        [file] = (var_dir / "outbox").iterdir()
+        assert f"To: {LEGACY_EMAIL}".encode() in file.read_bytes()
+
     async def test_concurrent_emails(self, var_dir):
         await asyncio.gather(*(send_reset_email() for _ in range(20)))
 

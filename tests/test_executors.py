@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlalchemy import select, update
 
 import auth
 from executors import BoundedExecutor, QueueFull
@@ -51,10 +52,10 @@ class TestBoundedExecutor:
         executor = BoundedExecutor("test", max_workers=1, max_queue=0)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await executor.run(release.wait)
+                await executor.run(release.wait, 5)
 
         with pytest.raises(QueueFull):
-            await executor.run(release.wait)
+            await executor.run(release.wait, 5)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness")
     async def test_only_the_threads_are_niced(self):
@@ -121,6 +122,22 @@ class TestRehash:
         response = await client.post("/api/users/token", data=LOGIN)
 
         assert response.status_code == 200
+
+    async def test_password_changed_meanwhile_is_kept(
+        self, client, db, user_id, monkeypatch
+    ):
+        async def change_first(_password: str) -> str:
+            await db.execute(update(User).values(password_hash="changed"))
+            await db.commit()
+            return "rehashed"
+
+        monkeypatch.setattr("routers.login.needs_rehash", lambda _stored: True)
+        monkeypatch.setattr("routers.login.hash_password_async", change_first)
+
+        response = await client.post("/api/users/token", data=LOGIN)
+
+        assert response.status_code == 200
+        assert await db.scalar(select(User.password_hash)) == "changed"
 
     async def test_unknown_format_matches_no_password(self, client, db, user_id):
         user = await db.get_one(User, user_id)

@@ -110,6 +110,7 @@ class TestKey:
         assert bobs.status_code == 201
         assert bobs.json()["author"]["username"] == "bob"
         assert replayed(await publish(client, ada)) == replayed(first)
+        assert replayed(await publish(client, bob, title="Coffee")) == replayed(bobs)
 
     async def test_any_printable_ascii(self, client, ada, db):
         keys = ["a", "A", "a b", "a  b", '"a"', "~" * 255]

@@ -31,10 +31,10 @@ def plain(mode: str, color: Any, size: Size = (64, 48)) -> Image.Image:
     return Image.new(mode, size, color)
 
 
-def animated(kind: str) -> bytes:
+def animated(kind: str, size: Size = (64, 48)) -> bytes:
     """Encode a red and a blue frame."""
     blue = plain("RGB", BLUE)
-    return encoded(plain("RGB", RED), kind, save_all=True, append_images=[blue])
+    return encoded(plain("RGB", RED, size), kind, save_all=True, append_images=[blue])
 
 
 def palette() -> Image.Image:
@@ -228,6 +228,9 @@ class TestLimits:
     )
     def test_largest_picture(self, kind, size):
         assert make_avatar(encoded(plain("L", 90, size), kind))
+
+    def test_large_jpeg_with_two_frames(self):
+        assert make_avatar(animated("MPO", (6000, 4000)))
 
     @pytest.mark.parametrize(
         "content",

@@ -11,10 +11,11 @@ from httpx import ASGITransport, AsyncClient
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from config import ConfigurationError
+from config import ConfigurationError, settings
 from exceptions import TOO_MANY_ATTEMPTS
 from middleware.errors import ServerErrorMiddleware, StartupErrorMiddleware
 from middleware.head import HeadMiddleware
+from middleware.server_url import ServerURLMiddleware
 from tests.conftest import PASSWORD, create_test_user
 
 HSTS = "strict-transport-security"
@@ -185,10 +186,12 @@ class TestErrorAfterResponse:
 
         transport = ASGITransport(ServerErrorMiddleware(site))
         async with AsyncClient(transport=transport) as client:
-            response = await client.get("http://blog/")
+            response = await client.get("http://blog/a%0Ab")
 
         assert response.text == "-"
         assert "Too many attempts" in caplog.text
+        # A line break would let clients forge log entries.
+        assert "GET /a%0Ab" in caplog.text
 
     async def test_incomplete_response_is_broken_off(self):
         async def site(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -199,6 +202,16 @@ class TestErrorAfterResponse:
 
         with pytest.raises(RuntimeError, match="a bug"):
             await ServerErrorMiddleware(site)(scope, AsyncMock(), AsyncMock())
+
+
+class TestServerURL:
+    async def test_unix_socket_has_none(self):
+        before = settings._server_url
+        scope = {"type": "http", "server": ("/run/blog.sock", None)}
+
+        await ServerURLMiddleware(AsyncMock())(scope, AsyncMock(), AsyncMock())
+
+        assert settings._server_url == before
 
 
 class TestStartupError:

@@ -18,8 +18,9 @@ class TestBeyondTheLastPage:
         assert f'href="{path}?page=2"' in response.text
         assert '<meta name="robots" content="noindex">' in response.text
 
-    async def test_links_to_first_page(self, client, ada):
-        await create_post(client, ada)
+    @pytest.mark.parametrize("number", [0, 1])
+    async def test_links_to_first_page(self, client, ada, number):
+        [await create_post(client, ada) for _ in range(number)]
 
         response = await client.get("/?page=2")
 

@@ -2,7 +2,7 @@
 
 import unicodedata
 from datetime import timedelta
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from httpx import AsyncClient, Response
@@ -241,6 +241,15 @@ class TestUnicode:
         await db.commit()
 
         assert await login_user(client, password=FORMS[1])
+
+    @pytest.mark.parametrize(("form", "tries"), [("NFC", 1), ("NFD", 2)])
+    def test_same_form_is_hashed_once(self, monkeypatch, form, tries):
+        verify = Mock(return_value=False)
+        monkeypatch.setattr(password_hasher, "verify", verify)
+
+        verify_password(unicodedata.normalize(form, PHRASE), "")
+
+        assert verify.call_count == tries
 
     def test_too_long_to_normalize(self):
         # Normalizing this would take minutes.

@@ -279,6 +279,14 @@ class TestEmails:
         token = send.await_args_list[1].kwargs["token"]
         assert (await reset(client, token)).status_code == 200
 
+    async def test_limit_of_unknown_email(self, client, monkeypatch):
+        simulate = AsyncMock()
+        monkeypatch.setattr("routers.users.simulate_password_reset_email", simulate)
+
+        [await forget(client, ip=f"198.51.100.{number}") for number in range(4)]
+
+        assert simulate.await_count == 2
+
     async def test_trusted_client(self, client, trusted, send):
         await forget(client, ip="198.51.100.1")
         await forget(client, ip="198.51.100.2")

@@ -16,6 +16,8 @@ class TestTruncate:
             ("sixteen letters!", "sixteen letters!"),
             ("one two three four five", "one two three…"),
             ("one two three\tfour", "one two three…"),
+            ("one two three\n\nfour", "one two three…"),
+            ("one two three a bc", "one two three a…"),
             ("字" * 13 + "\u3000" + "字" * 9, "字" * 13 + "…"),
             # The only whitespace is too far from the limit.
             ("See " + "a" * 20, "See " + "a" * 11 + "…"),
@@ -80,6 +82,7 @@ class TestCaselessKey:
         [
             ("Alice", "AL\u200dice"),
             ("Alice", " Ａｌｉｃｅ\ufe0f"),
+            ("Alice", "\U0001d400lice"),
             ("Al ice", "Al \u3000ice"),
             ("STRASSE", "straße"),
             ("ΣΊΣΥΦΟΣ", "σίσυφος"),

@@ -71,6 +71,7 @@ class TestSignUp:
         response = await sign_up(client, username=name)
 
         assert response.status_code == status
+        assert (response.json() == NAME_TAKEN) == (status == 400)
 
     async def test_name_and_email_are_taken(self, client, ada, bob):
         response = await sign_up(client, username="bob", email="ada@example.com")

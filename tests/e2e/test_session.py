@@ -93,6 +93,18 @@ class TestOtherTab:
         expect_logged_out(other)
         expect_logged_out(page)
 
+    def test_logout_while_page_is_cached(self, ada_page):
+        ada_page.goto("/")
+        expect_logged_in(ada_page, "ada")
+        ada_page.evaluate("localStorage.clear()")
+
+        # The browser under test has no back/forward cache.
+        ada_page.evaluate(
+            "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
+        )
+
+        expect_logged_out(ada_page)
+
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_navbar_is_stable_while_user_loads(new_page, ada, viewport):

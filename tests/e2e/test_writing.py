@@ -131,6 +131,17 @@ class TestDraft:
         expect(field(edit_form, "content")).to_have_value("Two")
         assert find_violations(edit_form.page) == []
 
+    def test_date(self, new_page, ada):
+        page = new_page(ada, timezone_id="Pacific/Kiritimati")
+        page.clock.set_fixed_time("2026-03-01T23:50:00Z")
+        form = start_post(page)
+        fill(form, content=TEXT)
+        abandon(form)
+
+        start_post(page)
+
+        expect(draft_prompt(form)).to_contain_text("March 01, 2026, 11:50 PM UTC")
+
     def test_full_storage(self, new_page, ada):
         form = start_post(new_page(ada, init_script=STORAGE_FULL))
         fill(form, content=TEXT)
