@@ -61,10 +61,10 @@ def picture_path(image_file: str | None) -> str:
 
 def display_title(title: str, content: str) -> str:
     """Return the title, or the first words of the content of an untitled post."""
-    first_words = " ".join(strip_invisible_start(content)[:1000].split())
-    return without_bidi_controls(
-        title or truncate(first_words, MAX_DISPLAY_TITLE_LENGTH)
-    )
+    if not title:
+        first_words = " ".join(strip_invisible_start(content)[:1000].split())
+        title = truncate(first_words, MAX_DISPLAY_TITLE_LENGTH)
+    return without_bidi_controls(title)
 
 
 def excerpt(content: str) -> str:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from conditional_requests import etag_matches, etag_of
 
 ENCODING_SUFFIX = re.compile('-(?:br|gzip)(?=")')
+CONDITIONS = (b"if-match", b"if-none-match", b"if-modified-since")
 # Compressing this much takes a few milliseconds.
 CHUNK_BYTES = 128 * 1024
 # A 304 has no body that they could describe (RFC 9110, section 15.4.5).
@@ -103,10 +104,14 @@ class ConditionalGetMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request = Headers(scope=scope).mutablecopy()
         is_get = scope["method"] == "GET"
-        if_none_match = ", ".join(request.getlist("if-none-match")) if is_get else ""
-        _remove_handled_conditions(request, is_revalidation=bool(if_none_match))
+        if_none_match = ""
+        if any(name in CONDITIONS for name, _ in scope["headers"]):
+            request = Headers(scope=scope).mutablecopy()
+            if is_get:
+                if_none_match = ", ".join(request.getlist("if-none-match"))
+            _remove_handled_conditions(request, is_revalidation=bool(if_none_match))
+            scope = {**scope, "headers": request.raw}
         is_not_modified = False
 
         async def send_unless_not_modified(message: Message) -> None:
@@ -125,7 +130,6 @@ class ConditionalGetMiddleware:
             if not is_not_modified:
                 await send(message)
 
-        scope = {**scope, "headers": request.raw}
         await self.app(scope, receive, send_unless_not_modified)
 
 

@@ -19,7 +19,7 @@ class FormCharsetMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == "http" and scope["method"] != "GET":
             headers = MutableHeaders(raw=list(scope["headers"]))
             content_type = headers.get("content-type", "")
             if CHARSET.search(content_type):
