@@ -16,6 +16,8 @@ MAX_CPU_SECONDS = 4
 MAX_MEMORY_BYTES = 512 * 1024 * 1024
 NICENESS = 10
 
+Box = tuple[int, int, int, int]
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 # JPEG is decoded at a reduced scale, the others at full size.
 MAX_JPEG_PIXELS = 50_000_000
@@ -91,7 +93,7 @@ def read_square(content: bytes) -> tuple[Image.Image, int]:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         # ImageOps.fit would copy the whole picture if it is transparent.
-        square = image.crop((left, top, left + side, top + side))
+        square = crop(image, (left, top, left + side, top + side))
         return square, get_orientation(image)
 
 
@@ -113,6 +115,20 @@ def scale_transparency(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = transparency * 255 // GRAY_LEVELS[raw_mode]
     if isinstance(transparency, tuple) and raw_mode == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in transparency)
+
+
+def crop(image: ImageFile.ImageFile, box: Box) -> Image.Image:
+    """Return a part of the picture, transparent outside of the first frame of a GIF.
+
+    Browsers show such a GIF in this way; Pillow fills the rest with a color.
+    """
+    frame = image.tile[0].extents if image.format == "GIF" else None
+    if frame is None or frame == (0, 0, *image.size):
+        return image.crop(box)
+    x, y = frame[:2]
+    # What `crop` adds to an RGBA image is transparent.
+    pixels = image.crop(frame).convert("RGBA")
+    return pixels.crop((box[0] - x, box[1] - y, box[2] - x, box[3] - y))
 
 
 def get_orientation(image: Image.Image) -> int:

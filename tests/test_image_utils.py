@@ -176,6 +176,14 @@ class TestColors:
 
         assert distance(image, (127, 127, 127)) <= 2
 
+    def test_canvas_around_a_gif_becomes_white(self):
+        content = gif((300, 300)).replace(b",\0\0\0\0", b",\x64\0\xc8\0")
+
+        image = avatar(content)
+
+        assert image.getpixel((104, 204)) == (0, 0, 0)
+        assert image.getpixel((150, 150)) == WHITE
+
     def test_hidden_pixels_do_not_bleed(self):
         image = plain("RGBA", (0, 0, 0, 0), (600, 600))
         image.paste(WHITE, (0, 0, 300, 600))
