@@ -133,8 +133,12 @@ def crop(image: ImageFile.ImageFile, box: Box) -> Image.Image:
 
 def get_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) if it can't be read."""
+    # `getexif` would also search XMP and PNG texts, which browsers ignore: they can be
+    # left over from before the picture was rotated.
+    exif = Image.Exif()
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ExifTags.Base.Orientation)
     # As in `main`: broken EXIF data is no reason to reject a picture.
     except Exception:  # noqa: BLE001 -- see above
         return 1

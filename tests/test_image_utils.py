@@ -191,6 +191,9 @@ class TestColors:
         assert distance(avatar(encoded(image, "PNG")), WHITE) <= 1
 
 
+XMP = '<rdf:Description tiff:Orientation="6"/>'
+
+
 class TestOrientation:
     @pytest.mark.parametrize(
         ("orientation", "expected"),
@@ -206,6 +209,15 @@ class TestOrientation:
         image = avatar(encoded(quarters(), kind, exif=exif(orientation)))
 
         assert corners(image) == expected
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    def test_xmp_is_ignored(self, kind):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", XMP)
+
+        image = avatar(encoded(quarters(), kind, xmp=XMP.encode(), pnginfo=texts))
+
+        assert corners(image) == [RED, GREEN, BLUE, WHITE]
 
     def test_exif_after_the_pixels(self):
         png = encoded(quarters(), "PNG", exif=exif(6))
