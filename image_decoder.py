@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from io import BytesIO
 
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 MAX_CPU_SECONDS = 4
 MAX_MEMORY_BYTES = 512 * 1024 * 1024
@@ -34,6 +34,10 @@ PROFILES = {
 # For Pillow's raw modes of grayscale PNG files: the largest value of a pixel.
 GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
+
+# In bytes, for the profile and each text of a PNG. Some profiles exceed Pillow's limit
+# of 1 MiB; this is libpng's.
+PngImagePlugin.MAX_TEXT_CHUNK = 8_000_000
 
 
 def main() -> None:
