@@ -56,9 +56,14 @@ class TestTruncate:
         assert post.display_title == "Hello"
         assert post.excerpt == "Hello"
 
+    def test_untitled_post_is_listed_with_the_sign_before_a_number(self):
+        assert Post(title="", content=" \u0601\u0661").display_title == "\u0601\u0661"
+
 
 class TestIsVisible:
-    @pytest.mark.parametrize("text", ["a", " é ", "字", "🇩🇪", "\u200dم"], ids=ascii)
+    @pytest.mark.parametrize(
+        "text", ["a", " é ", "字", "🇩🇪", "\u200dم", "\u06dd"], ids=ascii
+    )
     def test_visible(self, text):
         assert is_visible(text)
 
