@@ -138,9 +138,19 @@ def _connect() -> tuple[str, socket.socket]:
     """Look up the local host name and connect to the server; both can block."""
     address = (settings.mail_server, settings.mail_port)
     try:
-        return socket.getfqdn(), socket.create_connection(address, SMTP_TIMEOUT)
-    except OSError as error:
+        name = socket.getfqdn()
+        sock = socket.create_connection(address, SMTP_TIMEOUT)
+    # UnicodeError: the name of the server can't be a domain, such as `smtp..example`.
+    except (OSError, UnicodeError) as error:
         raise aiosmtplib.SMTPConnectError(str(error)) from error
+    # Servers reject names without a dot, such as those of containers.
+    return (name if "." in name else _address_literal(sock)), sock
+
+
+def _address_literal(sock: socket.socket) -> str:
+    """Return the local IP as a host name (RFC 5321, section 4.1.3)."""
+    ip = sock.getsockname()[0]
+    return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
 
 def _is_temporary(error: aiosmtplib.SMTPException) -> bool:

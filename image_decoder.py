@@ -10,11 +10,13 @@ import sys
 from contextlib import suppress
 from io import BytesIO
 
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 MAX_CPU_SECONDS = 4
 MAX_MEMORY_BYTES = 512 * 1024 * 1024
 NICENESS = 10
+
+Box = tuple[int, int, int, int]
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 # JPEG is decoded at a reduced scale, the others at full size.
@@ -32,6 +34,10 @@ PROFILES = {
 # For Pillow's raw modes of grayscale PNG files: the largest value of a pixel.
 GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
+
+# In bytes, for the profile and each text of a PNG. Some profiles exceed Pillow's limit
+# of 1 MiB; this is libpng's.
+PngImagePlugin.MAX_TEXT_CHUNK = 8_000_000
 
 
 def main() -> None:
@@ -91,7 +97,7 @@ def read_square(content: bytes) -> tuple[Image.Image, int]:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         # ImageOps.fit would copy the whole picture if it is transparent.
-        square = image.crop((left, top, left + side, top + side))
+        square = crop(image, (left, top, left + side, top + side))
         return square, get_orientation(image)
 
 
@@ -115,10 +121,28 @@ def scale_transparency(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in transparency)
 
 
+def crop(image: ImageFile.ImageFile, box: Box) -> Image.Image:
+    """Return a part of the picture, transparent outside of the first frame of a GIF.
+
+    Browsers show such a GIF in this way; Pillow fills the rest with a color.
+    """
+    frame = image.tile[0].extents if image.format == "GIF" else None
+    if frame is None or frame == (0, 0, *image.size):
+        return image.crop(box)
+    x, y = frame[:2]
+    # What `crop` adds to an RGBA image is transparent.
+    pixels = image.crop(frame).convert("RGBA")
+    return pixels.crop((box[0] - x, box[1] - y, box[2] - x, box[3] - y))
+
+
 def get_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) if it can't be read."""
+    # `getexif` would also search XMP and PNG texts, which browsers ignore: they can be
+    # left over from before the picture was rotated.
+    exif = Image.Exif()
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ExifTags.Base.Orientation)
     # As in `main`: broken EXIF data is no reason to reject a picture.
     except Exception:  # noqa: BLE001 -- see above
         return 1

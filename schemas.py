@@ -94,6 +94,10 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
         raise PydanticCustomError("value_error", message) from error
     if len(address) > MAX_EMAIL_LENGTH:
         raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
+    # An encoded word (RFC 2047). It isn't allowed in an email address, but email
+    # software decodes it there, and would send the email to another address.
+    if "=?" in address:
+        raise ValueError("should not contain =?")
     return address
 
 

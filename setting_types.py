@@ -1,5 +1,6 @@
 """Types of the settings, with their formats and validation."""
 
+from email.errors import InvalidHeaderDefect
 from email.headerregistry import Address
 from email.message import EmailMessage
 from typing import Annotated
@@ -60,19 +61,23 @@ def check_sender(value: str) -> str:
     try:
         message = EmailMessage()
         message["From"] = value
-        (sender,) = message["From"].addresses
+        header = message["From"]
+        (sender,) = header.addresses
+        domain = sender.domain
+        if not domain.isascii():
+            domain = idna.encode(domain, uts46=True).decode()
+        address = str(Address(sender.display_name, sender.username, domain))
     # The standard library raises more than it documents for malformed email addresses.
     except Exception as error:
         raise ValueError(SENDER_FORMAT) from error
-    if not sender.username or not sender.domain:
+    # A name with an unquoted @ or colon is read as an email address, or as a group.
+    is_invalid = any(
+        isinstance(defect, InvalidHeaderDefect) for defect in header.defects
+    )
+    is_group = header.groups[0].display_name is not None
+    if is_invalid or is_group or not sender.username or not domain:
         raise ValueError(SENDER_FORMAT)
-    if sender.domain.isascii():
-        return value
-    try:
-        domain = idna.encode(sender.domain, uts46=True).decode()
-    except idna.IDNAError as error:
-        raise ValueError(SENDER_FORMAT) from error
-    return str(Address(sender.display_name, sender.username, domain))
+    return address
 
 
 def check_rate(value: str) -> str:

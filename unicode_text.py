@@ -13,9 +13,12 @@ WHITESPACE = regex.compile(
 MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
 # U+13441 and U+13442 are blank hieroglyphs, U+16FE4 is a filler, and U+1D159 is a note
-# without a head.
+# without a head. Signs that precede numbers are format characters, but visible. So are
+# private-use characters, and those of a newer Unicode version: at least as a box.
 VISIBLE = regex.compile(
-    r"[^\p{Z}\p{C}\p{Default_Ignorable_Code_Point}"
+    r"\p{Prepended_Concatenation_Mark}"
+    r"|[^\p{Z}\p{Cc}\p{Cf}\p{Cs}\p{Noncharacter_Code_Point}"
+    r"\p{Default_Ignorable_Code_Point}"
     r"\u2800\U00013441\U00013442\U00016fe4\U0001d159]"
 )
 IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")

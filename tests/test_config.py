@@ -73,10 +73,15 @@ class TestSettings:
 
         assert settings.site_url == "https://blog.example/base"
 
-    def test_domain_of_sender_is_ascii(self):
-        settings = make_settings(MAIL_FROM="A Blog <noreply@bücher.example>")
-
-        assert settings.mail_from == "A Blog <noreply@xn--bcher-kva.example>"
+    @pytest.mark.parametrize(
+        ("given", "sender"),
+        [
+            ("Blog <a@bücher.example>", "Blog <a@xn--bcher-kva.example>"),
+            ("Ada L. <a@blog.example>", '"Ada L." <a@blog.example>'),
+        ],
+    )
+    def test_sender_is_ready_for_headers(self, given, sender):
+        assert make_settings(MAIL_FROM=given).mail_from == sender
 
     def test_empty_variable_means_default(self, monkeypatch):
         monkeypatch.setenv("POSTS_PER_PAGE", "")
@@ -151,6 +156,8 @@ INVALID = [
     ({"MAIL_FROM": "a@example.com, b@example.com"}, "MAIL_FROM: must be one email"),
     ({"MAIL_FROM": "Blog"}, "MAIL_FROM: must be one email address"),
     ({"MAIL_FROM": "noreply@\u2800.example"}, "MAIL_FROM"),
+    ({"MAIL_FROM": "Ada @ Home <noreply@blog.example>"}, "MAIL_FROM: must be one"),
+    ({"MAIL_FROM": "Ada: a blog <noreply@blog.example>"}, "MAIL_FROM: must be one"),
     ({"ARGON2_MEMORY_COST": "31"}, "ARGON2_MEMORY_COST: must be at least 8 times"),
     ({"FRONTEND_URL": "ftp://blog.example"}, "FRONTEND_URL"),
     ({"FRONTEND_URL": "https://blog.example/?a=b"}, "FRONTEND_URL"),

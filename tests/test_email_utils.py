@@ -45,6 +45,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
         self.recipients: list[str] = []
+        self.client_names: list[str | None] = []
         self.encrypted: list[bool] = []
         self.logins: list[tuple[str, str]] = []
         self.attempts = 0
@@ -70,6 +71,7 @@ class Mailbox:
         assert isinstance(envelope.content, bytes)
         self.messages.append(email.message_from_bytes(envelope.content, policy=default))
         self.recipients += envelope.rcpt_tos
+        self.client_names.append(session.host_name)
         self.encrypted.append(session.ssl is not None)
         return "250 OK"
 
@@ -220,6 +222,21 @@ class TestContent:
 
         lines = part(mailbox.messages[0], "plain").splitlines()
         assert lines[0] == greeting
+
+
+class TestLocalHostname:
+    @pytest.mark.parametrize(
+        ("name", "sent"),
+        [("blog.example", "blog.example"), ("container", "[127.0.0.1]")],
+    )
+    async def test_is_full_name_or_ip(
+        self, plain_server, mailbox, monkeypatch, name, sent
+    ):
+        monkeypatch.setattr(socket, "getfqdn", lambda: name)
+
+        await send_reset_email()
+
+        assert mailbox.client_names == [sent]
 
 
 class TestInternationalAddress:
@@ -375,8 +392,10 @@ class TestRetries:
         assert mailbox.attempts == attempts
         assert len(mailbox.messages) == delivered
 
-    async def test_refused_connection(self, monkeypatch, caplog):
+    @pytest.mark.parametrize("server", ["127.0.0.1", "smtp..example"])
+    async def test_no_connection(self, monkeypatch, caplog, server):
         use_port(free_port(), monkeypatch)
+        monkeypatch.setattr(settings, "mail_server", server)
         monkeypatch.setattr(email_utils, "RETRY_DELAYS", (1, 5))
         sleep = AsyncMock()
         monkeypatch.setattr(asyncio, "sleep", sleep)

@@ -21,6 +21,8 @@ Color = tuple[int, ...]
 
 ADOBE = rgb_profile(ADOBE_RGB, 2.2)
 P3 = rgb_profile(DISPLAY_P3, 2.2)
+# Larger than Pillow's limit for PNG.
+LARGE = ADOBE + b"\0" * 2**20
 LINEAR_GRAY = gray_profile(1.0)
 CMYK = cmyk_profile()
 GREEN = (112, 179, 72)
@@ -75,6 +77,7 @@ class TestProfiles:
             ("RGB", GREEN, "PNG", ADOBE, GREEN_IN_ADOBE),
             ("RGB", GREEN, "JPEG", ADOBE, GREEN_IN_ADOBE),
             ("RGB", GREEN, "PNG", P3, (89, 183, 47)),
+            ("RGB", GREEN, "PNG", LARGE, GREEN_IN_ADOBE),
             ("RGBA", (*GREEN, 255), "PNG", ADOBE, GREEN_IN_ADOBE),
             ("RGBA", (*GREEN, 0), "PNG", ADOBE, WHITE),
             ("L", 128, "PNG", LINEAR_GRAY, (188, 188, 188)),

@@ -176,11 +176,22 @@ class TestColors:
 
         assert distance(image, (127, 127, 127)) <= 2
 
+    def test_canvas_around_a_gif_becomes_white(self):
+        content = gif((300, 300)).replace(b",\0\0\0\0", b",\x64\0\xc8\0")
+
+        image = avatar(content)
+
+        assert image.getpixel((104, 204)) == (0, 0, 0)
+        assert image.getpixel((150, 150)) == WHITE
+
     def test_hidden_pixels_do_not_bleed(self):
         image = plain("RGBA", (0, 0, 0, 0), (600, 600))
         image.paste(WHITE, (0, 0, 300, 600))
 
         assert distance(avatar(encoded(image, "PNG")), WHITE) <= 1
+
+
+XMP = '<rdf:Description tiff:Orientation="6"/>'
 
 
 class TestOrientation:
@@ -198,6 +209,15 @@ class TestOrientation:
         image = avatar(encoded(quarters(), kind, exif=exif(orientation)))
 
         assert corners(image) == expected
+
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    def test_xmp_is_ignored(self, kind):
+        texts = PngImagePlugin.PngInfo()
+        texts.add_itxt("XML:com.adobe.xmp", XMP)
+
+        image = avatar(encoded(quarters(), kind, xmp=XMP.encode(), pnginfo=texts))
+
+        assert corners(image) == [RED, GREEN, BLUE, WHITE]
 
     def test_exif_after_the_pixels(self):
         png = encoded(quarters(), "PNG", exif=exif(6))

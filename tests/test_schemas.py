@@ -111,6 +111,7 @@ class TestEmail:
             f"{'a' * 60}@{'b' * 52}.example",
             f"{'a' * 65}@example.com",
             "müller@example.com",
+            "=?utf-8?q?ada?=@example.com",
         ],
         ids=ascii,
     )

@@ -58,16 +58,23 @@ class TestTruncate:
         assert post.display_title == "Hello"
         assert post.excerpt == "Hello"
 
+    def test_untitled_post_is_listed_with_the_sign_before_a_number(self):
+        assert Post(title="", content=" \u0601\u0661").display_title == "\u0601\u0661"
+
 
 class TestIsVisible:
-    @pytest.mark.parametrize("text", ["a", " é ", "字", "🇩🇪", "\u200dم"], ids=ascii)
+    @pytest.mark.parametrize(
+        "text",
+        ["a", " é ", "字", "🇩🇪", "\u200dم", "\u06dd", "\uf8ff", "\U0001faff"],
+        ids=ascii,
+    )
     def test_visible(self, text):
         assert is_visible(text)
 
     @pytest.mark.parametrize(
         "text",
         [
-            *("", " ", "\u200d", "\u3164", "\u2800", "\u3000\ufe0f"),
+            *("", " ", "\ufdd0", "\u200d", "\u3164", "\u2800", "\u3000\ufe0f"),
             *("\U00013441", "\U00013442", "\U00016fe4", "\U0001d159"),
         ],
         ids=ascii,
