@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    """Algorithm that signs access tokens; tokens with another one are rejected."""
+    """Algorithm that signs access tokens; tokens signed with any other are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
 

@@ -39,8 +39,8 @@ def content_security_policy(
 
 SITE_POLICY = content_security_policy()
 
-# Swagger UI and ReDoc build HTML from strings. The policy "default" (trusted-types.js)
-# sanitizes them with DOMPurify, which has a policy of its own, as does the copy of it
+# Swagger UI and ReDoc build HTML from strings. The "default" policy (trusted-types.js)
+# sanitizes it with DOMPurify, which has a policy of its own, as does the copy of it
 # in Swagger UI.
 SWAGGER_UI_POLICY = content_security_policy(
     trusted_types=("default", "dompurify", "dompurify#swagger-ui")

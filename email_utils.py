@@ -61,7 +61,7 @@ async def send_email(
 
     Raises:
         aiosmtplib.SMTPException: The server is unavailable or rejects the email.
-        OSError: Writing to the outbox or TLS (`SSLError`) failed.
+        OSError: Writing to the outbox failed, or TLS failed (`SSLError`).
     """
     recipient = ascii_domain(to_email)
     # An encoded word inside an email address is invalid (RFC 2047, section 5).
@@ -204,8 +204,8 @@ async def send_password_reset_email(
 async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
     """Do the work of `send_password_reset_email` without sending anything.
 
-    Concurrent requests are as slow as for an email address that has an account, so that
-    their timing doesn't reveal which ones have.
+    Concurrent requests take as long as they would for an existing account, so that
+    timing doesn't reveal which email addresses have one.
     """
     await send_password_reset_email(
         to_email=to_email, username="Unknown", token=token, is_dry_run=True

@@ -37,7 +37,7 @@ class EmbeddedPostgresError(Exception):
 
 
 class EmbeddedPostgres:
-    """The server of one data directory, shared by all processes that use it."""
+    """The server for one data directory, shared by all processes that use it."""
 
     user = "postgres"
     database = "postgres"

@@ -306,7 +306,7 @@ async def request_validation_exception_handler(
 def validation_error_response(
     request: Request, errors: Sequence[Mapping[str, Any]]
 ) -> Response:
-    """Return a 422 that lists the errors without echoing the input."""
+    """Return a 422: a page, or JSON that lists the errors without echoing the input."""
     if not wants_json(request):
         return error_page_response(request, HTTPException(422))
     detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in errors]

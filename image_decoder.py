@@ -1,7 +1,8 @@
 """Convert a picture on standard input into an avatar on standard output.
 
-`image_utils` runs this file in a separate process for each upload, so that no picture
-can take more time or memory than the limits below, or any memory of the server.
+`image_utils` runs this file in a separate process for each upload, so that decoding
+it can't exceed the limits below (macOS doesn't enforce that of memory), or use the
+server's own memory.
 """
 
 import os

@@ -202,9 +202,9 @@ class Post(Base):
 
 
 class PostCount(Base):
-    """A share of the number of posts of an author, or of the site (`user_id` 0).
+    """One shard of the post count of an author, or of the whole site (`user_id` 0).
 
-    Triggers keep it: see `alembic/sql/0007_count_posts.sql`.
+    Triggers maintain it: see `alembic/sql/0007_count_posts.sql`.
     """
 
     __tablename__ = "post_counts"

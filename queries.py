@@ -118,7 +118,7 @@ async def fetch_page(
     else:
         parameters["date_posted"], parameters["post_id"] = after
     rows = await fetch(db, statement, parameters)
-    # Without posts, there is one row with the total alone.
+    # If the page has no posts, the only row has just the total.
     return [PostRow.from_columns(row[1:]) for row in rows if row[1]], rows[0][0]
 
 

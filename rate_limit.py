@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-# Together about 15 MB of memory.
+# About 15 MB of memory in each storage.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
 # Seconds to count in memory before trying Redis again.
@@ -271,7 +271,7 @@ def _account_and_ip_limit(email: str, ip: str) -> RateLimit:
 
 
 def _trusted_client_limit(email: str, ip: str) -> RateLimit:
-    # As high as the limit of all other clients together: an attacker who shares the
+    # The same as the limit for all other clients combined: an attacker who shares the
     # user's IP gains nothing from it.
     rate = settings.rate_limit_login_per_account
     return RateLimit(rate, ("login trusted", email, ip))

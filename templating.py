@@ -22,7 +22,7 @@ def format_date(moment: datetime) -> str:
 
 
 def iso_date(moment: datetime) -> str:
-    """Return a time for `<time datetime>`, in UTC (RFC 3339)."""
+    """Return a time in UTC, formatted according to RFC 3339."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 

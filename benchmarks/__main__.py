@@ -123,7 +123,7 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 3)
     options.seconds = options.seconds or (0.6 if options.quick else 1.5)
-    # A quick run doesn't replace the figures of the README.
+    # A quick run doesn't overwrite the results of a full run.
     options.json = VAR_DIR / "benchmark.json"
     options.chart = VAR_DIR / "benchmark.svg"
     if not options.quick:

@@ -58,7 +58,7 @@ class DatabaseCeiling:
     """Run one statement per request: read the post `/{id}`, or insert a post."""
 
     def __init__(self) -> None:
-        self.pool: Any = None  # asyncpg has no types
+        self.pool: Any = None  # asyncpg has no py.typed file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -42,7 +42,7 @@ def this_machine(postgresql: str) -> Machine:
         pinned=IS_PINNED,
         python=platform.python_version(),
         postgresql=postgresql,
-        date=date.today().isoformat(),  # noqa: DTZ011 -- the date where the machine is
+        date=date.today().isoformat(),  # noqa: DTZ011 -- the machine's local date
     )
 
 
@@ -66,7 +66,7 @@ class Outcome:
     value: float
     """Requests per second, or the median latency in milliseconds."""
     other: float | None
-    """The same of the other requests, if there are any."""
+    """The same metric for the baseline, if the case has one."""
 
     @property
     def ratio(self) -> float:

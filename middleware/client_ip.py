@@ -53,7 +53,7 @@ def port_of(entry: str) -> int | None:
 
 
 def parse_ip(entry: str) -> str:
-    """Return the IP in an entry of `X-Forwarded-For`, without port and brackets."""
+    """Return the IP in an entry of `X-Forwarded-For`, without the port or brackets."""
     host = entry
     if host.startswith("["):
         host = host[1:].partition("]")[0]

@@ -264,7 +264,7 @@ def normalized_query(scope: Scope) -> bytes:
         if path_regex.match(scope["path"]):
             pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
             return urlencode(sorted(p for p in pairs if p[0] in names)).encode()
-    # Not a route: a redirect, for example, keeps the query.
+    # No route matches. Keep the query: a redirect, for example, contains it.
     return query
 
 

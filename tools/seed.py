@@ -150,7 +150,7 @@ async def add_posts(db: AsyncSession, users: list[User]) -> None:
 
 
 async def seed() -> str:
-    """Add all demo content in one transaction and return a message for the caller."""
+    """Add the demo content in one transaction, unless it exists; return a message."""
     async with AsyncSessionLocal() as db:
         first = select(User.id).where(User.username_key == caseless_key(PEOPLE[0].name))
         if await db.scalar(first) is not None:

@@ -1,5 +1,6 @@
-// Unsaved text in localStorage, under "draft:<user>:<post or new>:<random>". Every time the
-// form opens it gets a new key, so that two tabs never overwrite each other's draft.
+// Unsaved text in localStorage, under "draft:<user>:<post or new>:<random>". The form gets a new
+// key each time it opens, so that two tabs don't overwrite each other's drafts, unless both
+// restore the same one.
 import { keysWithPrefix, read, remove, write } from "./storage.js";
 
 export function newDraftKey(userId, postId) {

@@ -1,5 +1,5 @@
 // Where to go after logging in or registering.
-// Hooks: <a href="/login" data-login-redirect>, a link that leads back to this page, and
+// Hooks: <a href="/login" data-login-redirect>, a link to a page that returns here afterward, and
 // data-login-redirect-skip on pages that are not worth coming back to.
 
 const home = document.documentElement.dataset.homeUrl;

@@ -10,7 +10,7 @@ import * as postForm from "./post-form.js";
 import * as themeToggle from "./theme-toggle.js";
 import * as unsavedPrompt from "./unsaved-prompt.js";
 
-// Imported statically, so that a modal never opens before its form is ready.
+// Imported statically, so that the form for posts is ready before its modal can open.
 start("theme-toggle", themeToggle);
 start("navbar", navbar);
 start("login-redirect", loginRedirect);
