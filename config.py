@@ -130,7 +130,7 @@ class Settings(BaseSettings):
 
     response_cache_bytes: int = Field(default=64 * MIB, ge=0)
     """Memory for responses to public requests, in bytes, in each process (64 MiB); 0
-    turns the cache off."""
+    turns the cache off. It is always off in development."""
     posts_per_page: int = Field(default=10, ge=1, le=100)
     """Posts per page, and the default `limit` of post lists."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)

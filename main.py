@@ -68,7 +68,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     tasks = {asyncio.create_task(orphaned_pictures.run_cleanup())}
-    if settings.response_cache_bytes:
+    # In development, files change, and a cached page would name old versions of them.
+    if settings.is_production and settings.response_cache_bytes:
         tasks.add(asyncio.create_task(listen()))
     yield
     gc.unfreeze()

@@ -14,7 +14,7 @@ The rules, in terms of RFC 9111:
   the changes of other processes (`alembic/sql/0008_notify_changes.sql`).
 - A response is not stored if the data has changed while it was computed.
 - Nothing is stored while notifications can't be received, while dependencies are
-  overridden, and before the app has started.
+  overridden, in development, and before the app has started.
 
 Files bypass the cache, because they are streamed. Health checks bypass it, because
 each has to query the database.
@@ -271,12 +271,14 @@ def normalized_query(scope: Scope) -> bytes:
 @lru_cache(maxsize=1)
 def query_parameters(app: FastAPI) -> list[tuple[re.Pattern[str], set[str]]]:
     """Return the path and the query parameters of each GET route, in order."""
-    return [
+    routes = [
         (route.path_regex, set(parameters_of(route.dependant)))
         for router in app.state.routers
         for route in router.routes
         if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     ]
+    # FastAPI adds this route itself.
+    return [*routes, (re.compile(f"{re.escape(app.openapi_url or '')}$"), set())]
 
 
 def parameters_of(dependant: Dependant) -> Iterator[str]:

@@ -193,6 +193,7 @@ class TestStorage:
             ("/api/posts?limit=5&skip=3", "/api/posts?skip=3&x=1&limit=5"),
             ("/users/7/posts?page=2", "/users/7/posts?page=2&utm_source=x"),
             ("/reset-password?token=a", "/reset-password?token=b"),
+            ("/openapi.json?x=1", "/openapi.json?x=2"),
         ],
     )
     async def test_hit(self, site, visitor, first, second):
