@@ -46,9 +46,8 @@ def main() -> None:
     limit_process()
     try:
         avatar = make_avatar(sys.stdin.buffer.read())
-    # Damaged files make Pillow raise all kinds of errors (OSError, SyntaxError,
-    # struct.error, IndexError, zlib.error, ...), and large ones MemoryError.
-    except Exception as exc:  # noqa: BLE001 -- see above
+    # Such as OSError, SyntaxError, struct.error, IndexError, zlib.error, MemoryError.
+    except Exception as exc:  # noqa: BLE001 -- Pillow documents no list of its errors
         sys.stderr.write(f"{type(exc).__name__}: {exc}")
         sys.exit(os.EX_DATAERR)
     sys.stdout.buffer.write(avatar)
@@ -144,8 +143,8 @@ def get_orientation(image: Image.Image) -> int:
     try:
         exif.load(image.info.get("exif", b""))
         orientation = exif.get(ExifTags.Base.Orientation)
-    # As in `main`: broken EXIF data is no reason to reject a picture.
-    except Exception:  # noqa: BLE001 -- see above
+    # Broken EXIF data is no reason to reject a picture.
+    except Exception:  # noqa: BLE001 -- Pillow documents no list of its errors
         return 1
     return orientation if isinstance(orientation, int) else 1
 

@@ -101,8 +101,9 @@ app = FastAPI(
     docs_url=None,
     redoc_url=None,
 )
-# FastAPI's documented way to customize the schema; mypy forbids assigning to a method.
-app.openapi = partial(openapi.custom_openapi, app)  # type: ignore[method-assign]
+app.openapi = partial(  # type: ignore[method-assign] # documented by FastAPI
+    openapi.custom_openapi, app
+)
 
 add_exception_handlers(app)
 add_middleware(app)

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def this_machine(postgresql: str) -> Machine:
         pinned=IS_PINNED,
         python=platform.python_version(),
         postgresql=postgresql,
-        date=date.today().isoformat(),  # noqa: DTZ011 -- the machine's local date
+        date=datetime.now().astimezone().date().isoformat(),
     )
 
 

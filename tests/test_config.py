@@ -39,7 +39,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make_settings(**values: str) -> Settings:
     """Return settings that are validated like those of the environment."""
-    return Settings(**{name.lower(): value for name, value in values.items()})  # type: ignore[arg-type]
+    return Settings.model_validate({name.lower(): v for name, v in values.items()})
 
 
 class TestSettings:

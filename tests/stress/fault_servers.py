@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from socketserver import ThreadingTCPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import Any, Self
 
@@ -19,7 +19,8 @@ class FaultServer(ThreadingTCPServer):
     request_queue_size = 100
 
     def __init__(self, behavior: Behavior) -> None:
-        super().__init__(("127.0.0.1", 0), None)  # type: ignore[arg-type] # see below
+        # The class is never used, because `finish_request` runs the behavior.
+        super().__init__(("127.0.0.1", 0), BaseRequestHandler)
         self.port: int = self.server_address[1]
         self.behavior = behavior
 
@@ -32,7 +33,7 @@ class FaultServer(ThreadingTCPServer):
         self.server_close()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Run the behavior instead of a request handler class."""
+        """Run the behavior instead of the request handler class."""
         # A client may disconnect at any time.
         with suppress(OSError):
             self.behavior(request)
