@@ -5,21 +5,46 @@ import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from config import settings
 from main import app, lifespan
 from routers import ROUTERS
 
 
-async def test_garbage_collection_skips_startup_objects(monkeypatch):
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
+    """Replace what the lifespan starts and stops; return the listener of the cache."""
+    listen = AsyncMock()
+    monkeypatch.setattr("main.listen", listen)
+    monkeypatch.setattr("main.start_embedded_server", Mock())
+    monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
     # Later tests need what shutdown closes.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
-    monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
+    return listen
 
+
+@pytest.mark.parametrize(
+    ("changes", "is_on"),
+    [({}, True), ({"response_cache_bytes": 0}, False), ({"database_url": None}, False)],
+    ids=["production", "no memory", "development"],
+)
+async def test_response_cache(monkeypatch, listen, changes, is_on):
+    for name, value in changes.items():
+        monkeypatch.setattr(settings, name, value)
+
+    async with lifespan(app):
+        pass
+
+    assert listen.called == is_on
+
+
+@pytest.mark.usefixtures("listen")
+async def test_garbage_collection_skips_startup_objects():
     async with lifespan(app):
         skipped = gc.get_freeze_count()
 
