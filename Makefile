@@ -23,7 +23,7 @@ demo: migrate ## Fill the database with demo users and posts
 test: .venv/installed ## Run all tests except those in a browser or under load
 	$(PYTEST)
 
-coverage: .venv/installed ## Run the same tests and check code coverage
+coverage: .venv/installed ## Run the same tests and check branch coverage
 	$(PYTEST) --cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
@@ -54,7 +54,7 @@ fuzz-api: .venv/installed ## Fuzz the API with 10,000 requests (Schemathesis)
 node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund
 
-check: format lint types coverage ## Check format, lint, types, tests and coverage
+check: format lint types test ## Check format, lint and types, and run the tests
 
 format: .venv/installed
 	$(BIN)/python -m ruff format --check .
