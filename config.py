@@ -27,6 +27,7 @@ from setting_types import (
     Rate,
     RedisUrl,
     Sender,
+    UpperCase,
     WebUrl,
 )
 
@@ -41,6 +42,8 @@ GENERATE_KEY = (
 SITE_NAME = "FastAPI Blog"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEALTH_PATH = "/health"
+LIVENESS_PATH = "/health/live"
+HEALTH_PATHS = frozenset({HEALTH_PATH, LIVENESS_PATH})
 MIB = 1024 * 1024
 # Maximum request body, except for picture uploads.
 MAX_BODY_BYTES = MIB
@@ -138,6 +141,14 @@ class Settings(BaseSettings):
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """Lifetime of password reset links, in minutes."""
 
+    log_format: Literal["json", "text"] | None = None
+    """`json`: a JSON object per line; `text`: readable lines. Unset: `json` in
+    production, else `text`."""
+    log_level: Annotated[Literal["INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = (
+        "INFO"
+    )
+    """Lowest level of the messages to log. Requests are logged at `INFO`."""
+
     trusted_proxy_hops: int | None = Field(default=None, ge=0, le=10)
     """Number of your proxies in front of the app. Unset: 1 in production, else 0."""
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, CommaSeparated] = ()
@@ -208,6 +219,10 @@ class Settings(BaseSettings):
         return self.database_url is not None
 
     @property
+    def uses_json_logs(self) -> bool:
+        return (self.log_format or ("json" if self.is_production else "text")) == "json"
+
+    @property
     def database_dsn(self) -> str | None:
         """The URL to pass to asyncpg, or None for the embedded database."""
         if self.database_url is None:
@@ -266,6 +281,44 @@ class Settings(BaseSettings):
         if self.s3_endpoint_url is not None:
             return f"{self.s3_endpoint_url}/{self.s3_bucket_name}"
         return f"https://{self.s3_bucket_name}.s3.{self.s3_region}.amazonaws.com"
+
+    @property
+    def summary(self) -> str:
+        """Describe in one line, without secrets, which services are used."""
+        database = pictures = emails = f"files in {self.var_dir}"
+        if self.database_url is not None:
+            url = make_url(self.database_url.get_secret_value())
+            database = f"{url.host}:{url.port or 5432}/{url.database}"
+        if self.s3_bucket_name is not None:
+            pictures = f"bucket {self.s3_bucket_name}"
+        if self.mail_server is not None:
+            emails = f"{self.mail_server}:{self.mail_port}"
+        rate_limits = "Redis" if self.redis_url else "memory"
+        return (
+            f"database {database}, pictures {pictures}, emails {emails}, "
+            f"rate limits {rate_limits}, trusted proxy hops {self.proxy_hops}"
+        )
+
+    def production_warnings(self) -> list[str]:
+        """Return a warning for each setting that rarely suits production."""
+        sender_domain = self.mail_from.rstrip(">").rpartition("@")[2]
+        has_several_processes = os.environ.get("WEB_CONCURRENCY", "1") != "1"
+        warnings = {
+            "MAIL_SERVER is not set: emails are written to files and not sent": (
+                self.mail_server is None
+            ),
+            "S3_BUCKET_NAME is not set: pictures are files, and lost with this "
+            "container": self.s3_bucket_name is None,
+            "MAIL_FROM is at localhost: mail servers may reject the emails": (
+                sender_domain == "localhost"
+            ),
+            "REDIS_URL is not set: each process counts rate limits separately": (
+                has_several_processes and self.redis_url is None
+            ),
+        }
+        if not self.is_production:
+            return []
+        return [text for text, applies in warnings.items() if applies]
 
     @property
     def outbox_dir(self) -> Path:

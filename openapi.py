@@ -41,6 +41,8 @@ A blog with user accounts, profile pictures and public posts.
 - Send an `Idempotency-Key` with `POST /api/posts`, so that you can retry safely.
 - Errors are `{"detail": ...}`. Clients that accept `application/problem+json` get
   problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.
+- Every response has an `X-Request-ID`: yours, if you send one. Errors with a status of
+  500 or more repeat it as `request_id`. Name it when you report a problem.
 - A 429 or 503 says in `Retry-After` how many seconds to wait.
 """
 TAGS = [
@@ -121,7 +123,8 @@ def _common_errors(operation: dict[str, Any]) -> Iterator[APIError]:
     # Health checks are not limited.
     if "health" not in operation["tags"]:
         yield TOO_MANY_ATTEMPTS
-    yield DATABASE_UNAVAILABLE
+    if operation["operationId"] != "liveness":
+        yield DATABASE_UNAVAILABLE
 
 
 def _add_revalidation(operation: dict[str, Any]) -> None:

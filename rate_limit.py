@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import ipaddress
 import json
-import logging
 import math
 import time
 from collections import OrderedDict
@@ -20,10 +19,11 @@ from limits.aio.strategies import FixedWindowRateLimiter as Limiter
 
 from config import settings
 from exceptions import TOO_MANY_ATTEMPTS
+from logs import Outage
 
 Result = TypeVar("Result")
 
-logger = logging.getLogger(__name__)
+redis_outage = Outage("Redis")
 
 # About 15 MB of memory in each storage.
 MAX_KEYS = 50_000
@@ -140,11 +140,14 @@ class FallbackStorage:
                 # An operation can take several round trips; this bounds their sum.
                 async with asyncio.timeout(2 * REDIS_TIMEOUT):
                     limiter = _redis(url.get_secret_value())
-                    return await operation(limiter, *limit.counter, **options)
+                    result = await operation(limiter, *limit.counter, **options)
             except REDIS_ERRORS as exc:
                 self.retry_at = time.monotonic() + REDIS_RETRY_DELAY
                 cause = type(exc.__cause__ or exc).__name__
-                logger.warning("Redis unavailable (%s): counting in memory", cause)
+                redis_outage.report(f"{cause}; counting in memory")
+            else:
+                redis_outage.end()
+                return result
         return await operation(self.memory, *limit.counter, **options)
 
 

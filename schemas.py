@@ -326,3 +326,10 @@ class HealthResponse(Schema):
 
     status: Literal["healthy"] = "healthy"
     """Always `healthy`; if unhealthy, the response is an error (503)."""
+
+
+class LivenessResponse(Schema):
+    """Health of the process."""
+
+    status: Literal["alive"] = "alive"
+    """Always `alive`; a process that isn't doesn't respond."""

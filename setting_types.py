@@ -93,6 +93,10 @@ def split_list(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def upper_case(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 WebUrl = Annotated[str, AfterValidator(check_web_url)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 Rate = Annotated[str, AfterValidator(check_rate)]
@@ -104,6 +108,7 @@ Host = Annotated[
     ),
 ]
 CommaSeparated = BeforeValidator(split_list)
+UpperCase = BeforeValidator(upper_case)
 DatabaseUrl = Annotated[SecretStr, AfterValidator(check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(check_redis_url)]
 Sender = Annotated[str, AfterValidator(check_sender)]

@@ -15,6 +15,7 @@ from middleware.etags import ConditionalGetMiddleware, ETagMiddleware
 from middleware.form_charset import FormCharsetMiddleware
 from middleware.head import HeadMiddleware
 from middleware.request_limits import RequestLimitsMiddleware
+from middleware.request_log import RequestLogMiddleware
 from middleware.response_cache import ResponseCacheMiddleware
 from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
@@ -30,7 +31,7 @@ CORS_OPTIONS: dict[str, Any] = {
         "Location",
         "Retry-After",
         "WWW-Authenticate",
-        "X-Error-Id",
+        "X-Request-ID",
     ],
 }
 
@@ -70,6 +71,9 @@ def add_middleware(app: FastAPI) -> None:
     # The order doesn't matter: absolute URLs are built by routes.
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerURLMiddleware)
+    # Outside all middleware that responds or logs; inside the one that sets the client
+    # IP, which it logs.
+    app.add_middleware(RequestLogMiddleware)
     # Outermost, so that all others see the client IP that the load balancer reports.
     # The scheme that it reports doesn't matter: no URL is built from it.
     app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config import HEALTH_PATH
+from config import HEALTH_PATHS
 from exceptions import INVALID_HOST
 
 # How many accepted hosts to remember.
@@ -24,7 +24,7 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
         self._accepted: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_exempt = scope["type"] != "http" or scope["path"] == HEALTH_PATH
+        is_exempt = scope["type"] != "http" or scope["path"] in HEALTH_PATHS
         if not (is_exempt or self.allow_any):
             await self._check(scope, receive)
         await self.next_app(scope, receive, send)

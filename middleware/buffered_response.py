@@ -36,6 +36,8 @@ class BufferedResponse:
     generation: int | None = None
     """`cache.generation` when it was computed. None for a single post, which is removed
     when it changes, and for a response that isn't stored."""
+    route: object = None
+    """The route that has responded, for the log."""
 
     def __post_init__(self) -> None:
         headers = MutableHeaders(raw=list(self.headers))
@@ -144,7 +146,9 @@ async def call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
             chunks.append(message.get("body", b""))
 
     await app(scope, receive, collect)
-    return BufferedResponse(start["status"], start["headers"], b"".join(chunks))
+    body = b"".join(chunks)
+    route = scope.get("route")
+    return BufferedResponse(start["status"], start["headers"], body, route=route)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -1,19 +1,18 @@
 """Notifications of changes by other processes, for the response cache."""
 
 import asyncio
-import logging
 from typing import Any
 
 import asyncpg
 
-from database import DatabaseUnavailable, connect
+from database import DatabaseUnavailable, connect, database_outage, error_cause
 from middleware.response_cache import cache
-
-logger = logging.getLogger(__name__)
 
 CHANNEL = "changes"
 LISTENER_NAME = "fastapi-blog listener"
 EVERYTHING = "*"
+# After a failover, the old server may keep running without getting any changes.
+IS_READ_ONLY = "SHOW transaction_read_only"
 LISTENER_ERRORS = (
     DatabaseUnavailable,
     OSError,
@@ -34,7 +33,7 @@ async def listen() -> None:
         try:
             await _listen_once()
         except LISTENER_ERRORS as error:
-            logger.warning("Response cache off: %s", type(error).__name__)
+            database_outage.report(error_cause(error))
         finally:
             cache.turn_off()
         await asyncio.sleep(RECONNECT_DELAY)
@@ -49,8 +48,11 @@ async def _listen_once() -> None:
         await connection.add_listener(CHANNEL, _apply_change)
         while True:
             async with asyncio.timeout(PING_TIMEOUT):
-                await connection.fetchval("SELECT 1")
+                is_read_only = await connection.fetchval(IS_READ_ONLY)
+            if is_read_only == "on":
+                raise DatabaseUnavailable("the server is read-only")
             if not cache.is_on:
+                database_outage.end()
                 cache.turn_on()
             await asyncio.sleep(PING_INTERVAL)
     finally:

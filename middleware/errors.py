@@ -1,9 +1,8 @@
 """Errors at startup, and unhandled errors of requests."""
 
+import asyncio
 import logging
 import sys
-import uuid
-from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import ConfigurationError
 from database import DatabaseUnavailable
-from exceptions import http_error_response
+from exceptions import TOO_BUSY, http_error_response
+from middleware.request_log import loggable_path
 
 logger = logging.getLogger(__name__)
 
@@ -70,23 +70,27 @@ class ServerErrorMiddleware:
             await self.app(scope, receive, track_response)
         except ClientDisconnect:
             return
-        except Exception as error:
-            if isinstance(error, HTTPException) and not started:
-                response = http_error_response(Request(scope), error)
-            else:
-                error_id = uuid.uuid4().hex
-                # Log the path without its query, which may contain a reset token, even
-                # if the question mark is encoded.
-                path = quote(scope["path"].partition("?")[0])
-                logger.exception("Error %s on %s %s", error_id, scope["method"], path)
-                if complete:
-                    # A background task failed: response and connection are fine.
-                    return
-                if started:
-                    raise
-                response = http_error_response(Request(scope), HTTPException(500))
-                response.headers["X-Error-Id"] = error_id
-            await response(scope, receive, send)
+        except (Exception, asyncio.CancelledError) as error:
+            http_error = log_error(scope, error, started=started)
+            if not started:
+                response = http_error_response(Request(scope), http_error)
+                await response(scope, receive, send)
+            elif not complete and isinstance(error, Exception):
+                raise
+            # Otherwise a background task failed: response and connection are fine.
+
+
+def log_error(scope: Scope, error: BaseException, *, started: bool) -> HTTPException:
+    """Log an unhandled error, and return the response to send if there is none yet."""
+    if isinstance(error, HTTPException) and not started:
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        # uvicorn would log a traceback.
+        logger.warning("Canceled after the timeout for a graceful shutdown")
+        return TOO_BUSY.exception()
+    path = loggable_path(scope)
+    logger.error("Unhandled error on %s %s", scope["method"], path, exc_info=error)
+    return HTTPException(500)
 
 
 def is_end(message: Message) -> bool:

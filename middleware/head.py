@@ -19,4 +19,7 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        get_scope = {**scope, "method": "GET"}
+        await self.app(get_scope, receive, send_without_body)
+        # For the log.
+        scope["route"] = get_scope.get("route")

@@ -5,7 +5,7 @@ from collections import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import rate_limit
-from config import HEALTH_PATH, settings
+from config import HEALTH_PATHS, settings
 from exceptions import TOO_BUSY
 from middleware.errors import is_end
 
@@ -21,7 +21,7 @@ class RequestLimitsMiddleware:
         self.in_progress: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_exempt = scope["type"] != "http" or scope["path"] == HEALTH_PATH
+        is_exempt = scope["type"] != "http" or scope["path"] in HEALTH_PATHS
         if is_exempt or not settings.rate_limit_enabled:
             await self.app(scope, receive, send)
             return

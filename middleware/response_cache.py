@@ -159,6 +159,14 @@ class Computation:
         age = asyncio.get_running_loop().time() - self.started_at
         return self.generation == cache.generation and age < JOIN_TIMEOUT
 
+    def has_succeeded(self) -> bool:
+        """Return whether its result can be shared; errors contain a request id."""
+        return (
+            not self.result.cancelled()
+            and self.result.exception() is None
+            and self.result.result().status < 500
+        )
+
 
 class ResponseCacheMiddleware:
     """Serve stored responses, and store new ones, by the rules of this module."""
@@ -205,6 +213,7 @@ class ResponseCacheMiddleware:
         response = cache.get(key) if may_store else None
         if response is None:
             response = await self._compute(scope, key, may_store=may_store)
+        scope["route"] = response.route
         if if_none_match and response.is_known_to(if_none_match):
             await response.send_not_modified(send)
         elif response.is_large:
@@ -225,7 +234,7 @@ class ResponseCacheMiddleware:
         if running is not None and running.may_be_joined():
             # Don't await the future directly: canceling this task would cancel it.
             await asyncio.wait({running.result})
-            if not running.result.cancelled():
+            if running.has_succeeded():
                 return running.result.result()
         loop = asyncio.get_running_loop()
         current = Computation(cache.generation, loop.time(), loop.create_future())

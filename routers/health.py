@@ -1,38 +1,69 @@
-"""Health check."""
+"""Health checks for load balancers, deployments and alarms."""
 
 import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import select
 from starlette.background import BackgroundTask
 
-from config import HEALTH_PATH
-from database import BackgroundDbSession
+from config import HEALTH_PATH, LIVENESS_PATH
+from database import BackgroundDbSession, database_outage, error_cause
+from database_state import DatabaseState, read_database_state
 from exceptions import DATABASE_UNAVAILABLE, http_error_response
-from schemas import HealthResponse
+from schemas import HealthResponse, LivenessResponse
 
 router = APIRouter(tags=["health"])
 
 QUERY_TIMEOUT = 1.5
+NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.get(HEALTH_PATH, summary="Health check", response_model=HealthResponse)
+@router.get(
+    HEALTH_PATH,
+    summary="Check the database",
+    response_model=HealthResponse,
+)
 async def health(
     request: Request, response: Response, db: BackgroundDbSession
 ) -> HealthResponse | Response:
-    """Check that the database responds within 1.5 seconds."""
-    response.headers["Cache-Control"] = "no-store"
-    query = asyncio.ensure_future(db.execute(select(1)))
+    """Check that the database responds within 1.5 seconds and can serve requests.
+
+    It must be writable, and its schema must be at least as new as the code. For alarms
+    and deployments.
+    """
+    response.headers.update(NO_STORE)
+    check = asyncio.ensure_future(read_database_state(db))
     # Not wait_for, which waits until a canceled query has ended.
-    await asyncio.wait({query}, timeout=QUERY_TIMEOUT)
-    if query.done() and query.exception() is None:
+    await asyncio.wait({check}, timeout=QUERY_TIMEOUT)
+    problem = find_problem(check)
+    if problem is None:
+        database_outage.end()
         return HealthResponse()
+    database_outage.report(problem)
     unavailable = http_error_response(request, DATABASE_UNAVAILABLE.exception())
-    unavailable.background = BackgroundTask(cancel_query, query)
+    unavailable.background = BackgroundTask(end_check, check)
     return unavailable
 
 
-async def cancel_query(query: asyncio.Future[Any]) -> None:
-    query.cancel()
-    await asyncio.wait({query})
+def find_problem(check: "asyncio.Future[DatabaseState]") -> str | None:
+    """Return why the database can't serve requests, or None if it can."""
+    if not check.done():
+        return f"no response within {QUERY_TIMEOUT:g} seconds"
+    if error := check.exception():
+        return error_cause(error)
+    return check.result().problem
+
+
+async def end_check(check: "asyncio.Future[Any]") -> None:
+    check.cancel()
+    await asyncio.wait({check})
+
+
+@router.get(LIVENESS_PATH, summary="Check the process", response_model=LivenessResponse)
+async def liveness(response: Response) -> LivenessResponse:
+    """Check that the process responds, without querying the database.
+
+    For load balancers and containers: to replace tasks would not repair the database.
+    """
+    response.headers.update(NO_STORE)
+    return LivenessResponse()

@@ -29,6 +29,8 @@ os.environ |= {
     "S3_REGION": "us-east-2",
     "FRONTEND_URL": "http://127.0.0.1:8000",
     "RATE_LIMIT_ENABLED": "false",
+    # At INFO, HTTPX logs the URLs that the tests request.
+    "LOG_LEVEL": "WARNING",
     # Tests send many Host headers; tests/test_allowed_hosts.py tests the check.
     "ALLOWED_HOSTS": "*",
     # Use the cheapest Argon2 parameters: tests don't need slow hashes.
@@ -49,8 +51,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 import rate_limit
 import storage
 from config import settings
-from database import AsyncSessionLocal, Base, engine, get_db
+from database import AsyncSessionLocal, Base, database_outage, engine, get_db
 from main import app
+from middleware.response_cache import cache
 from models import Post
 from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
@@ -61,6 +64,7 @@ Headers = dict[str, str]
 Json = dict[str, Any]
 
 PASSWORD = "correct horse"
+REQUEST_ID = "id-of-the-tests"
 PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
 
 openapi_spec = OpenAPISpec(app.openapi())
@@ -131,6 +135,13 @@ def bucket(mocked_s3: None) -> Iterator[Any]:
         storage.s3_client.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def end_outages() -> None:
+    """Forget outages, of which the next would not be logged within a minute."""
+    for outage in (database_outage, rate_limit.redis_outage):
+        outage.end()
+
+
 @pytest.fixture
 async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
     """Open a connection whose transaction is rolled back after the test."""
@@ -161,6 +172,8 @@ def make_client() -> AsyncClient:
         transport=ASGITransport(app),
         # The host and port that a local browser would use.
         base_url="http://127.0.0.1:8000",
+        # The same id for all requests, so that equal responses have equal headers.
+        headers={"X-Request-ID": REQUEST_ID},
         event_hooks={"response": [openapi_spec.check]},
     )
 
@@ -188,6 +201,14 @@ async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
         for table in reversed(Base.metadata.sorted_tables):
             await session.execute(table.delete())
         await session.commit()
+
+
+@pytest.fixture
+def cache_on() -> Iterator[None]:
+    """Turn the cache on, as if changes of other processes were noticed."""
+    cache.turn_on()
+    yield
+    cache.turn_off()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 COMMON_HEADERS = re.compile(
     "access-control-.*|cache-control|connection|content-.*|cross-origin-opener-policy|"
     "permissions-policy|referrer-policy|strict-transport-security|vary|x-content-.*|"
-    "x-frame-options"
+    "x-frame-options|x-request-id"
 )
 NUMBER = re.compile(r"\d+(\.\d+)?")
 

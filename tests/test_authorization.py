@@ -47,6 +47,7 @@ PUBLIC: dict[str, tuple[int, Json]] = {
     "GET /api/posts": (200, {}),
     "GET /api/posts/{post_id}": (200, {}),
     "GET /health": (200, {}),
+    "GET /health/live": (200, {}),
 }
 FORBIDDEN = {
     name: (403, f"Not authorized to {action}")

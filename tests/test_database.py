@@ -12,8 +12,20 @@ from sqlalchemy import URL, exc, text
 
 import database
 from config import settings
-from database import DatabaseUnavailable, engine, is_unavailable
-from tests.conftest import PASSWORD, auth_header, database_url, make_client, sign_up
+from database import (
+    AsyncSessionLocal,
+    DatabaseUnavailable,
+    engine,
+    is_unavailable,
+)
+from tests.conftest import (
+    PASSWORD,
+    REQUEST_ID,
+    auth_header,
+    database_url,
+    make_client,
+    sign_up,
+)
 from tests.databases import execute, free_port
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
@@ -141,7 +153,10 @@ class TestDisconnected:
         response = await disconnected.request(method, path, data=LOGIN)
 
         assert response.status_code == 503
-        assert response.json() == {"detail": "Database unavailable"}
+        assert response.json() == {
+            "detail": "Database unavailable",
+            "request_id": REQUEST_ID,
+        }
         assert int(response.headers["retry-after"]) > 0
 
     async def test_page(self, disconnected, caplog):
@@ -242,6 +257,21 @@ class TestInterruption:
         response = await concurrent_client.get("/api/users/me", headers=ada)
 
         assert response.status_code == 200
+
+    async def test_read_only_server_is_left(self, pool, concurrent_client):
+        ada = await sign_up(concurrent_client, "ada")
+        # The session keeps this setting in the pool, as a server does after a failover.
+        async with AsyncSessionLocal() as session:
+            await session.execute(text("SET default_transaction_read_only = on"))
+            await session.commit()
+        post = {"content": "Text"}
+
+        responses = [
+            await concurrent_client.post("/api/posts", json=post, headers=ada)
+            for _ in range(2)
+        ]
+
+        assert [response.status_code for response in responses] == [503, 201]
 
     async def test_driver_is_out_of_sync(self, concurrent_client, monkeypatch):
         # This happens if the server announces a shutdown but keeps the connection open.

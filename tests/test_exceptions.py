@@ -12,7 +12,7 @@ from database import DatabaseUnavailable, get_db
 from exceptions import TOO_MANY_ATTEMPTS
 from executors import QueueFull
 from main import app
-from tests.conftest import Headers, Json
+from tests.conftest import REQUEST_ID, Headers, Json
 
 PROBLEM = "application/problem+json"
 # More digits than Python parses (`sys.get_int_max_str_digits`).
@@ -123,7 +123,10 @@ class TestServerError:
         response = await client.get("/api/posts", headers={"Host": "blog.example.com"})
 
         assert response.status_code == 500
-        assert response.json() == {"detail": "Internal Server Error"}
+        assert response.json() == {
+            "detail": "Internal Server Error",
+            "request_id": REQUEST_ID,
+        }
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "strict-transport-security" in response.headers
 
@@ -134,7 +137,7 @@ class TestServerError:
 
         assert_is_page(response, 500)
         assert "secret" not in response.text
-        assert response.headers["x-error-id"] in caplog.text
+        assert f"Request ID: <code>{REQUEST_ID}</code>" in response.text
         assert "a secret detail" in caplog.text
         assert "hunt3r" not in caplog.text
 
@@ -244,6 +247,8 @@ def expected_problem(plain: Response) -> Json:
         "title": HTTPStatus(plain.status_code).phrase,
         "status": plain.status_code,
     }
+    if plain.status_code >= 500:
+        problem["request_id"] = REQUEST_ID
     if isinstance(detail, str):
         return problem | {"detail": detail}
     return problem | {"detail": "The request is invalid", "errors": detail}
@@ -251,7 +256,7 @@ def expected_problem(plain: Response) -> Json:
 
 def other_headers(response: Response) -> Headers:
     """Return the headers that don't depend on the format."""
-    ignored = {"content-type", "content-length", "x-error-id"}
+    ignored = {"content-type", "content-length"}
     headers = response.headers.items()
     return {name: value for name, value in headers if name not in ignored}
 

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 import auth
 from executors import BoundedExecutor, QueueFull
 from models import User
-from tests.conftest import PASSWORD, Headers
+from tests.conftest import PASSWORD, REQUEST_ID, Headers
 
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
@@ -67,7 +67,10 @@ class TestBoundedExecutor:
         assert (niceness, os.nice(0)) == (min(before + 5, 19), before)
 
 
-BUSY = {"detail": "The server is busy. Please try again in a moment."}
+BUSY = {
+    "detail": "The server is busy. Please try again in a moment.",
+    "request_id": REQUEST_ID,
+}
 ACCOUNT = {"username": "new", "email": "new@example.com", "password": PASSWORD}
 CHANGE = {"current_password": PASSWORD, "new_password": "new horse 1"}
 

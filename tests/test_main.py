@@ -1,8 +1,7 @@
-"""The app: startup, the access log, and where its code runs."""
+"""The app: startup, and where its code runs."""
 
 import gc
 import inspect
-import logging
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -50,16 +49,6 @@ async def test_garbage_collection_skips_startup_objects():
 
     assert skipped > 50_000
     assert gc.get_freeze_count() == 0
-
-
-@pytest.mark.parametrize("query", ["?token=x&next=/?y", "%3ftoken=x", "%3Ftoken=x?y"])
-def test_access_log_omits_query(caplog, query):
-    arguments = ("192.0.2.1:1", "GET", f"/reset-password{query}", "1.1", 200)
-
-    with caplog.at_level(logging.INFO):
-        logging.getLogger("uvicorn.access").info('%s - "%s %s HTTP/%s" %d', *arguments)
-
-    assert caplog.messages == ['192.0.2.1:1 - "GET /reset-password HTTP/1.1" 200']
 
 
 def calls_of(dependant: Dependant) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from auth import create_access_token
 from config import BASE_DIR, settings
 from database import DatabaseUnavailable, get_db
 from main import app
-from tests.conftest import Json, auth_header, reset_rate_limits
+from tests.conftest import REQUEST_ID, Json, auth_header, reset_rate_limits
 from tests.openapi_coverage import follow, operations
 from tools.export_openapi import FILE
 
@@ -163,7 +163,10 @@ class TestCommonError:
         response = await send(client, name, headers=headers)
 
         assert response.status_code == 503
-        assert response.json() == {"detail": "Database unavailable"}
+        assert response.json() == {
+            "detail": "Database unavailable",
+            "request_id": REQUEST_ID,
+        }
         assert int(response.headers["retry-after"]) > 0
 
     @declaring("429")

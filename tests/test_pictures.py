@@ -25,6 +25,7 @@ from routers import pictures
 from storage import StorageError
 from tests.conftest import (
     PHOTO,
+    REQUEST_ID,
     CountingBody,
     Headers,
     get_current_user,
@@ -34,7 +35,10 @@ from tests.conftest import (
     upload_picture,
 )
 
-UPLOAD_FAILED = {"detail": "Failed to upload image. Please try again."}
+UPLOAD_FAILED = {
+    "detail": "Failed to upload image. Please try again.",
+    "request_id": REQUEST_ID,
+}
 MULTIPART = "multipart/form-data; boundary=x"
 FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 TEXT = FILE.replace(b"; filename", b"; other") + b"\r\n--x--"

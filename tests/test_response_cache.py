@@ -1,7 +1,7 @@
 """The response cache: shared computations, stored responses, and their removal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
@@ -60,14 +60,6 @@ class Site:
 @pytest.fixture(autouse=True)
 def bucket() -> None:
     """Override the S3 bucket, which is slow to set up and not needed here."""
-
-
-@pytest.fixture
-def cache_on() -> Iterator[None]:
-    """Turn the cache on, as if changes of other processes were noticed."""
-    cache.turn_on()
-    yield
-    cache.turn_off()
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""Log format, request ids, and messages about services that are unavailable."""
+
+import json
+import logging
+import time
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from config import settings
+
+OUTAGE_LOG_INTERVAL = 60.0
+
+logger = logging.getLogger(__name__)
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Id of the current request, which background tasks inherit; empty outside requests."""
+
+
+class TextFormatter(logging.Formatter):
+    """A readable line, followed by the traceback if there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overridden
+        level = f"{record.levelname}:"
+        current_id = request_id.get()
+        suffix = f" [{current_id}]" if current_id else ""
+        return f"{level:<9} {record.message}{suffix}"
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object in one line, which contains the traceback as a string."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current_id := request_id.get():
+            fields["request_id"] = current_id
+        fields |= getattr(record, "fields", {})
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+def configure_logging() -> None:
+    """Send the messages of all libraries to stderr, in the configured format."""
+    handler = logging.StreamHandler()
+    is_json = settings.uses_json_logs
+    handler.setFormatter(JSONFormatter() if is_json else TextFormatter())
+    logging.basicConfig(level=settings.log_level, handlers=[handler])
+    # uvicorn configures its loggers before it imports the app.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    # RequestLogMiddleware logs requests instead. Without handlers, uvicorn skips them.
+    logging.getLogger("uvicorn.access").propagate = False
+
+
+class Outage:
+    """Log when a service becomes unavailable, and when it is available again.
+
+    While it is unavailable, log its cause once a minute, however many requests fail.
+    """
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self._logged_at: float | None = None
+
+    def report(self, cause: str) -> None:
+        now = time.monotonic()
+        if self._logged_at is None or now - self._logged_at >= OUTAGE_LOG_INTERVAL:
+            self._logged_at = now
+            logger.error("%s unavailable: %s", self.service, cause)
+
+    def end(self) -> None:
+        if self._logged_at is not None:
+            self._logged_at = None
+            logger.info("%s available again", self.service)
