@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 import tempfile
 from contextlib import suppress
 from functools import cached_property
@@ -17,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
 
 from setting_types import (
     CommaSeparated,
@@ -29,6 +29,7 @@ from setting_types import (
     Sender,
     UpperCase,
     WebUrl,
+    driver_dsn,
 )
 
 BASE_DIR = Path(__file__).resolve().parent
@@ -44,6 +45,8 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEALTH_PATH = "/health"
 LIVENESS_PATH = "/health/live"
 HEALTH_PATHS = frozenset({HEALTH_PATH, LIVENESS_PATH})
+# uvicorn's exit status if the app doesn't start.
+STARTUP_FAILURE = 3
 MIB = 1024 * 1024
 # Maximum request body, except for picture uploads.
 MAX_BODY_BYTES = MIB
@@ -82,6 +85,15 @@ class Settings(BaseSettings):
     """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it turns
     on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
+    database_password: SecretStr | None = None
+    """Password of the database, if it isn't part of the URLs."""
+    database_pool_mode: Literal["session", "transaction"] = "session"
+    """`transaction` behind PgBouncer, or another pooler, in transaction mode."""
+    database_direct_url: DatabaseUrl | None = None
+    """URL of the database without the pooler, for migrations, commands and
+    notifications. Only needed with `DATABASE_POOL_MODE=transaction`."""
+    db_pool_recycle: int = Field(default=1800, ge=-1)
+    """Replace connections after this many seconds; -1 keeps them."""
     db_pool_size: int = Field(default=8, ge=1, le=1000)
     """Database connections of each process, in addition to one for notifications."""
 
@@ -227,13 +239,14 @@ class Settings(BaseSettings):
         """The URL to pass to asyncpg, or None for the embedded database."""
         if self.database_url is None:
             return None
-        url = make_url(self.database_url.get_secret_value())
-        # SQLAlchemy URLs use `ssl`, but asyncpg expects libpq's `sslmode`.
-        if mode := url.query.get("ssl"):
-            url = url.difference_update_query(["ssl"])
-            url = url.update_query_dict({"sslmode": mode})
-        url = url.set(drivername="postgresql")
-        return url.render_as_string(hide_password=False)
+        return driver_dsn(self.database_url, self.database_password)
+
+    @property
+    def direct_database_dsn(self) -> str | None:
+        """The URL for connections that keep a session, or None if there is none."""
+        if self.database_direct_url is not None:
+            return driver_dsn(self.database_direct_url, self.database_password)
+        return self.database_dsn if self.database_pool_mode == "session" else None
 
     @property
     def site_url(self) -> str:
@@ -283,44 +296,6 @@ class Settings(BaseSettings):
         return f"https://{self.s3_bucket_name}.s3.{self.s3_region}.amazonaws.com"
 
     @property
-    def summary(self) -> str:
-        """Describe in one line, without secrets, which services are used."""
-        database = pictures = emails = f"files in {self.var_dir}"
-        if self.database_url is not None:
-            url = make_url(self.database_url.get_secret_value())
-            database = f"{url.host}:{url.port or 5432}/{url.database}"
-        if self.s3_bucket_name is not None:
-            pictures = f"bucket {self.s3_bucket_name}"
-        if self.mail_server is not None:
-            emails = f"{self.mail_server}:{self.mail_port}"
-        rate_limits = "Redis" if self.redis_url else "memory"
-        return (
-            f"database {database}, pictures {pictures}, emails {emails}, "
-            f"rate limits {rate_limits}, trusted proxy hops {self.proxy_hops}"
-        )
-
-    def production_warnings(self) -> list[str]:
-        """Return a warning for each setting that rarely suits production."""
-        sender_domain = self.mail_from.rstrip(">").rpartition("@")[2]
-        has_several_processes = os.environ.get("WEB_CONCURRENCY", "1") != "1"
-        warnings = {
-            "MAIL_SERVER is not set: emails are written to files and not sent": (
-                self.mail_server is None
-            ),
-            "S3_BUCKET_NAME is not set: pictures are files, and lost with this "
-            "container": self.s3_bucket_name is None,
-            "MAIL_FROM is at localhost: mail servers may reject the emails": (
-                sender_domain == "localhost"
-            ),
-            "REDIS_URL is not set: each process counts rate limits separately": (
-                has_several_processes and self.redis_url is None
-            ),
-        }
-        if not self.is_production:
-            return []
-        return [text for text, applies in warnings.items() if applies]
-
-    @property
     def outbox_dir(self) -> Path:
         return self.var_dir / "outbox"
 
@@ -362,7 +337,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SystemExit(format_errors(error)) from None
+        sys.stderr.write(f"{format_errors(error)}\n")
+        # uvicorn restarts workers that exit with any other status.
+        raise SystemExit(STARTUP_FAILURE) from None
 
 
 def renamed_settings() -> list[str]:

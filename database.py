@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +16,13 @@ from sqlalchemy import (
     Select,
     event,
     exc,
+    make_url,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from config import settings
+from config import BASE_DIR, settings
 from logs import Outage
 
 if TYPE_CHECKING:
@@ -39,6 +41,18 @@ MAX_ID = 2**31 - 1
 POOL_TIMEOUT = 1.5
 CONNECT_TIMEOUT = 2.0
 STATEMENT_TIMEOUT = 2.0
+
+APPLICATION_NAME = "fastapi-blog"
+VERIFYING_MODES = {"verify-ca", "verify-full"}
+# Amazon RDS and Aurora have certificate authorities that systems don't trust.
+RDS_CERTIFICATES = BASE_DIR / "certificates" / "rds.pem"
+
+is_pooled = settings.database_pool_mode == "transaction"
+# Unnamed statements: PgBouncer may send the next transaction to another connection.
+POOLER_ARGUMENTS: dict[str, Any] = {
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: "",
+}
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
@@ -98,36 +112,70 @@ class Base(DeclarativeBase):
     )
 
 
-async def connect(*, limits_statements: bool = True) -> Any:
-    """Open a connection, by default with timeouts; start the embedded server if needed.
+async def connect(*, for_requests: bool = True) -> Any:
+    """Open a connection; start the embedded server if needed.
+
+    Args:
+        for_requests: With timeouts, possibly through a pooler. False for migrations,
+            commands and notifications.
 
     Raises:
         DatabaseUnavailable: The server doesn't respond in time or rejects the
             connection, or the embedded server doesn't start.
     """
-    statement_timeout = f"{STATEMENT_TIMEOUT if limits_statements else 0:g}s"
-    if settings.database_dsn is None:
-        target = await asyncio.to_thread(start_embedded_server)
-    else:
-        target = {"dsn": settings.database_dsn}
     try:
         return await asyncpg.connect(
-            **target,
+            **await connection_target(for_requests=for_requests),
             timeout=CONNECT_TIMEOUT,
             # A server that hangs can't apply its own timeout, which comes first.
-            command_timeout=STATEMENT_TIMEOUT + 0.2 if limits_statements else None,
-            server_settings={
-                "application_name": "fastapi-blog",
-                "statement_timeout": statement_timeout,
-                "lock_timeout": statement_timeout,
-                # Requests must not hold locks while they wait for a client or for S3.
-                "idle_in_transaction_session_timeout": "10s",
-                # JIT compilation takes longer than these short queries.
-                "jit": "off",
-            },
+            command_timeout=STATEMENT_TIMEOUT + 0.2 if for_requests else None,
+            server_settings=server_settings(for_requests=for_requests),
+            # Through a pooler, the next statement may use another connection.
+            **({"statement_cache_size": 0} if for_requests and is_pooled else {}),
         )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+        cause = " ".join(str(error).split())
+        raise DatabaseUnavailable(f"{type(error).__name__}: {cause}") from error
+
+
+async def connection_target(*, for_requests: bool) -> dict[str, Any]:
+    """Return where to connect to, as arguments for asyncpg."""
+    if settings.database_url is None:
+        return await asyncio.to_thread(start_embedded_server)
+    dsn = settings.database_dsn if for_requests else settings.direct_database_dsn
+    if dsn is None:
+        raise DatabaseUnavailable(
+            "DATABASE_DIRECT_URL is missing; PgBouncer in transaction mode supports "
+            "only requests"
+        )
+    query = make_url(dsn).query
+    mode = query.get("sslmode", "")
+    has_own_files = query.get("sslrootcert", "system") != "system" or "sslcert" in query
+    if mode not in VERIFYING_MODES or has_own_files:
+        return {"dsn": dsn}
+    context = ssl.create_default_context()
+    context.load_verify_locations(RDS_CERTIFICATES)
+    context.check_hostname = mode == "verify-full"
+    return {"dsn": dsn, "ssl": context}
+
+
+def server_settings(*, for_requests: bool) -> dict[str, str]:
+    """Return the settings of a session."""
+    if not for_requests:
+        return {"application_name": APPLICATION_NAME, "jit": "off"}
+    if is_pooled:
+        # PgBouncer rejects other settings: it shares sessions.
+        return {"application_name": APPLICATION_NAME}
+    timeout = f"{STATEMENT_TIMEOUT:g}s"
+    return {
+        "application_name": APPLICATION_NAME,
+        "statement_timeout": timeout,
+        "lock_timeout": timeout,
+        # Requests must not hold locks while they wait for a client or for S3.
+        "idle_in_transaction_session_timeout": "10s",
+        # JIT compilation takes longer than these short queries.
+        "jit": "off",
+    }
 
 
 @cache
@@ -165,6 +213,8 @@ engine = create_async_engine(
     pool_size=settings.db_pool_size,
     max_overflow=0,
     pool_timeout=POOL_TIMEOUT,
+    pool_recycle=settings.db_pool_recycle,
+    connect_args=POOLER_ARGUMENTS if is_pooled else {},
     hide_parameters=True,
 )
 
@@ -217,9 +267,10 @@ async def fetch(
 ) -> Rows:
     """Execute a read in one round trip; try again if the connection was lost.
 
-    A session that has begun, or that a test has provided, is used as it is.
+    A session that has begun, or that a test has provided, is used as it is. Through a
+    pooler, a read needs a transaction, which keeps it on one connection.
     """
-    if db.bind is not engine or db.in_transaction():
+    if db.bind is not engine or db.in_transaction() or is_pooled:
         return (await db.execute(statement, parameters)).all()
     compiled = compile_statement(statement)
     values = compiled.construct_params(dict(parameters))

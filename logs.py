@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
+
+from sqlalchemy import make_url
 
 from config import settings
 
@@ -57,6 +60,46 @@ def configure_logging() -> None:
         logging.getLogger(name).propagate = True
     # RequestLogMiddleware logs requests instead. Without handlers, uvicorn skips them.
     logging.getLogger("uvicorn.access").propagate = False
+
+
+def startup_summary() -> str:
+    """Describe in one line, without secrets, which services are used."""
+    database = pictures = emails = f"files in {settings.var_dir}"
+    if settings.database_url is not None:
+        url = make_url(settings.database_url.get_secret_value())
+        database = f"{url.host}:{url.port or 5432}/{url.database}"
+    if settings.s3_bucket_name is not None:
+        pictures = f"bucket {settings.s3_bucket_name}"
+    if settings.mail_server is not None:
+        emails = f"{settings.mail_server}:{settings.mail_port}"
+    rate_limits = "Redis" if settings.redis_url else "memory"
+    return (
+        f"database {database}, pictures {pictures}, emails {emails}, "
+        f"rate limits {rate_limits}, trusted proxy hops {settings.proxy_hops}"
+    )
+
+
+def production_warnings() -> list[str]:
+    """Return a warning for each setting that rarely suits production."""
+    warnings = {
+        "MAIL_SERVER is not set: emails are written to files, and not sent": (
+            settings.mail_server is None
+        ),
+        "S3_BUCKET_NAME is not set: pictures are files, which are lost with the "
+        "container": settings.s3_bucket_name is None,
+        "MAIL_FROM is at localhost: mail servers may reject the emails": (
+            settings.mail_from.rstrip(">").endswith("@localhost")
+        ),
+        "REDIS_URL is not set: each process counts rate limits separately": (
+            settings.redis_url is None and os.environ.get("WEB_CONCURRENCY", "1") != "1"
+        ),
+        "DATABASE_DIRECT_URL is not set: the response cache is off": (
+            settings.direct_database_dsn is None
+        ),
+    }
+    if not settings.is_production:
+        return []
+    return [text for text, applies in warnings.items() if applies]
 
 
 class Outage:

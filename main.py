@@ -25,7 +25,7 @@ from database import (
 )
 from database_state import read_database_state
 from exceptions import add_exception_handlers
-from logs import configure_logging
+from logs import configure_logging, production_warnings, startup_summary
 from middleware import add_middleware
 from middleware.cache_listener import listen
 from paths import path_for
@@ -52,16 +52,15 @@ async def log_startup() -> None:
         revision, cause = state.revision, state.problem
     except (*UNAVAILABLE_ERRORS, SQLAlchemyError) as error:
         cause = error_cause(error)
-    logger.info(
-        "fastapi-blog %s: schema %s, %s", app.version, revision, settings.summary
-    )
+    summary = startup_summary()
+    logger.info("fastapi-blog %s: schema %s, %s", app.version, revision, summary)
     if cause:
         database_outage.report(cause)
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    for warning in (*renamed_settings(), *settings.production_warnings()):
+    for warning in (*renamed_settings(), *production_warnings()):
         logger.warning(warning)
     settings.check_production_settings()
     if not settings.is_production:
@@ -75,7 +74,11 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(log_startup()),
     }
     # In development, files change, and a cached page would name old versions of them.
-    if settings.is_production and settings.response_cache_bytes:
+    if (
+        settings.is_production
+        and settings.direct_database_dsn
+        and settings.response_cache_bytes
+    ):
         tasks.add(asyncio.create_task(listen()))
     yield
     gc.unfreeze()

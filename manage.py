@@ -34,7 +34,7 @@ def recount() -> None:
 
 
 async def recount_posts() -> Sequence[Sequence[Any]]:
-    connection = await connect(limits_statements=False)
+    connection = await connect(for_requests=False)
     try:
         rows: Sequence[Sequence[Any]] = await connection.fetch(
             "SELECT author_id, stored, counted FROM recount_posts()"

@@ -17,11 +17,59 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
 )
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
+SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+# Other drivers' values of `ssl`.
+SSL_SWITCHES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+DRIVER_PARAMETERS = {
+    "application_name",
+    "dbname",
+    "gsslib",
+    "host",
+    "krbsrvname",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "ssl",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcrl",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+}
+# asyncpg would send these, which it doesn't know, to the server as settings.
+IGNORED_PARAMETERS = {
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "pgbouncer",
+    "prepared_statement_cache_size",
+    "replication",
+    "sslcertmode",
+    "sslcompression",
+    "sslsni",
+    "tcp_user_timeout",
+}
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
@@ -33,7 +81,30 @@ def check_database_url(value: SecretStr) -> SecretStr:
         url = None
     if url is None or url.drivername not in POSTGRESQL_SCHEMES or not url.database:
         raise ValueError("must look like postgresql+asyncpg://user:password@host/name")
+    unknown = url.query.keys() - DRIVER_PARAMETERS - IGNORED_PARAMETERS
+    if unknown:
+        raise ValueError(f"unknown parameter {min(unknown)}")
+    if ssl_mode(url) not in {None, *SSL_MODES}:
+        raise ValueError(f"sslmode must be one of {', '.join(sorted(SSL_MODES))}")
     return value
+
+
+def ssl_mode(url: URL) -> str | None:
+    """Return libpq's `sslmode`, which SQLAlchemy and other drivers call `ssl`."""
+    mode = url.query.get("sslmode") or url.query.get("ssl")
+    return SSL_SWITCHES.get(mode, mode) if isinstance(mode, str) else None
+
+
+def driver_dsn(value: SecretStr, password: SecretStr | None) -> str:
+    """Return the URL that asyncpg understands."""
+    url = make_url(value.get_secret_value()).set(drivername="postgresql")
+    if password is not None:
+        url = url.set(password=password.get_secret_value())
+    mode = ssl_mode(url)
+    url = url.difference_update_query([*IGNORED_PARAMETERS, "ssl", "sslmode"])
+    if mode is not None:
+        url = url.update_query_dict({"sslmode": mode})
+    return url.render_as_string(hide_password=False)
 
 
 def check_web_url(value: str) -> str:

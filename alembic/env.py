@@ -31,7 +31,7 @@ async def migrate_online() -> None:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         # Migrations may take longer than the timeouts for requests.
-        async_creator=partial(connect, limits_statements=False),
+        async_creator=partial(connect, for_requests=False),
         poolclass=NullPool,
     )
     try:

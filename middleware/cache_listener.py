@@ -40,7 +40,7 @@ async def listen() -> None:
 
 
 async def _listen_once() -> None:
-    connection = await connect(limits_statements=False)
+    connection = await connect(for_requests=False)
     try:
         # Shows operators in pg_stat_activity which connection this is.
         await connection.execute(f"SET application_name = '{LISTENER_NAME}'")

@@ -97,6 +97,10 @@ class LiveServer:
 
     def start(self) -> None:
         """Start the server and wait until it is healthy."""
+        wait_until_healthy(self.url, self.launch())
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the server without waiting."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -109,7 +113,7 @@ class LiveServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_until_healthy(self.url, self.process)
+        return self.process
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop the server; kill it if that takes too long."""

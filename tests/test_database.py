@@ -90,16 +90,19 @@ class TestIsUnavailable:
 
 
 class TestConnect:
-    @pytest.mark.parametrize(("is_limited", "limit"), [(True, "2s"), (False, "0")])
-    async def test_timeouts(self, is_limited, limit):
-        connection = await database.connect(limits_statements=is_limited)
+    @pytest.mark.parametrize(
+        ("for_requests", "timeouts"),
+        [(True, ("2s", "2s", "10s")), (False, ("0", "0", "0"))],
+    )
+    async def test_timeouts(self, for_requests, timeouts):
+        connection = await database.connect(for_requests=for_requests)
 
         statement = await connection.fetchval("SHOW statement_timeout")
         lock = await connection.fetchval("SHOW lock_timeout")
         idle = await connection.fetchval("SHOW idle_in_transaction_session_timeout")
         await connection.close()
 
-        assert (statement, lock, idle) == (limit, limit, "10s")
+        assert (statement, lock, idle) == timeouts
 
 
 async def test_connection_is_returned_before_response(concurrent_client, monkeypatch):
