@@ -36,9 +36,10 @@ QUERY_STRING = re.compile(r"(\?|%3f).*", re.IGNORECASE)
 def redact_query_string(record: logging.LogRecord) -> bool:
     """Remove the query string, which can contain a reset token, from the access log.
 
-    Some email clients and users encode the question mark.
+    This includes a query string whose question mark is encoded, as it is by some email
+    clients.
     """
-    # Most paths have neither, and this runs for each request.
+    # Most paths contain neither, and this function runs for every request.
     if isinstance(record.args, tuple) and any(
         isinstance(value, str) and ("?" in value or "%3" in value)
         for value in record.args
@@ -50,7 +51,7 @@ def redact_query_string(record: logging.LogRecord) -> bool:
     return True
 
 
-# uvicorn logs a line for each request: client, method, path with query, status.
+# uvicorn logs the path of each request together with its query string.
 logging.getLogger("uvicorn.access").addFilter(redact_query_string)
 
 
@@ -63,12 +64,12 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
         logger.info("Data directory: %s", settings.var_dir)
-    # A full garbage collection would pause everything for 100 ms: exclude the objects
-    # that exist by now.
+    # A full garbage collection would pause the app for 100 ms, so exclude the objects
+    # that were created at startup.
     gc.collect()
     gc.freeze()
     tasks = {asyncio.create_task(orphaned_pictures.run_cleanup())}
-    # In development, files change, and a cached page would name old versions of them.
+    # In development, files change, and cached pages would link to old versions of them.
     if settings.is_production and settings.response_cache_bytes:
         tasks.add(asyncio.create_task(listen()))
     yield
@@ -79,7 +80,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await dispose_engine()
 
 
-# FastAPI would look for a configured exporter on every request.
+# By default, FastAPI looks for an OpenTelemetry exporter on every request.
 has_telemetry = any(name.startswith("OTEL_") for name in os.environ)
 
 app = FastAPI(
@@ -109,22 +110,22 @@ add_exception_handlers(app)
 add_middleware(app)
 for router in ROUTERS:
     app.include_router(router)
-# For the `Allow` header of a 405.
+# The error handlers and the response cache look up methods and parameters of routes.
 app.state.routers = ROUTERS
 
 app.mount("/static", VersionedStaticFiles(directory=STATIC_DIR), name="static")
 if settings.s3_bucket_name is None:
-    # The directory is created with the first picture.
+    # The first upload creates the directory.
     media = ImmutableStaticFiles(directory=settings.media_dir, check_dir=False)
     app.mount("/media", media, name="media")
 
 
 def static_path(file: str) -> str:
-    """Return the path of a static file, which contains the version of all files."""
+    """Return the path of a static file, including the version of the static files."""
     return path_for(app, "static", path=f"{static_version()}/{file}")
 
 
-# Set here, because they need the app with all its routes.
+# These functions are added here, because they need the app with all its routes.
 templating.environment.globals.update(
     path_for=partial(path_for, app), static_path=static_path
 )
