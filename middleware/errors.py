@@ -1,4 +1,4 @@
-"""Errors at startup, and unhandled errors of requests."""
+"""Responses to unhandled errors, and messages for startup errors."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartupErrorMiddleware:
-    """Let the server print expected startup errors as one line, without a traceback."""
+    """Make the server print expected startup errors in one line, with no traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -38,10 +38,11 @@ class StartupErrorMiddleware:
 
 
 class ServerErrorMiddleware:
-    """Respond to errors that no exception handler has handled.
+    """Respond to errors that no exception handler handles.
 
-    Starlette's class of this name runs outside all other middleware, so its responses
-    have no security headers. Exception handlers don't see errors raised by middleware.
+    Exception handlers don't see errors raised by middleware. Starlette's class of the
+    same name runs outside all other middleware, so its responses would have no security
+    headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -75,12 +76,12 @@ class ServerErrorMiddleware:
                 response = http_error_response(Request(scope), error)
             else:
                 error_id = uuid.uuid4().hex
-                # Log the path without its query, which may contain a reset token, even
-                # if the question mark is encoded.
+                # Don't log the query, which may contain a reset token. If its question
+                # mark was encoded, the query is part of the path.
                 path = quote(scope["path"].partition("?")[0])
                 logger.exception("Error %s on %s %s", error_id, scope["method"], path)
                 if complete:
-                    # A background task failed: response and connection are fine.
+                    # A background task failed after the response was sent.
                     return
                 if started:
                     raise
