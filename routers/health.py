@@ -24,7 +24,7 @@ async def health(
     """Check that the database responds within 1.5 seconds."""
     response.headers["Cache-Control"] = "no-store"
     query = asyncio.ensure_future(db.execute(select(1)))
-    # Not wait_for, which waits until a canceled query has ended.
+    # Don't use wait_for, which would wait for the canceled query to end.
     await asyncio.wait({query}, timeout=QUERY_TIMEOUT)
     if query.done() and query.exception() is None:
         return HealthResponse()

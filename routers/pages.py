@@ -1,4 +1,7 @@
-"""HTML pages: the same for every visitor, because the login state is in the browser."""
+"""HTML pages, which are the same for every visitor.
+
+Only the browser knows whether the visitor is logged in.
+"""
 
 import math
 from typing import Annotated, Any
@@ -102,7 +105,7 @@ async def forgot_password_page(request: Request) -> Response:
 
 @router.get("/reset-password")
 async def reset_password_page(request: Request) -> Response:
-    # The URL has a token, which must not reach the sites that the page links to.
+    # The URL contains a token, which the browser must not send to other sites.
     return templates.TemplateResponse(
         request, "reset_password.html", headers={"Referrer-Policy": "no-referrer"}
     )
@@ -120,7 +123,7 @@ async def redoc_page(request: Request) -> Response:
     return templates.TemplateResponse(request, "redoc.html", headers=headers)
 
 
-# Browsers and link previews request these paths without being told to.
+# Browsers and link previews request these paths even if no page links to them.
 @router.get("/favicon.ico")
 async def favicon() -> Response:
     return icon("favicon.ico", "image/x-icon")
