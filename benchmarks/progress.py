@@ -4,6 +4,6 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print text at once, even into a pipe."""
+    """Print a line without buffering, even if the output is a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
