@@ -65,7 +65,7 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Return whether a password matches a hash, or False if the hash isn't Argon2.
+    """Return whether a password matches a hash. Unknown types of hashes never match.
 
     Slow on purpose. Async code must call `verify_password_async` instead.
     """
@@ -83,7 +83,7 @@ async def hash_password_async(password: str) -> str:
 
 
 async def verify_password_async(password: str, user: models.User | None) -> bool:
-    """Return whether a password belongs to a user, and False if the user is None.
+    """Return whether this is the user's password. If the user is None, return False.
 
     Raises:
         QueueFull: Too many calls are waiting for a thread.
@@ -107,7 +107,7 @@ def create_access_token(
     Args:
         data: `sub`, the user's id as a string, and `ver`, the user's `token_version`
             (default 0, the version of a new user).
-        expires_delta: Lifetime; defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
+        expires_delta: Lifetime. Defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
     """
     lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
     issued_at = models.utcnow()
@@ -140,7 +140,7 @@ def _read_claims(token: str) -> dict[str, Any] | None:
             leeway=CLOCK_LEEWAY,
             options={"require": REQUIRED_CLAIMS},
         )
-    # ValueError, because PyJWT doesn't catch all errors for invalid JSON and UTF-8.
+    # PyJWT doesn't catch all ValueErrors that invalid JSON and UTF-8 can raise.
     except (jwt.PyJWTError, ValueError):
         return None
     # PyJWT accepts dates of any type that int() accepts, such as strings.

@@ -1,6 +1,6 @@
 """Verify S3 credentials and permissions: `python check_s3.py`.
 
-Exits with status 0 if every step works, otherwise with 1.
+Exits with status 0 if every step works, and with 1 otherwise.
 """
 
 import sys

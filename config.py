@@ -80,13 +80,14 @@ class Settings(BaseSettings):
     turns on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
     db_pool_size: int = Field(default=8, ge=1, le=1000)
-    """Maximum database connections per process, not counting one for notifications."""
+    """Maximum number of database connections per process. Each process opens one more
+    for notifications."""
 
     secret_key: SecretStr | None = None
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    """Algorithm that signs access tokens. Tokens with another one are rejected."""
+    """Algorithm for signing access tokens. Tokens with any other one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
 
@@ -283,7 +284,10 @@ class Settings(BaseSettings):
 
 
 def load_or_create_secret_key(path: Path) -> str:
-    """Return the key in a file. If it doesn't exist, create it with mode 0600."""
+    """Return the key in a file.
+
+    If the file doesn't exist, create it with a random key and mode 0600.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)

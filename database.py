@@ -67,7 +67,7 @@ UNAVAILABLE_ERRORS = (
     exc.InternalError,  # Raised by asyncpg while the server shuts down.
     exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
     TimeoutError,  # Raised by asyncpg if a statement takes too long.
-    socket.gaierror,  # Raised by engines that don't use `connect`, such as in tests.
+    socket.gaierror,  # Raised by engines that don't use `connect`, as in tests.
 )
 
 
@@ -205,7 +205,7 @@ async def fetch(
 ) -> Rows:
     """Run a query in one round trip, and retry once if the connection was lost.
 
-    If the session is in a transaction, or uses another engine as in tests, the query
+    If the session is in a transaction, or uses another engine (as in tests), the query
     runs in that session instead.
     """
     if db.bind is not engine or db.in_transaction():

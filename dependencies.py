@@ -1,4 +1,4 @@
-"""Dependencies of routes: client IPs, pages of lists, and users and posts in paths."""
+"""Route dependencies: the client IP, pagination, and the user or post in the path."""
 
 import asyncio
 import re
@@ -100,7 +100,7 @@ def parse_id(text: str) -> int:
     return number if 0 < number <= MAX_ID else 0
 
 
-# The bounds only appear in the OpenAPI document. An id that exceeds them gets a 404.
+# The bounds only appear in the OpenAPI document. An id outside of them gets a 404.
 RowId = Annotated[
     int,
     BeforeValidator(parse_id),

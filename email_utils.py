@@ -142,7 +142,7 @@ def _connect() -> tuple[str, socket.socket]:
     try:
         name = socket.getfqdn()
         sock = socket.create_connection(address, SMTP_TIMEOUT)
-    # UnicodeError, if the server's name is an invalid domain such as `smtp..example`.
+    # UnicodeError is raised if the server's name is invalid, such as `smtp..example`.
     except (OSError, UnicodeError) as error:
         raise aiosmtplib.SMTPConnectError(str(error)) from error
     # Many servers reject host names without a dot, such as those of containers.
@@ -150,7 +150,7 @@ def _connect() -> tuple[str, socket.socket]:
 
 
 def _address_literal(sock: socket.socket) -> str:
-    """Return the local IP, such as `[192.0.2.1]` (RFC 5321, section 4.1.3)."""
+    """Return the local IP as an address literal (RFC 5321, section 4.1.3)."""
     ip = sock.getsockname()[0]
     return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
@@ -175,7 +175,7 @@ def _write_to_outbox(message: EmailMessage, *, is_dry_run: bool) -> None:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
-    # Rename the file when it is complete, so that every .eml file can be read.
+    # Rename the file when it is complete, so that an .eml file is never incomplete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
     if is_dry_run:

@@ -48,8 +48,8 @@ class EmbeddedPostgres:
         Args:
             data_dir: Directory of the database, which is created on first use. The lock
                 files are next to it.
-            options: Settings such as `name=value`, for a server that this process
-                starts.
+            options: Server settings (`name=value`), which apply if this process starts
+                the server.
         """
         self.data_dir = data_dir.absolute()
         self.options = options

@@ -1,6 +1,6 @@
 """API errors, error pages, exception handlers, and errors in the OpenAPI document.
 
-The messages of validation errors are in `schemas.py` and in Pydantic.
+The messages of validation errors come from `schemas.py` and Pydantic.
 """
 
 import logging
@@ -321,7 +321,7 @@ async def queue_full_handler(request: Request, _exc: QueueFull) -> Response:
 
 
 async def database_error_handler(request: Request, exc: Exception) -> Response:
-    """Return a 503 if the database is unavailable. Raise any other error again."""
+    """Return a 503 if the database is unavailable. Re-raise any other error."""
     if not is_unavailable(exc):
         raise exc
     logger.error("Database unavailable: %s", exc)

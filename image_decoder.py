@@ -1,7 +1,8 @@
 """Read a picture from standard input, and write an avatar to standard output.
 
-`image_utils` runs this file in a separate process for each upload, which limits the CPU
-time and memory that a picture can take. macOS doesn't enforce the memory limit.
+`image_utils` runs this file in a separate process for each upload. Limits on CPU time
+and memory protect the server from malicious pictures. macOS doesn't enforce the memory
+limit.
 """
 
 import os
@@ -31,7 +32,7 @@ PROFILES = {
     "RGB": ("RGB", GRAY_MODES | {"P", "RGB", "RGBA"}),
     "CMYK": ("CMYK", {"CMYK"}),
 }
-# The largest value of a pixel in a grayscale PNG with 2 and 4 bits per pixel.
+# The largest value of a pixel in a grayscale PNG with 2 or 4 bits per pixel.
 GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
 
@@ -61,7 +62,7 @@ def limit_process() -> None:
         resource.RLIMIT_CORE: 0,
     }
     for limit, value in limits.items():
-        # This can fail on macOS, which doesn't enforce RLIMIT_AS, and if the hard limit
+        # This can fail on macOS, which doesn't enforce RLIMIT_AS, or if the hard limit
         # is already lower.
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
@@ -138,8 +139,8 @@ def crop(image: ImageFile.ImageFile, box: Box) -> Image.Image:
 
 def get_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, or 1 (upright) if it can't be read."""
-    # `getexif` would also read XMP data and PNG texts, which can be older than the last
-    # rotation of the picture. Browsers ignore them.
+    # `getexif` would also read XMP data and PNG text, which can be outdated because the
+    # picture was rotated later. Browsers ignore both.
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))

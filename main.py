@@ -36,8 +36,7 @@ QUERY_STRING = re.compile(r"(\?|%3f).*", re.IGNORECASE)
 def redact_query_string(record: logging.LogRecord) -> bool:
     """Remove the query string, which can contain a reset token, from the access log.
 
-    This includes a query string whose question mark is encoded, as it is by some email
-    clients.
+    Some email clients and users encode the question mark, so look for both forms.
     """
     # Most paths contain neither, and this function runs for every request.
     if isinstance(record.args, tuple) and any(

@@ -123,7 +123,7 @@ class User(Base):
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
-        """Select the user with this username, compared by key or in lower case."""
+        """Select the user whose username equals this one (see `caseless_key`)."""
         return select(cls).where(
             or_(
                 cls.username_key == caseless_key(username),

@@ -1,4 +1,4 @@
-"""The introduction of the OpenAPI document, and what many operations share."""
+"""The introduction to the OpenAPI document, and responses of many operations."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -93,7 +93,7 @@ def custom_openapi(app: FastAPI) -> dict[str, Any]:
     components = document["components"]
     components["schemas"] |= schema.pop("$defs") | {ErrorResponse.__name__: schema}
     components["responses"] = COMMON_RESPONSES
-    # The operations no longer use FastAPI's schemas for a 422.
+    # Remove FastAPI's schemas for a 422, which the operations no longer use.
     del components["schemas"]["HTTPValidationError"]
     del components["schemas"]["ValidationError"]
     return document

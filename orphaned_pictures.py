@@ -48,7 +48,7 @@ async def cancel_deletion(db: AsyncSession, filename: str) -> bool:
 
 
 async def delete_now(filename: str) -> bool:
-    """Delete a picture from storage, or log a warning and return False."""
+    """Delete a picture from storage. If that fails, log a warning and return False."""
     try:
         await storage.run_within(DELETE_TIMEOUT, delete_profile_image, filename)
     except (storage.StorageError, TimeoutError) as exc:

@@ -36,7 +36,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Decode a cursor; raise a 422 if no post can have its values."""
+        """Decode a cursor, or raise a 422 if no post can have its values."""
         try:
             packed = b64decode(text, altchars=b"-_", validate=True)
             microseconds, post_id, position = CURSOR_FORMAT.unpack(packed)

@@ -127,7 +127,7 @@ async def fetch_page(
 def page_statement(by_author: bool, by_position: bool, limit: int) -> Statement:
     """Build the statement that fetches a page.
 
-    It skips posts in the index, from the nearer end of the list, and only reads the
+    The statement walks the index from the nearer end of the list, and only reads the
     posts and authors on the page from their tables.
     """
     user_id = bindparam("user_id", type_=Integer)

@@ -30,7 +30,7 @@ MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
 # Number of seconds to count in memory before trying Redis again.
 REDIS_RETRY_DELAY = 5.0
-# A login uses up this rate. The client is trusted until the rate is available again.
+# A login uses up this limit. The client is trusted until the limit is reset.
 TRUSTED_RATE = "1/30 days"
 # The smallest network that a provider assigns to a customer (RFC 6177).
 IPV6_PREFIX = 64

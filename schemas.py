@@ -152,7 +152,7 @@ Content = Annotated[
 
 
 class Schema(BaseModel):
-    """Base class of all schemas, which read ORM objects and describe their fields."""
+    """Base class of all schemas, which can be created from ORM objects."""
 
     model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
@@ -279,7 +279,8 @@ class PaginatedPostsResponse(Schema):
     total: int
     """Number of posts in the whole list."""
     skip: int
-    """Offset of the first post. With a cursor, the offset when it was created."""
+    """Offset of the first post. With a cursor, the offset when the cursor was created.
+    """
     limit: int
     """Maximum number of posts per page."""
     has_more: bool

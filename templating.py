@@ -27,7 +27,7 @@ def iso_date(moment: datetime) -> str:
 
 
 def absolute_url(path: str) -> str:
-    """Return the public URL of a path. A picture in a bucket already has one."""
+    """Return the public URL of a path, or return a URL unchanged."""
     return settings.site_url + path if path.startswith("/") else path
 
 

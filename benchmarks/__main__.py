@@ -1,6 +1,6 @@
 """Compare the app with its ceilings and a conventional app: `python -m benchmarks`.
 
-A ceiling is an app that only does what any app must do to send the same responses.
+A ceiling is a minimal app that only sends stored responses, or runs one SQL statement.
 
 Requires wrk. Exits with status 1 if something can't be measured, but not if a target is
 missed, because the results depend on the machine.

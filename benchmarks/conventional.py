@@ -1,4 +1,4 @@
-"""The same endpoints, built as in most FastAPI tutorials.
+"""The same endpoints, built the way most FastAPI tutorials build them.
 
 This app uses ORM sessions, `response_model`, Jinja2 and two subclasses of
 `BaseHTTPMiddleware`. A list takes three queries, for posts, authors and the total.

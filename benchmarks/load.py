@@ -62,7 +62,7 @@ def require_wrk() -> None:
 
 
 def measure(load: Load, url: str, *, seconds: float) -> Measurement | None:
-    """Send requests for `seconds`. Return None if there was no response in that time.
+    """Send requests for a number of seconds. Return None if no response arrives.
 
     Raises:
         LoadError: A response was an error, or a connection failed.

@@ -51,7 +51,7 @@ def create_filled_database(servers: Servers, admin: URL, name: str, posts: int) 
 def start_small(servers: Servers, admin: URL) -> None:
     """Start all servers that use the databases with 10,000 posts."""
     posts = create_filled_database(servers, admin, "small", SMALL)
-    # A separate database, so that new posts don't change what the other servers return.
+    # Use a separate database, so that new posts don't change the other responses.
     writes = create_database(admin, "writes", template="small")
     servers.start(APP, PRODUCT, posts)
     servers.start(APP_UNCACHED, PRODUCT, posts, **NO_CACHE)
@@ -106,7 +106,7 @@ def send_once(servers: Servers, load: Load) -> httpx.Response:
 
 
 def check_memory_ceiling(servers: Servers) -> None:
-    """Raise an error unless the memory ceiling sends exactly the app's responses."""
+    """Raise an error unless the memory ceiling sends the same responses as the app."""
     for path in CACHED_PATHS:
         for encoding in ENCODINGS:
             load = Load(APP, path, encoding=encoding)

@@ -1,4 +1,4 @@
-"""Progress on standard output."""
+"""Print progress on standard output."""
 
 import sys
 

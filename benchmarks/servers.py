@@ -47,13 +47,13 @@ class ServerError(Exception):
 
 
 def pin(process_id: int, core: int) -> None:
-    """Pin a process and its future children to one core. Id 0 is this process."""
+    """Pin a process (0 is this one) and its future children to one core."""
     if IS_PINNED:
         os.sched_setaffinity(process_id, {CORES[core]})
 
 
 def cpu_seconds(process_id: int) -> float:
-    """Return the CPU time of a server's event loop, or 0 if the system isn't Linux."""
+    """Return the CPU time of a server's event loop, in seconds (0 if not on Linux)."""
     schedstat = Path(f"/proc/{process_id}/schedstat")
     return int(schedstat.read_text().split()[0]) / 1e9 if schedstat.exists() else 0
 
@@ -142,7 +142,7 @@ class Servers:
     def wait_until_idle(self, name: str) -> None:
         """Wait until a server has finished the requests that wrk has abandoned.
 
-        They would slow down the next measurement.
+        Such requests would slow down the next measurement.
 
         Raises:
             ServerError: The server is still busy after `IDLE_TIMEOUT`.

@@ -55,7 +55,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(ResponseCacheMiddleware)
     # Outside the middleware above, so that rejecting a request is cheap.
     app.add_middleware(RequestLimitsMiddleware)
-    # Outside the rate limit, because requests to unknown hosts needn't be counted.
+    # Outside the rate limit, because requests to unknown hosts don't count.
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
     # Outside all middleware that raises errors.
     app.add_middleware(ServerErrorMiddleware)

@@ -30,7 +30,7 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
         await self.next_app(scope, receive, send)
 
     async def _check(self, scope: Scope, receive: Receive) -> None:
-        """Raise a 400 unless the request has exactly one `Host`, which is allowed."""
+        """Raise a 400 unless there is one `Host` header, with an allowed host."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         # If there are several headers, Starlette only checks the first.
         if len(hosts) != 1:

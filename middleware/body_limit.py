@@ -51,7 +51,7 @@ class BodyLimitMiddleware:
             except TimeoutError as error:
                 raise BODY_TIMED_OUT.exception() from error
             if not message.get("more_body", False):
-                # The body is complete. Only a disconnect can follow, at any time.
+                # The body is complete. The client may disconnect at any later time.
                 deadline = None
             received += len(message.get("body", b""))
             if received > max_size:
@@ -63,5 +63,5 @@ class BodyLimitMiddleware:
 
 def _declared_length(scope: Scope) -> float:
     declared = Headers(scope=scope).get("content-length", "")
-    # Not int(), which raises ValueError for more than 4,300 digits.
+    # Use float, because int() raises ValueError for more than 4,300 digits.
     return float(declared) if declared.isdecimal() else 0

@@ -34,7 +34,7 @@ class ClientIPMiddleware:
         entries = [entry.strip() for entry in forwarded.decode("latin-1").split(",")]
         if self.hops == 0:
             # By default, uvicorn trusts the header if the peer is 127.0.0.1. It then
-            # sets the client to one of the entries, with port 0 if that has no port.
+            # sets the client to one of the entries, with port 0 if the entry has none.
             is_forged = any(
                 peer in entry and port in {0, port_of(entry)} for entry in entries
             )

@@ -6,7 +6,8 @@ The rules, in terms of RFC 9111:
   and it takes at most 1 MiB. The URL must be canonical, and the request must not have
   an `Authorization` header. Any request may get a stored response.
 - The key consists of the path, the query parameters that the route declares, and the
-  encoding. A route must declare all parameters that it reads. All others are removed.
+  encoding. A route must declare all parameters that it reads, because all others are
+  removed.
 - Concurrent requests with the same key, `Authorization` and `Accept` share one
   computation, unless the data has changed since it began, or it began more than 0.2
   seconds ago.
@@ -236,7 +237,7 @@ class ResponseCacheMiddleware:
             response = await call_app(self.app, inner_scope(scope, key))
         except Exception as error:
             current.result.set_exception(error)
-            # Retrieve the exception, so that asyncio doesn't log that nothing did.
+            # Retrieve the exception, or asyncio would log that it was never retrieved.
             current.result.exception()
             raise
         else:

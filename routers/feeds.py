@@ -54,7 +54,7 @@ def render(
         request,
         f"feeds/{template}",
         context,
-        # Not all clients read the encoding in the XML (RFC 7303, section 3.2).
+        # Not all clients read the encoding declared in the XML (RFC 7303, section 3.2).
         media_type=f"{media_type}; charset=utf-8",
     )
 

@@ -23,7 +23,7 @@ router = APIRouter(include_in_schema=False)
 PageNumber = Annotated[int, Query(ge=1, le=MAX_ID // settings.posts_per_page)]
 
 
-# Async, because a sync function would run in a thread.
+# Async, because FastAPI would run a sync function in a thread.
 async def get_numbered_page(page: PageNumber = 1) -> PageRequest:
     """Convert a page number, starting at 1, to an offset and a limit."""
     limit = settings.posts_per_page

@@ -85,8 +85,9 @@ UPLOAD_FORM = {
 async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) -> User:
     """Upload a profile picture (JPEG, PNG, GIF or WebP), replacing the current one.
 
-    It is cropped to a centered square, resized to 300 x 300 pixels and stored as a JPEG
-    without metadata. A JPEG may have up to 50 megapixels, and other formats up to 20.
+    The picture is cropped to a centered square, resized to 300 x 300 pixels, and stored
+    as a JPEG without metadata. A JPEG may have up to 50 megapixels, and other formats
+    up to 20.
     """
     # Return the connection to the pool while the file arrives and is decoded.
     await db.commit()
@@ -114,7 +115,7 @@ async def read_avatar(request: Request) -> tuple[bytes, str]:
     authenticates the caller.
 
     Raises:
-        HTTPException: 400 if the file is invalid; 503 if the decoder fails or is busy.
+        HTTPException: 400 if the file is invalid, 503 if the decoder fails or is busy.
         RequestValidationError: The form has no file.
     """
     async with request.form(max_files=1, max_fields=10) as form:

@@ -145,7 +145,7 @@ async def commit_user(
     """Commit a new or updated user.
 
     Raises:
-        HTTPException: 400 if the username or email address is taken; 401 if the user
+        HTTPException: 400 if the username or email address is taken, 401 if the user
             has been deleted.
     """
     # Read these attributes first, because a rollback expires them.
@@ -207,7 +207,7 @@ async def list_users(
     skip: Skip = 0,
     limit: Limit = MAX_LIMIT,
 ) -> Sequence[User]:
-    """List users in the order of registration.
+    """List users in order of registration.
 
     To get the next page, follow the `Link` header.
     """
@@ -332,10 +332,10 @@ async def forgot_password(
     db: BackgroundDbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
-    """Send a reset link to an email address, if it belongs to an account.
+    """Send a reset link to an email address if it belongs to an account.
 
-    The response doesn't reveal whether an account exists. A new link replaces older
-    ones.
+    The response doesn't reveal whether an account exists. A new link replaces all older
+    links.
     """
     limit = RateLimit(settings.rate_limit_reset_per_ip, ("reset from", client_ip))
     await rate_limit.hit(limit)

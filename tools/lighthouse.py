@@ -2,7 +2,7 @@
 
 Requires Chromium, and Lighthouse in node_modules (`npm ci`). Exits with status 1 if a
 page scores less than 100 (98 for performance), or if the first view of the home page
-transfers more than 70 KB, without pictures.
+transfers more than 70 KB, not counting pictures.
 """
 
 import json
@@ -127,7 +127,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
             profile, executable_path=chromium(), args=CHROMIUM_FLAGS
         )
         page = context.new_page()
-        # Open robots.txt, because a page would fill the cache of the profile.
+        # Open robots.txt, because an HTML page would fill the browser's cache.
         page.goto(f"{site.url}/robots.txt")
         token = site.log_in(EMAIL, PASSWORD)
         page.evaluate("token => localStorage.setItem('access_token', token)", token)
@@ -135,7 +135,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
 
 
 def measure_all(site: LiveServer) -> dict[str, Result]:
-    """Audit all pages anonymously, and the account page also when logged in."""
+    """Audit all pages anonymously, and the account page again while logged in."""
     (post,) = site.call("GET", "/api/posts?limit=1")["posts"]
     pages = {
         "home": "/",

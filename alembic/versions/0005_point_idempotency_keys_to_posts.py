@@ -1,4 +1,4 @@
-"""Make idempotency keys refer to the post instead of storing the response."""
+"""Make idempotency keys refer to posts instead of storing responses."""
 
 from collections.abc import Sequence
 
