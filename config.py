@@ -163,8 +163,8 @@ class Settings(BaseSettings):
     """Failed logins per account and client IP."""
     rate_limit_login_per_account: Rate = "100/hour"
     """Failed logins per account, from all client IPs together. The same limit applies
-    separately to each client IP from which the user logged in during the last 30 days.
-    """
+    separately to each client IP from which the user has logged in during the last 30
+    days."""
     rate_limit_login_per_ip: Rate = "100/5 minutes"
     """Failed logins per client IP."""
     rate_limit_sign_up_per_ip: Rate = "100/hour"

@@ -279,8 +279,7 @@ class PaginatedPostsResponse(Schema):
     total: int
     """Number of posts in the whole list."""
     skip: int
-    """Offset of the first post. With a cursor, the offset when the cursor was created.
-    """
+    """Offset of the first post, or its offset when the cursor was created."""
     limit: int
     """Maximum number of posts per page."""
     has_more: bool
