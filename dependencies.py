@@ -1,4 +1,4 @@
-"""Dependencies of routes: the client IP, the page, loaded and authorized objects."""
+"""Route dependencies: the client IP, pagination, and the user or post in the path."""
 
 import asyncio
 import re
@@ -30,14 +30,14 @@ from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_erro
 from queries import PostRow, UserRow, fetch_post, fetch_user
 from rate_limit import client_network
 
-# Enough for a hundred ETags; load balancers don't accept longer headers either.
+# Enough for a hundred ETags. Most load balancers reject longer headers anyway.
 MAX_ETAG_HEADER_LENGTH = 8192
 
 MAX_ID_DIGITS = 100
 INTEGER = re.compile("[+-]?[0-9]+")
 
-# A page of a hundred of the longest posts takes 100 MB while it is built, so only two
-# long pages are built at the same time.
+# Building a page of a hundred posts of maximum length takes 100 MB of memory, so only
+# two long pages are built at the same time.
 MAX_SHORT_LIMIT = 20
 LONG_PAGE_TIMEOUT = 0.3
 _long_pages = asyncio.Semaphore(2)
@@ -45,9 +45,9 @@ _long_pages = asyncio.Semaphore(2)
 # Requests
 
 
-# Async, because a sync function would run in a thread.
+# Async, because FastAPI would run a sync function in a thread.
 async def get_client_ip(request: Request) -> str:
-    """Return the client IP, or its /64 network for IPv6."""
+    """Return the client IP, or its /64 network if it is an IPv6 address."""
     return client_network(request.scope["client"][0])
 
 
@@ -56,7 +56,12 @@ async def get_page_request(
     limit: Limit = settings.posts_per_page,
     cursor: CursorText = None,
 ) -> AsyncIterator[PageRequest]:
-    """Yield the requested page; limit how many long pages are built concurrently."""
+    """Yield the requested page, and limit how many long pages are built concurrently.
+
+    Raises:
+        HTTPException: 503 if too many long pages are being built.
+        RequestValidationError: The cursor is invalid, or combined with `skip`.
+    """
     if cursor is not None and skip:
         raise cursor_error("The cursor can't be combined with skip")
     page = PageRequest(skip, limit, None if cursor is None else Cursor.decode(cursor))
@@ -75,26 +80,27 @@ async def get_page_request(
 
 
 ClientIP = Annotated[str, Depends(get_client_ip)]
-# The scope ends before the response is sent: a slow client must not hold up long pages.
+# The scope ends before the response is sent, so that a slow client doesn't keep others
+# from getting long pages.
 PageParams = Annotated[PageRequest, Depends(get_page_request, scope="function")]
 
 # Ids in paths
 
 
 def parse_id(text: str) -> int:
-    """Convert an id in a path, to 0 if no row can have it.
+    """Convert an id in a path to an integer, or to 0 if no row can have this id.
 
-    Pydantic would also accept `1.0`, `1_0` and spaces.
+    Pydantic's own conversion would also accept `1.0`, `1_0` and spaces.
     """
     if not INTEGER.fullmatch(text):
         raise PydanticCustomError("int_parsing", "Input should be a valid integer")
     # int() raises ValueError for more than 4,300 digits.
     number = int(text) if len(text) <= MAX_ID_DIGITS else 0
-    # The driver raises an error for larger numbers; no row has the id 0.
+    # The driver would raise an error for a larger number. No row has the id 0.
     return number if 0 < number <= MAX_ID else 0
 
 
-# The bounds appear in the OpenAPI document only: an id outside them gets a 404.
+# The bounds only appear in the OpenAPI document. An id outside of them gets a 404.
 RowId = Annotated[
     int,
     BeforeValidator(parse_id),
@@ -108,7 +114,7 @@ PostId = Annotated[RowId, Path(description="The `id` of a post.")]
 
 
 async def find_user(user_id: UserId, db: DbSession) -> UserRow:
-    """Return the user in the path, or raise a 404."""
+    """Return the user whose id is in the path, or raise a 404."""
     user = await fetch_user(db, user_id)
     if user is None:
         raise USER_NOT_FOUND.exception()
@@ -119,9 +125,12 @@ FoundUser = Annotated[UserRow, Depends(find_user)]
 
 
 def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:
-    """Return a dependency that returns the caller if the path has their id."""
+    """Return a dependency that returns the caller if the path contains their id.
 
-    # Parameters are resolved from left to right: the 401 comes first.
+    The dependency raises `forbidden` if the path contains another id.
+    """
+
+    # FastAPI resolves parameters from left to right, so a 401 comes first.
     async def get_own_user(user: CurrentUser, user_id: UserId) -> User:
         if user.id != user_id:
             raise forbidden.exception()
@@ -131,7 +140,11 @@ def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:
 
 
 async def lock_user(db: AsyncSession, user: User) -> None:
-    """Lock and reload a user until the commit; raise a 401 if it has been deleted."""
+    """Lock a user's row until the transaction ends, and reload the user.
+
+    Raises:
+        HTTPException: 401 if the user has been deleted.
+    """
     try:
         await db.refresh(user, with_for_update=True)
     except InvalidRequestError as exc:
@@ -145,8 +158,8 @@ IfMatch = Annotated[
     Header(
         alias="If-Match",
         max_length=MAX_ETAG_HEADER_LENGTH,
-        description="The `ETag` of your version. If the post has changed since then, "
-        "nothing is done, and you get a 412.",
+        description="The `ETag` of your copy. If the post has changed since you read "
+        "it, the request fails with 412.",
     ),
 ]
 
@@ -155,13 +168,13 @@ IfNoneMatch = Annotated[
     Header(
         alias="If-None-Match",
         max_length=MAX_ETAG_HEADER_LENGTH,
-        description="`*`, or the current `ETag`, makes the request fail with 412.",
+        description="If this is `*` or the current `ETag`, the request fails with 412.",
     ),
 ]
 
 
 async def find_post(post_id: PostId, db: DbSession) -> PostRow:
-    """Return the post in the path, or raise a 404."""
+    """Return the post whose id is in the path, or raise a 404."""
     post = await fetch_post(db, post_id)
     if post is None:
         raise POST_NOT_FOUND.exception()
@@ -172,7 +185,10 @@ FoundPost = Annotated[PostRow, Depends(find_post)]
 
 
 async def load_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:
-    """Return a post with its author, or raise a 404."""
+    """Return a post with its author, or raise a 404.
+
+    If `lock` is true, the post's row stays locked until the transaction ends.
+    """
     statement = Post.with_id(post_id)
     if lock:
         statement = statement.with_for_update(of=Post)
@@ -185,11 +201,11 @@ async def load_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Po
 def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:
     """Return a dependency that returns the post in the path if the caller wrote it.
 
-    The row stays locked until the transaction ends, so that no other request can modify
-    the post after the checks.
+    Otherwise, the dependency raises `forbidden`. The post's row stays locked until the
+    transaction ends, so that no other request can modify the post after the checks.
     """
 
-    # Parameters are resolved from left to right: the 401 comes before the 404.
+    # FastAPI resolves parameters from left to right, so a 401 comes before a 404.
     async def get_own_post(
         user: CurrentUser,
         post_id: PostId,

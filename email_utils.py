@@ -22,7 +22,7 @@ from config import BASE_DIR, LOCAL_HOSTS, settings
 logger = logging.getLogger(__name__)
 
 IMPLICIT_TLS_PORT = 465
-# In seconds: per SMTP command, and per delivery.
+# In seconds, for each SMTP command and for the whole delivery.
 SMTP_TIMEOUT = 5
 DELIVERY_TIMEOUT = 12
 # Seconds to wait before the second, third and fourth attempt.
@@ -30,8 +30,9 @@ RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
 
 _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
-# Separate threads, because uvloop resolves only two host names at a time: lookups that
-# hang would block those of the database long after the delivery has timed out.
+# Host names are looked up in separate threads, because uvloop only resolves two at a
+# time. Lookups that hang would block database connections long after the delivery has
+# timed out.
 _connecting = ThreadPoolExecutor(MAX_DELIVERIES, "smtp")
 
 # Anyone can sign up with someone else's email address and use any text as a username,
@@ -56,15 +57,16 @@ async def send_email(
 ) -> None:
     """Send an email with a text and an HTML part, or write it to `var/outbox`.
 
-    Temporary errors are retried with increasing delays. A dry run takes as much work,
-    but the server doesn't get the email.
+    After a temporary error, the delivery is retried with increasing delays. A dry run
+    does the same work, but doesn't send or keep the email.
 
     Raises:
         aiosmtplib.SMTPException: The server is unavailable or rejects the email.
-        OSError: Writing to the outbox failed, or TLS failed (`SSLError`).
+        OSError: The email can't be written to the outbox, or TLS fails (`SSLError`).
     """
     recipient = ascii_domain(to_email)
-    # An encoded word inside an email address is invalid (RFC 2047, section 5).
+    # Without utf8, a non-ASCII email address would be written as an encoded word, which
+    # is invalid in an email address (RFC 2047, section 5).
     message = EmailMessage(policy=default.clone(utf8=not recipient.isascii()))
     message["From"] = settings.mail_from
     message["To"] = recipient
@@ -72,7 +74,7 @@ async def send_email(
     message["Date"] = formatdate()
     domain = parseaddr(settings.mail_from)[1].rpartition("@")[2]
     message["Message-ID"] = make_msgid(domain=domain or "localhost")
-    # Ask mail systems not to reply automatically (RFC 3834).
+    # Ask recipients' mail systems not to reply automatically (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
@@ -86,7 +88,7 @@ async def send_email(
             if delay is None or not _is_temporary(error):
                 raise
             logger.warning(
-                "Email not sent (%s), retry in %g s", _error_summary(error), delay
+                "Email not sent (%s), retrying in %g s", _error_summary(error), delay
             )
             await asyncio.sleep(delay)
         else:
@@ -118,10 +120,10 @@ async def _deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
                 username=settings.mail_username,
                 password=password.get_secret_value() if password else None,
                 use_tls=implicit_tls,
-                # None uses STARTTLS if the server offers it, True requires it.
+                # None uses STARTTLS if the server offers it. True requires it.
                 start_tls=True if needs_tls and not implicit_tls else None,
-                # Optional TLS protects from eavesdroppers only (RFC 7435), which needs
-                # no valid certificate.
+                # Optional TLS only protects against eavesdropping (RFC 7435), which
+                # doesn't require a valid certificate.
                 validate_certs=needs_tls,
                 timeout=SMTP_TIMEOUT,
             )
@@ -131,30 +133,30 @@ async def _deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
                 else:
                     await client.send_message(message)
     except TimeoutError as error:
-        raise aiosmtplib.SMTPTimeoutError("The server is too slow") from error
+        raise aiosmtplib.SMTPTimeoutError("The delivery timed out") from error
 
 
 def _connect() -> tuple[str, socket.socket]:
-    """Look up the local host name and connect to the server; both can block."""
+    """Look up the local host name and connect to the server. Both can block."""
     address = (settings.mail_server, settings.mail_port)
     try:
         name = socket.getfqdn()
         sock = socket.create_connection(address, SMTP_TIMEOUT)
-    # UnicodeError: the name of the server can't be a domain, such as `smtp..example`.
+    # UnicodeError is raised if the server's name is invalid, such as `smtp..example`.
     except (OSError, UnicodeError) as error:
         raise aiosmtplib.SMTPConnectError(str(error)) from error
-    # Servers reject names without a dot, such as those of containers.
+    # Many servers reject host names without a dot, such as those of containers.
     return (name if "." in name else _address_literal(sock)), sock
 
 
 def _address_literal(sock: socket.socket) -> str:
-    """Return the local IP as a host name (RFC 5321, section 4.1.3)."""
+    """Return the local IP as an address literal (RFC 5321, section 4.1.3)."""
     ip = sock.getsockname()[0]
     return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
 
 def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
-    """Return whether the error is temporary (RFC 5321, section 4.2.1)."""
+    """Return whether another attempt may succeed (RFC 5321, section 4.2.1)."""
     if isinstance(error, aiosmtplib.SMTPNotSupported):
         return False
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
@@ -164,7 +166,7 @@ def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
 
 
 def _error_summary(error: BaseException) -> str:
-    """Summarize an error for the log; its message can contain the email address."""
+    """Return the type and code of an error. Its message may contain email addresses."""
     code = getattr(error, "code", None)
     errno = getattr(error.__cause__ or error, "errno", None)
     parts = (type(error).__name__, code, errno and f"errno {errno}")
@@ -175,7 +177,7 @@ def _write_to_outbox(message: EmailMessage, *, is_dry_run: bool) -> None:
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{uuid.uuid4().hex[:8]}.eml"
     path = settings.outbox_dir / name
-    # Renamed at the end, so that an .eml file is always complete.
+    # Rename the file when it is complete, so that an .eml file is never incomplete.
     unfinished = path.with_suffix(".part")
     unfinished.write_bytes(message.as_bytes())
     if is_dry_run:
@@ -188,7 +190,7 @@ def _write_to_outbox(message: EmailMessage, *, is_dry_run: bool) -> None:
 async def send_password_reset_email(
     *, to_email: str, username: str, token: str, is_dry_run: bool = False
 ) -> None:
-    """Send a password reset link; errors are logged, not raised.
+    """Send a password reset link. Errors are logged, not raised.
 
     The link is built from `FRONTEND_URL`, because clients can forge the `Host` header.
     """
@@ -204,10 +206,10 @@ async def send_password_reset_email(
 
 
 async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
-    """Do the work of `send_password_reset_email` without sending anything.
+    """Do the same work as `send_password_reset_email` without sending an email.
 
-    Concurrent requests take as long as they would for an existing account, so that
-    timing doesn't reveal which email addresses have one.
+    This slows down concurrent requests as much as for an existing account, so that
+    timing doesn't reveal which email addresses have an account.
     """
     await send_password_reset_email(
         to_email=to_email, username="Unknown", token=token, is_dry_run=True
@@ -217,7 +219,7 @@ async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
 async def send_notification(
     template: str, *, to_email: str, username: str, subject: str, path: str
 ) -> None:
-    """Send a notification that links to a page; errors are logged, not raised."""
+    """Send a notification that links to a page. Errors are logged, not raised."""
     url = f"{settings.site_url}{path}"
     await _send(
         template, to_email=to_email, subject=subject, username=username, url=url
@@ -233,7 +235,7 @@ async def _send(
     is_dry_run: bool = False,
     **context: Any,
 ) -> None:
-    """Render and send an email; log errors: the response has already been sent."""
+    """Render and send an email. Log errors, because the response was already sent."""
     is_name = GREETED_NAME.fullmatch(username) is not None
     context["greeting"] = f"Hello {username}," if is_name else "Hello,"
     try:

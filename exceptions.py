@@ -1,6 +1,6 @@
-"""API errors and error pages, except validation messages.
+"""API errors, error pages, exception handlers, and errors in the OpenAPI document.
 
-Also the exception handlers, and how OpenAPI declares errors.
+The messages of validation errors come from `schemas.py` and Pydantic.
 """
 
 import logging
@@ -35,13 +35,13 @@ from templating import templates
 
 logger = logging.getLogger(__name__)
 
-# Some of them mean that the database is unavailable, others are bugs.
+# Some of these errors mean that the database is unavailable. Others are bugs.
 DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 
 PROBLEM_JSON = "application/problem+json"
 UNREADABLE_BODY = "The request body could not be parsed"
 
-# The standard library's phrases differ between Python versions.
+# The phrases of the standard library's HTTPStatus differ between Python versions.
 DESCRIPTIONS = {
     400: "The request is invalid",
     401: "The client is not logged in",
@@ -59,7 +59,7 @@ HEADERS = {
     for name, description in {
         "Connection": "The server closes the connection without reading the body.",
         "ETag": "Identifies this version, for `If-None-Match` and `If-Match`.",
-        "Link": 'Next page: `<path>; rel="next"` (RFC 8288); absent on the last page.',
+        "Link": 'The next page, if there is one: `<path>; rel="next"` (RFC 8288).',
         "Location": "The path of the new resource.",
         "Retry-After": "How many seconds to wait before trying again.",
         "WWW-Authenticate": "The authentication scheme to use.",
@@ -75,34 +75,34 @@ class ErrorDetails(BaseModel):
     type: str
     """Machine-readable type of the error."""
     loc: list[str | int]
-    """Location: `body`, `query`, `path` or `header`, then the path to the value."""
+    """Location: `body`, `query`, `path` or `header`, and the path to the value."""
     msg: str
     """Human-readable message."""
 
 
 class ErrorResponse(BaseModel):
-    """An error response."""
+    """The body of an error response."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     detail: str | list[ErrorDetails]
-    """A message; for an invalid request (422), usually a list of errors."""
+    """A message. If the request is invalid (422), usually a list of errors."""
     request_id: str = ""
     """The `X-Request-ID` of the response, if its status is 500 or more."""
 
 
 @dataclass(frozen=True)
 class APIError:
-    """An error response of the API: `raise USER_NOT_FOUND.exception()`."""
+    """An error that the API returns, as in `raise USER_NOT_FOUND.exception()`."""
 
     status: int
     detail: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     dynamic_headers: Sequence[str] = ()
-    """Names of headers whose values are passed to `exception`."""
+    """Names of the headers whose values the caller passes to `exception`."""
 
     def exception(self, **headers: str) -> HTTPException:
-        """Return the exception to raise; `_` in a header name stands for `-`."""
+        """Return an exception with these headers. `_` in a name stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return HTTPException(self.status, self.detail, {**self.headers, **named})
 
@@ -125,10 +125,10 @@ BODY_TIMED_OUT = APIError(
 )
 INVALID_HOST = APIError(400, "Invalid host header")
 
-# A challenge is required (RFC 6750, section 3).
+# A 401 must contain this header (RFC 6750, section 3).
 BEARER = {"WWW-Authenticate": "Bearer"}
 NOT_AUTHENTICATED = APIError(401, "Not authenticated", BEARER)
-# The same error for every defect, so that responses reveal nothing about tokens.
+# Every invalid token gets the same error, so that responses reveal nothing about it.
 INVALID_TOKEN = APIError(401, "Invalid or expired token", BEARER)
 INCORRECT_LOGIN = APIError(401, "Incorrect email or password", BEARER)
 WRONG_PASSWORD = APIError(400, "Current password is incorrect")
@@ -161,7 +161,8 @@ REQUEST_IN_PROGRESS = APIError(
 )
 
 
-# The title and the message of an error page; other errors use the HTTP reason phrase.
+# The titles and messages of error pages. Other errors have their HTTP reason phrase as
+# the title.
 ERROR_PAGES = {
     404: ("Page not found", "We couldn't find that page."),
     405: ("Method not allowed", "This page doesn't support that kind of request."),
@@ -188,7 +189,7 @@ def file_too_large() -> APIError:
 
 
 def wants_json(request: Request) -> bool:
-    """Return whether errors on this path are read by programs rather than people."""
+    """Return whether errors on this path are JSON rather than HTML pages."""
     path = request.url.path
     return path.startswith("/api/") or path == "/api" or path in HEALTH_PATHS
 
@@ -203,7 +204,7 @@ def http_error_response(request: Request, exc: StarletteHTTPException) -> Respon
 def error_page_response(
     request: Request, exc: StarletteHTTPException, *, last_page: str | None = None
 ) -> Response:
-    """Return an error as an HTML page, with a link to the last page of a list."""
+    """Return an error as an HTML page, with a link to `last_page` if it is given."""
     phrase = HTTPStatus(exc.status_code).phrase
     title, message = ERROR_PAGES.get(exc.status_code, (phrase, OTHER_ERROR))
     return templates.TemplateResponse(
@@ -227,7 +228,7 @@ def json_error_response(
     detail: Any,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return an error as JSON, or as problem details (RFC 9457) if accepted."""
+    """Return an error as JSON, or as problem details if the client accepts them."""
     if accepts_problem_json(request):
         content, media_type = problem_details(status, detail), PROBLEM_JSON
     else:
@@ -245,6 +246,7 @@ def accepts_problem_json(request: Request) -> bool:
 
 
 def problem_details(status: int, detail: Any) -> dict[str, Any]:
+    """Return an error as problem details (RFC 9457)."""
     problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -269,7 +271,7 @@ def add_exception_handlers(app: FastAPI) -> None:
         app.add_exception_handler(exception_class, handler)
 
 
-# Async, because a sync function would run in a thread.
+# Async, because Starlette would run a sync handler in a thread.
 async def http_exception_handler(
     request: Request, exc: StarletteHTTPException
 ) -> Response:
@@ -290,10 +292,11 @@ def is_unreadable_body(exc: StarletteHTTPException) -> bool:
 
 
 def allowed_methods(request: Request) -> set[str]:
-    """Return the methods that a path supports.
+    """Return the methods that the path of a request supports.
 
-    Starlette only considers the first matching route. Of several matches, those with
-    the fewest parameters count: `/api/users/me` isn't a `/api/users/{user_id}`.
+    Starlette only considers the first matching route. If several routes match, use
+    those with the fewest parameters, so that `/api/users/me` doesn't get the methods of
+    `/api/users/{user_id}`.
     """
     routes = [
         route
@@ -302,7 +305,7 @@ def allowed_methods(request: Request) -> set[str]:
         if isinstance(route, Route) and route.path_regex.match(request.url.path)
     ]
     fewest = min((len(route.param_convertors) for route in routes), default=0)
-    # A path without a route is a file in a mounted directory.
+    # If no route matches, the path belongs to a mounted directory of files.
     methods = {"GET"} if not routes else set()
     for route in routes:
         if len(route.param_convertors) == fewest:
@@ -319,7 +322,7 @@ async def request_validation_exception_handler(
 def validation_error_response(
     request: Request, errors: Sequence[Mapping[str, Any]]
 ) -> Response:
-    """Return a 422: a page, or JSON that lists the errors without echoing the input."""
+    """Return a 422 as an HTML page, or as a JSON list of errors without the input."""
     if not wants_json(request):
         return error_page_response(request, HTTPException(422))
     detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in errors]
@@ -331,7 +334,7 @@ async def queue_full_handler(request: Request, _exc: QueueFull) -> Response:
 
 
 async def database_error_handler(request: Request, exc: Exception) -> Response:
-    """Return a 503 while the database is unavailable; raise any other error."""
+    """Return a 503 if the database is unavailable. Re-raise any other error."""
     if not is_unavailable(exc):
         raise exc
     if sqlstate(exc).startswith(CONFLICT_STATES):
@@ -345,7 +348,7 @@ async def database_error_handler(request: Request, exc: Exception) -> Response:
 
 
 def error_responses(*errors: APIError) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI `responses` of an operation with these errors."""
+    """Return the OpenAPI `responses` of an operation that can return these errors."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         add_error_response(responses, error)
@@ -370,5 +373,5 @@ def add_error_response(responses: dict[Any, dict[str, Any]], error: APIError) ->
 
 
 def openapi_headers(*headers: str, status: int = 200) -> dict[int | str, Any]:
-    """Return the OpenAPI `responses` of an operation with these headers."""
+    """Return the OpenAPI `responses` of an operation that returns these headers."""
     return {str(status): {"headers": {name: HEADERS[name] for name in headers}}}

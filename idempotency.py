@@ -1,4 +1,4 @@
-"""Idempotency keys, see draft-ietf-httpapi-idempotency-key-header."""
+"""Idempotency keys (draft-ietf-httpapi-idempotency-key-header)."""
 
 import hashlib
 from datetime import timedelta
@@ -25,7 +25,8 @@ Key = Annotated[
         max_length=MAX_IDEMPOTENCY_KEY_LENGTH,
         pattern="^[ -~]+$",
         description="1 to 255 printable ASCII characters of your choice. For 24 hours, "
-        "repeating the request with the same key returns the post that it published.",
+        "repeating the request with the same key returns the same post instead of "
+        "publishing another one.",
     ),
 ]
 
@@ -35,8 +36,11 @@ async def claim(
 ) -> tuple[IdempotencyKey, bool]:
     """Return the row of a key, and whether this request is the first to use it.
 
-    The row of a first request stays locked until its transaction ends. Raises 409 if
-    that takes too long, and 422 if the key was used for another request.
+    The first request keeps the row locked until its transaction ends.
+
+    Raises:
+        HTTPException: 409 if another request keeps the row locked for too long, 422 if
+            the key was used for a different request.
     """
     fingerprint = hashlib.sha256(request.encode()).hexdigest()
     fresh = {"fingerprint": fingerprint, "created_at": utcnow()}
@@ -49,7 +53,7 @@ async def claim(
         )
         .returning(IdempotencyKey)
     )
-    # Longer waits would tie up connections.
+    # A longer wait would occupy a database connection.
     await db.execute(text("SET LOCAL lock_timeout = '1s'"))
     try:
         claimed = await db.scalar(statement)
@@ -62,7 +66,7 @@ async def claim(
         return claimed, True
     used = await db.scalar(select(IdempotencyKey).filter_by(user_id=user.id, key=key))
     if used is None:
-        # It has been deleted with its user since the insert: a retry gets a 401.
+        # The user and the key have been deleted since the insert. A retry gets a 401.
         raise REQUEST_IN_PROGRESS.exception()
     if used.fingerprint != fingerprint:
         raise KEY_REUSED.exception()

@@ -1,4 +1,4 @@
-"""Convert uploads into avatars, and store and delete those."""
+"""Convert uploaded pictures to avatars, and store and delete avatars."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ import storage
 from config import BASE_DIR, Settings
 
 DECODER = (sys.executable, "-W", "ignore", str(BASE_DIR / "image_decoder.py"))
-# Includes time spent waiting on a busy machine; image_decoder.py limits the CPU time.
+# In seconds, including time spent waiting for a busy CPU. The decoder itself limits its
+# CPU time.
 DECODE_TIMEOUT = 15.0
 # Exit statuses of the decoder for a picture that is invalid, takes too much CPU time,
 # or crashes one of Pillow's libraries.
@@ -27,11 +28,11 @@ FOLDER = "profile_pics"
 
 
 class InvalidImage(Exception):
-    """A file is not a picture, is damaged, or exceeds the limits of the decoder."""
+    """The file is not a picture, is damaged, or exceeds the limits of the decoder."""
 
 
 def process_profile_image(content: bytes) -> tuple[bytes, str]:
-    """Convert an uploaded JPEG, PNG, GIF or WebP into an avatar.
+    """Convert an uploaded JPEG, PNG, GIF or WebP to an avatar.
 
     Blocks until a separate process (`image_decoder.py`) has decoded the picture.
 
@@ -39,10 +40,10 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
         A JPEG of 300 x 300 pixels (RGB, upright, no metadata), and `<uuid4 hex>.jpg`.
 
     Raises:
-        InvalidImage: Pillow can't decode it, it has too many pixels, or it takes more
+        InvalidImage: The picture can't be decoded, has too many pixels, or takes more
             CPU time or memory than the decoder may use.
-        TimeoutError: The machine is too busy to decode it.
-        OSError: The decoder could not be started or ended unexpectedly.
+        TimeoutError: The machine is too busy to decode the picture.
+        OSError: The decoder couldn't be started, or it ended unexpectedly.
     """
     try:
         decoder = subprocess.run(
@@ -51,8 +52,8 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
             capture_output=True,
             check=False,
             timeout=DECODE_TIMEOUT,
-            # On Ctrl+C the server finishes uploads in progress, so the signal must not
-            # reach the decoder.
+            # After Ctrl+C, the server finishes uploads in progress, so the signal must
+            # not reach the decoder.
             start_new_session=True,
             env=_environment_without_secrets(),
         )
@@ -76,10 +77,10 @@ def _environment_without_secrets() -> dict[str, str]:
 
 
 def upload_profile_image(content: bytes, filename: str) -> None:
-    """Store an avatar; raise `StorageError` if that failed, or may have failed."""
+    """Store an avatar, or raise `StorageError` if that may have failed."""
     storage.put(f"{FOLDER}/{filename}", content, content_type="image/jpeg")
 
 
 def delete_profile_image(filename: str) -> None:
-    """Delete an avatar if it exists; raise `StorageError` if that may have failed."""
+    """Delete an avatar if it exists. Raise `StorageError` if that may have failed."""
     storage.delete(f"{FOLDER}/{filename}")

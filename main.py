@@ -65,15 +65,15 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     settings.check_production_settings()
     if not settings.is_production:
         await asyncio.to_thread(start_embedded_server)
-    # A full garbage collection would pause everything for 100 ms: exclude the objects
-    # that exist by now.
+    # A full garbage collection would pause the app for 100 ms, so exclude the objects
+    # that were created at startup.
     gc.collect()
     gc.freeze()
     tasks = {
         asyncio.create_task(orphaned_pictures.run_cleanup()),
         asyncio.create_task(log_startup()),
     }
-    # In development, files change, and a cached page would name old versions of them.
+    # In development, files change, and cached pages would link to old versions of them.
     if (
         settings.is_production
         and settings.direct_database_dsn
@@ -88,7 +88,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await dispose_engine()
 
 
-# FastAPI would look for a configured exporter on every request.
+# By default, FastAPI looks for an OpenTelemetry exporter on every request.
 has_telemetry = any(name.startswith("OTEL_") for name in os.environ)
 
 app = FastAPI(
@@ -118,22 +118,22 @@ add_exception_handlers(app)
 add_middleware(app)
 for router in ROUTERS:
     app.include_router(router)
-# For the `Allow` header of a 405.
+# The error handlers and the response cache look up methods and parameters of routes.
 app.state.routers = ROUTERS
 
 app.mount("/static", VersionedStaticFiles(directory=STATIC_DIR), name="static")
 if settings.s3_bucket_name is None:
-    # The directory is created with the first picture.
+    # The first upload creates the directory.
     media = ImmutableStaticFiles(directory=settings.media_dir, check_dir=False)
     app.mount("/media", media, name="media")
 
 
 def static_path(file: str) -> str:
-    """Return the path of a static file, which contains the version of all files."""
+    """Return the path of a static file, including the version of the static files."""
     return path_for(app, "static", path=f"{static_version()}/{file}")
 
 
-# Set here, because they need the app with all its routes.
+# These functions are added here, because they need the app with all its routes.
 templating.environment.globals.update(
     path_for=partial(path_for, app), static_path=static_path
 )

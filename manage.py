@@ -13,14 +13,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def describe() -> None:
-    """Manage the blog in the configured database."""
+    """Manage the blog's database."""
 
 
 @app.command()
 def recount() -> None:
-    """Recount all posts; report and correct the totals that were wrong.
+    """Recount all posts, and correct the totals that are wrong.
 
-    Triggers keep the totals. Only a disabled trigger can make them wrong.
+    Triggers keep the totals up to date, so they are only wrong if a trigger was
+    disabled.
     """
     try:
         corrected = asyncio.run(recount_posts())

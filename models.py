@@ -1,4 +1,4 @@
-"""Tables and constraints, and the texts derived from rows."""
+"""Tables and constraints, and texts that are derived from rows."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +41,7 @@ MAX_DISPLAY_TITLE_LENGTH = 60
 MAX_EXCERPT_LENGTH = 300
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
 
-# NFKC can turn one character into 18 (U+FDFA).
+# NFKC can turn one character, U+FDFA, into 18 characters.
 MAX_USERNAME_KEY_LENGTH = 18 * MAX_USERNAME_LENGTH
 
 
@@ -53,7 +53,7 @@ def utcnow() -> datetime:
 
 
 def picture_path(image_file: str | None) -> str:
-    """Return the URL or path of a profile picture, or of the default one."""
+    """Return the URL or path of a profile picture, or of the default picture."""
     if image_file is None:
         return "/static/profile_pics/default.jpg"
     return f"{settings.media_url}/profile_pics/{image_file}"
@@ -72,7 +72,7 @@ def excerpt(content: str) -> str:
 
 
 class User(Base):
-    """An account."""
+    """A user account."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -82,19 +82,20 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
-    # lower() depends on the database's locale and may convert only A to Z; this key
-    # covers all of Unicode. Rows inserted without this class have none.
+    # lower() depends on the database's locale, and may only convert A to Z. This key
+    # covers all of Unicode. Rows that were inserted without this class have no key.
     username_key: Mapped[str | None] = mapped_column(
         String(MAX_USERNAME_KEY_LENGTH), unique=True
     )
     email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     password_hash: Mapped[str] = mapped_column(String(255))
     image_file: Mapped[str | None] = mapped_column(String(255))
-    # Access tokens contain this number; incrementing it revokes all earlier tokens.
+    # Access tokens contain this number. Incrementing it revokes all earlier tokens.
     token_version: Mapped[int] = mapped_column(default=0, server_default="0")
 
-    # lazy="raise": a missing joinedload fails with the name of the relationship, not
-    # deep inside the driver. passive_deletes: the database deletes dependent rows.
+    # With lazy="raise", the error for a missing joinedload names the relationship,
+    # instead of coming from deep inside the driver. With passive_deletes, the database
+    # deletes dependent rows.
     posts: Mapped[list["Post"]] = relationship(
         back_populates="author",
         cascade="all, delete-orphan",
@@ -110,7 +111,8 @@ class User(Base):
 
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
-        # An unchanged name keeps its key, which a migration may have made unique.
+        # Keep the key of an unchanged username, because a migration may have replaced
+        # it with a unique one.
         if username != self.username:
             self.username_key = caseless_key(username)
         return username
@@ -121,7 +123,7 @@ class User(Base):
 
     @classmethod
     def with_username(cls, username: str) -> Select["User"]:
-        """Select the user whose username is equal to this one: see `caseless_key`."""
+        """Select the user whose username equals this one (see `caseless_key`)."""
         return select(cls).where(
             or_(
                 cls.username_key == caseless_key(username),
@@ -148,7 +150,7 @@ class User(Base):
 
 
 class Post(Base):
-    """A blog post; it is deleted together with its author."""
+    """A blog post, which is deleted together with its author."""
 
     __tablename__ = "posts"
     __table_args__ = (
@@ -169,7 +171,7 @@ class Post(Base):
         DateTime(timezone=True), default=utcnow, server_default=func.now()
     )
     date_updated: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    # Part of the specified table; nothing counts likes yet.
+    # The specification requires this column, but nothing counts likes yet.
     likes: Mapped[int] = mapped_column(default=0, server_default="0")
 
     author: Mapped["User"] = relationship(back_populates="posts", lazy="raise")
@@ -183,9 +185,10 @@ class Post(Base):
         return excerpt(self.content)
 
     def edit(self, *, title: str | None, content: str | None) -> None:
-        """Change title and content; None keeps the current value.
+        """Change the title and the content. None leaves a value unchanged.
 
-        Ignore a change that affects only line endings: browsers turn CRLF into LF.
+        A change that only affects line endings is ignored, because browsers convert
+        CRLF to LF.
         """
         title = self.title if title is None else title
         content = self.content if content is None else content
@@ -196,7 +199,7 @@ class Post(Base):
 
     @classmethod
     def with_id(cls, post_id: int) -> Select["Post"]:
-        """Select a post with its author."""
+        """Select the post with this id, and its author."""
         author = joinedload(cls.author, innerjoin=True)
         return select(cls).options(author).where(cls.id == post_id)
 
@@ -204,7 +207,7 @@ class Post(Base):
 class PostCount(Base):
     """One shard of the post count of an author, or of the whole site (`user_id` 0).
 
-    Triggers maintain it: see `alembic/sql/0007_count_posts.sql`.
+    Triggers maintain the counts (`alembic/sql/0007_count_posts.sql`).
     """
 
     __tablename__ = "post_counts"
@@ -218,14 +221,14 @@ class PostCount(Base):
 
 @event.listens_for(Base.metadata, "after_create")
 def create_triggers(_metadata: MetaData, connection: Connection, **_: Any) -> None:
-    """Create the triggers that migrations create in existing databases."""
+    """Add the triggers of the migrations after `create_all` has created the tables."""
     for file in sorted(BASE_DIR.glob("alembic/sql/*.sql")):
         for statement in file.read_text(encoding="utf-8").split("\n\n"):
             connection.exec_driver_sql(statement)
 
 
 class IdempotencyKey(Base):
-    """A client's key for a request to create a post, which makes retries safe.
+    """A key that a client sends with a new post, so that it can retry safely.
 
     See draft-ietf-httpapi-idempotency-key-header.
     """
@@ -248,7 +251,7 @@ class IdempotencyKey(Base):
 
 
 class OrphanedPicture(Base):
-    """A scheduled deletion of a picture, which may not be stored yet."""
+    """The scheduled deletion of a picture that may not have been uploaded yet."""
 
     __tablename__ = "discarded_pictures"
 
@@ -258,7 +261,7 @@ class OrphanedPicture(Base):
 
 
 class PasswordResetToken(Base):
-    """A single-use password reset token; only its hash is stored."""
+    """A single-use password reset token. Only its hash is stored."""
 
     __tablename__ = "password_reset_tokens"
 

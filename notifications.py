@@ -10,7 +10,7 @@ from email_utils import send_notification
 from rate_limit import RateLimit
 
 AccountChange = Literal["password_changed", "email_changed"]
-# The subject, and the path of the page to which the email links.
+# The subject of each email, and the path of the page that it links to.
 NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
     "password_changed": ("Your password was changed", "/forgot-password"),
     "email_changed": ("Your email address was changed", "/account"),
@@ -20,12 +20,12 @@ NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
 def notify(
     background: BackgroundTasks, change: AccountChange, *, to_email: str, username: str
 ) -> None:
-    """Send a notification after the response."""
+    """Send a notification after the response has been sent."""
     background.add_task(_notify, change, to_email=to_email, username=username)
 
 
 async def _notify(change: AccountChange, *, to_email: str, username: str) -> None:
-    # The email address may belong to someone else: repeated changes must not flood it.
+    # The email address may belong to someone else, so limit how many emails it gets.
     limit = RateLimit(
         settings.rate_limit_emails_per_account, ("notification", to_email)
     )

@@ -1,4 +1,4 @@
-"""The OpenAPI document: its introduction, and responses that many operations share."""
+"""The introduction to the OpenAPI document, and responses of many operations."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,22 +28,25 @@ A blog with user accounts, profile pictures and public posts.
    *Execute*.
 2. Press *Authorize*. Enter the **email address** as `username`, and the password.
 3. Open `POST /api/posts`, write something and press *Execute*.
-   Your post is on the home page now.
+   Your post now appears on the home page.
 
-**For programs**
+**Use the API in a program**
 
-- `POST /api/users/token` takes the email address (as `username`) and the password as a
-  form and returns an access token. Send it as `Authorization: Bearer <access_token>`.
-- Lists are paginated: follow the `Link` header with `rel="next"` until there is none.
+- To get an access token, send the email address (as `username`) and the password as a
+  form to `POST /api/users/token`. Send the token with your requests as
+  `Authorization: Bearer <access_token>`.
+- Lists are paginated. To get the next page, follow the `Link` header with `rel="next"`.
+  The last page doesn't have one.
 - Cacheable responses to `GET` have an `ETag`. Send it in `If-None-Match` to get a 304
-  if nothing has changed, and that of a post in `If-Match` to avoid overwriting someone
-  else's changes.
+  if nothing has changed. Send the `ETag` of a post in `If-Match` to avoid overwriting
+  a newer version.
 - Send an `Idempotency-Key` with `POST /api/posts`, so that you can retry safely.
-- Errors are `{"detail": ...}`. Clients that accept `application/problem+json` get
-  problem details ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.
-- Every response has an `X-Request-ID`: yours, if you send one. Errors with a status of
-  500 or more repeat it as `request_id`. Name it when you report a problem.
-- A 429 or 503 says in `Retry-After` how many seconds to wait.
+- Errors are returned as `{"detail": ...}`. Clients that accept
+  `application/problem+json` get problem details
+  ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) instead.
+- Every response has an `X-Request-ID`, which is yours if you send one. Server errors
+  repeat it as `request_id`. Include it when you report a problem.
+- If you get a 429 or 503, the `Retry-After` header says how many seconds to wait.
 """
 TAGS = [
     {"name": "posts", "description": "Read and write posts."},
@@ -73,13 +76,13 @@ IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
     "required": False,
-    "description": "The `ETag` of your copy: if it is still current, you get a 304.",
+    "description": "The `ETag` of your copy. If it is still current, you get a 304.",
     "schema": {"type": "string", "title": "If-None-Match"},
 }
 
 
 def custom_openapi(app: FastAPI) -> dict[str, Any]:
-    """Return FastAPI's OpenAPI document, with what many operations share."""
+    """Return FastAPI's OpenAPI document, with the responses that operations share."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = FastAPI.openapi(app)
@@ -92,7 +95,7 @@ def custom_openapi(app: FastAPI) -> dict[str, Any]:
     components = document["components"]
     components["schemas"] |= schema.pop("$defs") | {ErrorResponse.__name__: schema}
     components["responses"] = COMMON_RESPONSES
-    # FastAPI's schemas for a 422, which operations no longer use.
+    # Remove FastAPI's schemas for a 422, which the operations no longer use.
     del components["schemas"]["HTTPValidationError"]
     del components["schemas"]["ValidationError"]
     return document
@@ -101,7 +104,7 @@ def custom_openapi(app: FastAPI) -> dict[str, Any]:
 def _add_common_responses(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if responses.get("422", {}).get("description") == "Validation Error":
-        # FastAPI's own declaration.
+        # Remove FastAPI's own declaration.
         del responses["422"]
     for error in _common_errors(operation):
         add_error_response(responses, error)
@@ -120,7 +123,7 @@ def _common_errors(operation: dict[str, Any]) -> Iterator[APIError]:
         yield BODY_TOO_LARGE
     if "requestBody" in operation or "parameters" in operation:
         yield INVALID_REQUEST
-    # Health checks are not limited.
+    # Health checks are exempt from rate limits.
     if "health" not in operation["tags"]:
         yield TOO_MANY_ATTEMPTS
     if operation["operationId"] != "liveness":

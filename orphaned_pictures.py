@@ -1,9 +1,9 @@
 """Deletion of profile pictures that no longer belong to a user.
 
-Unlike a database, storage has no transactions. So the deletion of a picture is
-scheduled before it is uploaded, and in the transaction that removes it from a user; the
-transaction that assigns it to a user cancels the deletion. If a step fails, the
-cleanup deletes the picture later.
+Unlike a database, storage has no transactions. Therefore, the deletion of a picture is
+scheduled before it is uploaded, and canceled in the transaction that assigns it to a
+user. It is scheduled again in the transaction that removes it from the user. If a step
+fails, the cleanup deletes the picture later.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from models import OrphanedPicture
 logger = logging.getLogger(__name__)
 
 DELETE_TIMEOUT = 3.0
-# Longer than an upload takes from scheduling the deletion to canceling it.
+# Must be longer than the time that an upload takes.
 GRACE_PERIOD = timedelta(seconds=60)
 CLEANUP_INTERVAL = 15.0
 
@@ -31,24 +31,24 @@ NEXT_ORPHAN = (
     .where(OrphanedPicture.delete_after < func.now())
     .order_by(OrphanedPicture.delete_after)
     .limit(1)
-    # Other processes clean up at the same time.
+    # Other processes may be cleaning up at the same time.
     .with_for_update(skip_locked=True)
 )
 
 
 def schedule_deletion(db: AsyncSession, filename: str) -> None:
-    """Schedule the deletion of a picture for some time after this transaction."""
+    """Schedule the deletion of a picture after the grace period of 60 seconds."""
     db.add(OrphanedPicture(filename=filename, delete_after=func.now() + GRACE_PERIOD))
 
 
 async def cancel_deletion(db: AsyncSession, filename: str) -> bool:
-    """Cancel a scheduled deletion; return whether it was still possible."""
+    """Cancel a scheduled deletion, and return whether that was still possible."""
     scheduled = delete(OrphanedPicture).where(OrphanedPicture.filename == filename)
     return await db.scalar(scheduled.returning(OrphanedPicture.id)) is not None
 
 
 async def delete_now(filename: str) -> bool:
-    """Delete a picture from storage; log a warning and return False if that fails."""
+    """Delete a picture from storage. If that fails, log a warning and return False."""
     try:
         await storage.run_within(DELETE_TIMEOUT, delete_profile_image, filename)
     except (storage.StorageError, TimeoutError) as exc:
@@ -68,7 +68,7 @@ async def run_cleanup() -> None:
 
 
 async def delete_orphans(db: AsyncSession) -> None:
-    """Delete the orphaned pictures that are due, until a deletion fails.
+    """Delete orphaned pictures whose grace period has ended, until a deletion fails.
 
     A row stays locked while its picture is deleted, so that no upload can cancel the
     deletion halfway.
@@ -79,6 +79,6 @@ async def delete_orphans(db: AsyncSession) -> None:
         if is_deleted:
             await db.delete(orphan)
         else:
-            # If only this picture can't be deleted, it must not hold up the others.
+            # Only this picture may be affected, so try the others first next time.
             orphan.delete_after = func.now() + GRACE_PERIOD
         await db.commit()

@@ -36,7 +36,7 @@ class Cursor(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> Self:
-        """Decode a cursor; raise a 422 if no post can have its values."""
+        """Decode a cursor, or raise a 422 if no post can have its values."""
         try:
             packed = b64decode(text, altchars=b"-_", validate=True)
             microseconds, post_id, position = CURSOR_FORMAT.unpack(packed)
@@ -63,8 +63,8 @@ CursorText = Annotated[
     Query(
         max_length=64,
         description="The `next_cursor` of the previous page. Unlike with `skip`, no "
-        "post is repeated or omitted while others publish and delete. It can't be "
-        "combined with `skip`.",
+        "post is repeated or omitted when posts are published or deleted between "
+        "requests. It can't be combined with `skip`.",
     ),
 ]
 
@@ -80,7 +80,7 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class PostPage:
-    """A page of a list of posts."""
+    """One page of a list of posts."""
 
     posts: Sequence[PostRow]
     total: int
@@ -100,7 +100,7 @@ class PostPage:
 async def fetch_posts(
     db: AsyncSession, page: PageRequest, author: UserRow | None = None
 ) -> PostPage:
-    """Return a page of all posts, or of those of one author."""
+    """Return a page of all posts, or of one author's posts."""
     position, after = page.skip, None
     if page.cursor is not None:
         position, after = page.cursor.position, page.cursor[:2]
@@ -124,8 +124,8 @@ async def paginated_response(
 ) -> PostPage:
     """Return a page of posts, and set a `Link` header for the next page (RFC 8288).
 
-    The link uses a cursor unless the client paginates by `skip` (generated clients send
-    the default `skip` even with a cursor).
+    The link contains a cursor, unless the client sent `skip` without a cursor. Some
+    generated clients send the default `skip` together with a cursor.
     """
     page = await fetch_posts(db, page_request, author)
     if page.has_more:

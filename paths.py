@@ -6,9 +6,10 @@ from fastapi import FastAPI
 
 
 def path_for(app: FastAPI, name: str, **parameters: object) -> str:
-    """Return the path of a route; `url_for` would use the host of the request.
+    """Return the path of a route.
 
-    Unlike `app.url_path_for`, it searches all routes only once for each name.
+    `request.url_for` would return a URL with the host of the request, which the client
+    can forge. `app.url_path_for` would search all routes on every call.
     """
     return path_pattern(app, name, *parameters).format(**parameters)
 

@@ -1,6 +1,6 @@
 """Public reads: statements that are built once, and the rows that they return.
 
-Pages, the API and feeds share them. Writes load objects of the models instead.
+Pages, the API and feeds share them. Writes load ORM objects instead.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ POST = (
 NEWEST_FIRST = (Post.date_posted.desc(), Post.id.desc())
 OLDEST_FIRST = (Post.date_posted, Post.id)
 
-# The `user_id` whose rows in `post_counts` add up to the number of all posts.
+# The `user_id` that stands for the whole site in `post_counts`.
 SITE = 0
 
 FIND_POST = (
@@ -72,7 +72,7 @@ class PostRow:
 
     @classmethod
     def from_columns(cls, columns: Sequence[Any]) -> Self:
-        """Create a row from the values of `POST` and `USER`."""
+        """Create a row from the values of the columns in `POST` and `USER`."""
         post_id, title, content, user_id, posted, updated, *author = columns
         return cls(post_id, title, content, user_id, posted, updated, UserRow(*author))
 
@@ -109,7 +109,8 @@ async def fetch_page(
 ) -> tuple[list[PostRow], int]:
     """Return the newest posts after an offset or a position, and the total.
 
-    Both come from one statement, so that they agree while others publish and delete.
+    Both come from one statement, so that they are consistent even if posts are
+    published or deleted at the same time.
     """
     statement = page_statement(author is not None, after is not None, limit)
     parameters: dict[str, Any] = {"user_id": author.id if author else SITE}
@@ -118,16 +119,16 @@ async def fetch_page(
     else:
         parameters["date_posted"], parameters["post_id"] = after
     rows = await fetch(db, statement, parameters)
-    # If the page has no posts, the only row has just the total.
+    # If the page is empty, there is one row that only contains the total.
     return [PostRow.from_columns(row[1:]) for row in rows if row[1]], rows[0][0]
 
 
 @cache
 def page_statement(by_author: bool, by_position: bool, limit: int) -> Statement:
-    """Build the statement for a page.
+    """Build the statement that fetches a page.
 
-    It walks the index from the nearer end without reading the table, and joins only the
-    rows of the page.
+    The statement walks the index from the nearer end of the list, and only reads the
+    posts and authors on the page from their tables.
     """
     user_id = bindparam("user_id", type_=Integer)
     counted = (
@@ -138,7 +139,7 @@ def page_statement(by_author: bool, by_position: bool, limit: int) -> Statement:
     listed = select(Post.id)
     if by_author:
         listed = listed.where(Post.user_id == user_id)
-    # The planner needs a literal limit to expect few rows.
+    # With a bound parameter as the limit, the planner would expect too many rows.
     rows = literal_column(str(limit), Integer)
     if by_position:
         position = tuple_(bindparam("date_posted"), bindparam("post_id"))

@@ -25,16 +25,16 @@ Result = TypeVar("Result")
 
 redis_outage = Outage("Redis")
 
-# About 15 MB of memory in each storage.
+# This many keys take about 15 MB of memory in each storage.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
-# Seconds to count in memory before trying Redis again.
+# Number of seconds to count in memory before trying Redis again.
 REDIS_RETRY_DELAY = 5.0
-# A client is trusted while this counter is used up.
+# A login uses up this limit. The client is trusted until the limit is reset.
 TRUSTED_RATE = "1/30 days"
 # The smallest network that a provider assigns to a customer (RFC 6177).
 IPV6_PREFIX = 64
-# TypeError and ValueError: an invalid option in REDIS_URL.
+# An invalid option in REDIS_URL raises TypeError or ValueError.
 REDIS_ERRORS = (errors.StorageError, OSError, TimeoutError, TypeError, ValueError)
 
 
@@ -76,9 +76,9 @@ def client_network(ip: str) -> str:
 
 
 class LRUMemoryStorage(Storage):
-    """Counters in memory, of which the least recently used are evicted.
+    """Counters in memory. The least recently used ones are evicted.
 
-    The library's `MemoryStorage` is unbounded and scans all keys on every hit.
+    The `MemoryStorage` of `limits` is unbounded, and scans all keys on every hit.
     """
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
@@ -137,7 +137,7 @@ class FallbackStorage:
         may_ask = settings.rate_limit_enabled and time.monotonic() >= self.retry_at
         if url is not None and may_ask:
             try:
-                # An operation can take several round trips; this bounds their sum.
+                # An operation can take several round trips, so limit their total time.
                 async with asyncio.timeout(2 * REDIS_TIMEOUT):
                     limiter = _redis(url.get_secret_value())
                     result = await operation(limiter, *limit.counter, **options)
@@ -153,7 +153,7 @@ class FallbackStorage:
 
 @cache
 def _redis(url: str) -> Limiter:
-    # Imported on first use: most blogs need no Redis.
+    # Imported on first use, because most blogs don't use Redis.
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
@@ -163,8 +163,8 @@ def _redis(url: str) -> Limiter:
         implementation="redispy",
         socket_timeout=REDIS_TIMEOUT,
         socket_connect_timeout=REDIS_TIMEOUT,
-        # No retries: counting in memory is better than waiting. cast: the annotation
-        # ignores that options are passed on to the Redis client.
+        # Don't retry, because counting in memory is better than waiting. The annotation
+        # doesn't cover options of the Redis client, hence the cast.
         retry=cast("Any", Retry(NoBackoff(), 0)),
     )
     return Limiter(storage)
@@ -182,7 +182,7 @@ _requests = LRUMemoryStorage()
 
 
 async def count_request(network: str) -> None:
-    """Count a request in this process; raise a 429 if that exceeds the limit."""
+    """Count a request in this process, and raise a 429 if it exceeds the limit."""
     limit = _parse(settings.rate_limit_default)
     if await _requests.incr(network, limit.get_expiry()) > limit.amount:
         seconds = await _requests.get_expiry(network) - time.time()
@@ -190,7 +190,7 @@ async def count_request(network: str) -> None:
 
 
 async def hit(*limits: RateLimit) -> None:
-    """Count an event; raise a 429 and count nothing if that exceeds a limit."""
+    """Count an event, or raise a 429 without counting it if it exceeds a limit."""
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
             await _refund(*limits[:position])
@@ -200,10 +200,10 @@ async def hit(*limits: RateLimit) -> None:
 
 @asynccontextmanager
 async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], None]]:
-    """Count an attempt in advance, and refund it at the end unless it is kept.
+    """Count an attempt before it starts, and stop counting it when it ends.
 
-    Counting in advance also limits concurrent attempts. Yields a function that keeps
-    the count.
+    This also limits concurrent attempts. Yields a function to call if the attempt
+    should stay counted.
     """
     await hit(*limits)
     to_refund = list(limits)
@@ -234,11 +234,11 @@ async def _seconds_left(limit: RateLimit) -> int:
 
 @asynccontextmanager
 async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]]:
-    """Count a login before the password is verified; trust the client if it succeeds.
+    """Count a login attempt, and trust the client if the login succeeds.
 
-    A client that the user has logged in from before has a separate limit, so that
-    attacks from other clients, or on other accounts, don't lock the user out.
-    Yields a function to call if the password is wrong, before raising.
+    A client from which the user has logged in before has a separate limit, so that
+    attacks from other clients, or on other accounts, don't lock the user out. Yields a
+    function that the caller must call before it raises an error for a wrong password.
     """
     if await is_trusted_client(email, ip):
         limits = [_trusted_client_limit(email, ip)]
@@ -274,8 +274,8 @@ def _account_and_ip_limit(email: str, ip: str) -> RateLimit:
 
 
 def _trusted_client_limit(email: str, ip: str) -> RateLimit:
-    # The same as the limit for all other clients combined: an attacker who shares the
-    # user's IP gains nothing from it.
+    # This is the limit for all other clients combined, so an attacker who shares the
+    # user's IP doesn't gain any attempts.
     rate = settings.rate_limit_login_per_account
     return RateLimit(rate, ("login trusted", email, ip))
 

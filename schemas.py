@@ -27,9 +27,9 @@ MAX_PASSWORD_LENGTH = 128
 
 # PostgreSQL can't store NUL, and UTF-8 can't encode surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# Several languages need these two, and so do emoji made of several emoji.
+# Several languages need these two characters, and so do emoji that combine others.
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
-# Control, format, line and paragraph separator, private use, surrogate.
+# Control, format, line separator, paragraph separator, private use and surrogate.
 INVISIBLE_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Co", "Cs"}
 
 
@@ -40,7 +40,7 @@ def normalize_username(value: Any) -> Any:
 
 
 def normalize_password(value: Any) -> Any:
-    """Return a password in NFC: keyboards send the same one in different forms."""
+    """Return a password in NFC, because keyboards encode the same text differently."""
     if type(value) is not str:
         return value
     return to_nfc(value, max_length=MAX_PASSWORD_LENGTH)
@@ -53,7 +53,7 @@ def validate_storable(value: str) -> str:
 
 
 def validate_username(value: str) -> str:
-    """Reject text that is invisible, or has control or format characters."""
+    """Reject a username that is invisible, or has control or format characters."""
     for character in value:
         if (
             unicodedata.category(character) in INVISIBLE_CATEGORIES
@@ -72,17 +72,20 @@ def validate_not_blank(value: str) -> str:
 
 
 def invisible_to_empty(value: str) -> str:
-    """Return a title, or "" (untitled) if it has no visible character."""
+    """Return a title, or an empty string if it has no visible character."""
     return value if is_visible(value) else ""
 
 
 def normalize_email(value: str, *, is_new: bool = True) -> str:
-    """Return an email address as it is stored; raise if it is invalid (RFC 5321).
+    """Return an email address in the form in which it is stored.
 
-    Few servers deliver to email addresses with non-ASCII characters before the `@`
-    (SMTPUTF8), or with more than 64 octets there. Only older accounts can have them.
+    Few servers deliver to email addresses with non-ASCII characters, or more than 64
+    characters, before the `@`. Only older accounts may have such email addresses.
+
+    Raises:
+        ValueError: The email address is invalid (RFC 5321).
     """
-    # Checked before the library normalizes it, for the reason given in `to_nfc`.
+    # Check the length first, because normalizing a long text can take minutes.
     if len(value) > MAX_COMPOSITION * MAX_EMAIL_LENGTH:
         raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
     try:
@@ -94,8 +97,8 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
         raise PydanticCustomError("value_error", message) from error
     if len(address) > MAX_EMAIL_LENGTH:
         raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
-    # An encoded word (RFC 2047). It isn't allowed in an email address, but email
-    # software decodes it there, and would send the email to another address.
+    # This starts an encoded word (RFC 2047), which isn't allowed in an email address.
+    # Some email software would decode it anyway, and send the email to another address.
     if "=?" in address:
         raise ValueError("should not contain =?")
     return address
@@ -149,7 +152,7 @@ Content = Annotated[
 
 
 class Schema(BaseModel):
-    """Base class of all schemas: reads ORM objects, documents fields by docstrings."""
+    """Base class of all schemas, which can be created from ORM objects."""
 
     model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
@@ -158,33 +161,33 @@ class UserCreate(Schema):
     """Sign-up request."""
 
     username: Username
-    """1 to 50 characters; unique regardless of case, character width and spacing."""
+    """1 to 50 characters. Unique regardless of case, character width and spacing."""
     email: Email
-    """At most 120 characters; stored in lower case."""
+    """At most 120 characters. Stored in lower case."""
     password: NewPassword
     """8 to 128 characters, including whitespace."""
 
 
 class UserUpdate(Schema):
-    """Fields of your own account to update; absent or null leaves a field unchanged."""
+    """Fields of your account to update. Absent or null leaves a field unchanged."""
 
     username: Username | None = None
-    """1 to 50 characters; unique regardless of case, character width and spacing."""
+    """1 to 50 characters. Unique regardless of case, character width and spacing."""
     email: Email | None = None
-    """At most 120 characters; stored in lower case."""
+    """At most 120 characters. Stored in lower case."""
 
 
 class UserPublicResponse(Schema):
     """Public profile."""
 
     id: int
-    """User id; never changes."""
+    """Id of the user, which never changes."""
     username: str
-    """Display name; can change."""
+    """Name of the user, which can change."""
     image_file: str | None
-    """File name of the profile picture; null if the user has none."""
+    """Filename of the profile picture, or null if the user has none."""
     image_path: str
-    """URL or path of the profile picture, or of the default one."""
+    """URL or path of the profile picture, or of the default picture."""
 
 
 class UserPrivateResponse(UserPublicResponse):
@@ -202,9 +205,9 @@ class LoginForm(Schema):
     password: Password
     """Password of the account."""
     grant_type: Literal["password"] = "password"
-    """OAuth 2.0 grant type; only `password` is supported."""
+    """OAuth 2.0 grant type. Only `password` is supported."""
     scope: AnyText = ""
-    """Ignored; every token grants full access to the account."""
+    """Ignored, because every token grants full access to the account."""
     client_id: AnyText | None = None
     """Ignored."""
     client_secret: AnyText | None = None
@@ -212,10 +215,10 @@ class LoginForm(Schema):
 
 
 class Token(Schema):
-    """Access token; send it as `Authorization: Bearer <access_token>`."""
+    """Access token. Send it as `Authorization: Bearer <access_token>`."""
 
     access_token: str
-    """JSON Web Token (RFC 7519); a password change revokes it before it expires."""
+    """JSON Web Token (RFC 7519). Valid until it expires or the password changes."""
     token_type: Literal["bearer"] = "bearer"
     """Token type (RFC 6750)."""
 
@@ -224,48 +227,48 @@ class PostCreate(Schema):
     """A new post."""
 
     title: Title | None = None
-    """At most 100 characters; absent, null, empty or invisible means untitled."""
+    """At most 100 characters. Absent, null, empty or invisible means untitled."""
     content: Content
-    """1 to 100,000 characters; must not be blank."""
+    """1 to 100,000 characters. Must not be blank."""
 
 
 class PostReplace(PostCreate):
-    """Full replacement of a post; both fields are required."""
+    """A new title and content for a post. Both fields are required."""
 
     title: Title | None
-    """At most 100 characters; null or empty means untitled."""
+    """At most 100 characters. Null, empty or invisible means untitled."""
 
 
 class PostUpdate(Schema):
-    """Fields of a post to update; absent or null leaves a field unchanged."""
+    """Fields of a post to update. Absent or null leaves a field unchanged."""
 
     title: Title | None = None
-    """At most 100 characters; empty means untitled."""
+    """At most 100 characters. Empty or invisible means untitled."""
     content: Content | None = None
-    """1 to 100,000 characters; must not be blank."""
+    """1 to 100,000 characters. Must not be blank."""
 
 
 class PostResponse(Schema):
     """A post with its author."""
 
     id: int
-    """Post id; never changes."""
+    """Id of the post, which never changes."""
     title: str
-    """Title; empty if the post is untitled."""
+    """Title, or an empty string if the post is untitled."""
     content: str
-    """Plain text; preserve whitespace and line breaks when displaying it."""
+    """Plain text. Preserve whitespace and line breaks when you display it."""
     user_id: int
-    """User id of the author."""
+    """Id of the author."""
     date_posted: datetime
     """Time of publication, in UTC."""
     date_updated: datetime | None
-    """Time of the last edit, in UTC; null if the post was never edited."""
+    """Time of the last edit, in UTC, or null if the post was never edited."""
     author: UserPublicResponse
     """Public profile of the author."""
     display_title: str
     """The title, or the first words of the content if the post is untitled."""
     excerpt: str
-    """Beginning of the content, at most 300 characters."""
+    """The beginning of the content, at most 300 characters long."""
 
 
 class PaginatedPostsResponse(Schema):
@@ -276,24 +279,24 @@ class PaginatedPostsResponse(Schema):
     total: int
     """Number of posts in the whole list."""
     skip: int
-    """Offset of the first post; with a cursor, its offset when the cursor was made."""
+    """Offset of the first post, or its offset when the cursor was created."""
     limit: int
     """Maximum number of posts per page."""
     has_more: bool
     """True if there are more posts after this page."""
     next_cursor: str | None
-    """Cursor of the next page; null on the last page."""
+    """Cursor of the next page, or null on the last page."""
 
 
 class ForgotPasswordRequest(Schema):
-    """Password reset request."""
+    """Request for a password reset link."""
 
     email: ExistingEmail
     """Email address of the account."""
 
 
 class ResetPasswordRequest(Schema):
-    """New password, with the token from the password reset email."""
+    """New password, and the token from the password reset email."""
 
     token: Annotated[AnyText, Field(examples=["the part after token="])]
     """The part of the link in the email that follows `token=`."""
@@ -318,18 +321,18 @@ class MessageResponse(Schema):
 
 
 class PasswordChangedResponse(Token, MessageResponse):
-    """A message, and a token that replaces the ones just revoked."""
+    """A message, and an access token that replaces the revoked ones."""
 
 
 class HealthResponse(Schema):
     """Health of the app and its database."""
 
     status: Literal["healthy"] = "healthy"
-    """Always `healthy`; if unhealthy, the response is an error (503)."""
+    """Always `healthy`. If the app is unhealthy, the response is a 503 error."""
 
 
 class LivenessResponse(Schema):
     """Health of the process."""
 
     status: Literal["alive"] = "alive"
-    """Always `alive`; a process that isn't doesn't respond."""
+    """Always `alive`. A process that isn't alive doesn't respond."""

@@ -73,8 +73,8 @@ IGNORED_PARAMETERS = {
 
 
 def check_database_url(value: SecretStr) -> SecretStr:
-    """Raise if the value isn't a PostgreSQL URL, with asyncpg or without a driver."""
-    # Not Pydantic's PostgresDsn: it requires a host, which a Unix socket doesn't have.
+    """Raise ValueError unless the value is a PostgreSQL URL (asyncpg or no driver)."""
+    # Pydantic's PostgresDsn requires a host, but the URL of a Unix socket has none.
     try:
         url = make_url(value.get_secret_value())
     except (ArgumentError, ValueError):
@@ -108,7 +108,7 @@ def driver_dsn(value: SecretStr, password: SecretStr | None) -> str:
 
 
 def check_web_url(value: str) -> str:
-    """Return an HTTP(S) URL without a trailing slash; raise if it is anything else."""
+    """Return an HTTP(S) URL without a trailing slash, or raise ValueError."""
     url = TypeAdapter(HttpUrl).validate_python(value)
     if url.query or url.fragment or url.username or url.password:
         raise ValueError("must be a URL without a query, fragment or username")
@@ -116,7 +116,7 @@ def check_web_url(value: str) -> str:
 
 
 def check_origin(value: str) -> str:
-    """Return an origin (RFC 6454), which is a URL without a path, or `*`."""
+    """Return an origin (RFC 6454) or `*`. Raise ValueError for anything else."""
     if value != "*" and urlsplit(value := check_web_url(value)).path:
         raise ValueError("must be an origin such as https://app.example.com, or *")
     return value
@@ -128,7 +128,7 @@ def check_redis_url(value: SecretStr) -> SecretStr:
 
 
 def check_sender(value: str) -> str:
-    """Return one email address, with or without a name, its domain in ASCII form."""
+    """Return a sender with its domain in ASCII form, or raise ValueError."""
     try:
         message = EmailMessage()
         message["From"] = value
@@ -138,10 +138,11 @@ def check_sender(value: str) -> str:
         if not domain.isascii():
             domain = idna.encode(domain, uts46=True).decode()
         address = str(Address(sender.display_name, sender.username, domain))
-    # The standard library raises more than it documents for malformed email addresses.
+    # The standard library raises undocumented errors for malformed email addresses.
     except Exception as error:
         raise ValueError(SENDER_FORMAT) from error
-    # A name with an unquoted @ or colon is read as an email address, or as a group.
+    # The parser treats an unquoted name with an @ as an email address, and one with a
+    # colon as a group.
     is_invalid = any(
         isinstance(defect, InvalidHeaderDefect) for defect in header.defects
     )
@@ -152,7 +153,7 @@ def check_sender(value: str) -> str:
 
 
 def check_rate(value: str) -> str:
-    """Raise if `limits` can't parse the rate, or if it is zero."""
+    """Raise ValueError if `limits` can't parse the rate, or if the rate is zero."""
     if parse(value).amount < 1:
         raise ValueError('must be at least 1, e.g. "10/5 minutes"')
     return value

@@ -20,7 +20,7 @@ VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
 SHORT_CACHE_CONTROL = "public, max-age=3600"
 STATIC_IMPORT = re.compile(r'^(?:import|export) [^"]*"(\.[^"]+)";$', re.MULTILINE)
 
-# Some systems lack these types, and browsers reject scripts with the wrong one.
+# Some systems don't know these types, and browsers reject scripts with a wrong type.
 mimetypes.add_type("application/manifest+json", ".webmanifest")
 mimetypes.add_type("text/javascript", ".js")
 
@@ -28,16 +28,16 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 def static_version() -> str:
-    """Return the hash of all files under `static/`, which prefixes their URLs.
+    """Return a hash of all files under `static/`, which is part of their URLs.
 
     All files share one hash, because scripts import each other by relative paths.
     """
-    # In production the files don't change while the app runs.
+    # In production, the files don't change while the app runs.
     return _content_hash(None if settings.is_production else _signature())
 
 
 def _signature() -> Signature:
-    """Return names, times and sizes, to detect changes without reading the files."""
+    """Return the name, modification time and size of each file, to detect changes."""
     return tuple(
         (str(file), (found := file.stat()).st_mtime_ns, found.st_size)
         for file in sorted(STATIC_DIR.rglob("*"))
@@ -55,10 +55,10 @@ def _content_hash(_signature: Signature | None) -> str:
 
 
 def modulepreloads(*names: str) -> list[str]:
-    """Return the paths under `static/` of these modules and of all that they import.
+    """Return the paths of these modules, and of all modules that they import.
 
-    A page preloads them in parallel; otherwise a browser would discover each module
-    only after it has loaded the one that imports it.
+    The paths are relative to `static/`. A page preloads the modules in parallel.
+    Otherwise, a browser would only find a module after loading one that imports it.
     """
     return _module_graph(static_version(), names)
 
@@ -66,7 +66,7 @@ def modulepreloads(*names: str) -> list[str]:
 @lru_cache(maxsize=32)
 def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
     found = [f"js/{name}.js" for name in names]
-    for script in found:  # The loop also visits what it appends.
+    for script in found:  # The loop also visits the scripts that it appends.
         text = (STATIC_DIR / script).read_text(encoding="utf-8")
         folder = posixpath.dirname(script)
         imported = [
@@ -78,10 +78,10 @@ def _module_graph(_version: str, names: tuple[str, ...]) -> list[str]:
 
 
 class ImmutableStaticFiles(StaticFiles):
-    """Static files that never change: new content gets a new name."""
+    """Static files that never change. New content gets a new name."""
 
     async def check_config(self) -> None:
-        """Skip the check that the directory exists: the first upload creates it."""
+        """Allow the directory to be missing, because the first upload creates it."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -93,7 +93,7 @@ class VersionedStaticFiles(StaticFiles):
     """Static files whose paths may begin with a version."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """Return the current file; cache it for a year only if the version matches."""
+        """Return a file. Clients may cache it for a year if the version is current."""
         match = VERSION.fullmatch(path)
         version, file = match.groups() if match else (None, path)
         response = await super().get_response(file, scope)

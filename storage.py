@@ -14,27 +14,27 @@ from anyio.to_thread import run_sync
 from config import settings
 from static_files import IMMUTABLE
 
-# Number of threads for calls that wait for S3.
+# Maximum number of threads that wait for S3 at the same time.
 limiter = CapacityLimiter(16)
 
 
 class StorageError(Exception):
-    """A file could not be stored or deleted."""
+    """A file couldn't be stored or deleted."""
 
 
 async def run_within(
     seconds: float, function: Callable[..., None], *arguments: object
 ) -> None:
-    """Call a blocking function in a thread; raise `TimeoutError` if it takes longer.
+    """Call a blocking function in a thread, or raise `TimeoutError` after `seconds`.
 
-    The S3 client has timeouts too, but they don't include waiting for a thread.
+    The S3 client has timeouts too, but they don't include the wait for a thread.
     """
     with fail_after(seconds):
         await run_sync(function, *arguments, limiter=limiter, abandon_on_cancel=True)
 
 
 def put(key: str, content: bytes, *, content_type: str) -> None:
-    """Store a file that never changes; raise `StorageError` if that may have failed."""
+    """Store a file that never changes. Raise `StorageError` if that may have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             _write_file(settings.media_dir / key, content)
@@ -49,7 +49,7 @@ def put(key: str, content: bytes, *, content_type: str) -> None:
 
 
 def delete(key: str) -> None:
-    """Delete a file if it exists; raise `StorageError` if that may have failed."""
+    """Delete a file if it exists. Raise `StorageError` if that may have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             (settings.media_dir / key).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def delete(key: str) -> None:
 def _storage_errors() -> Iterator[None]:
     errors: tuple[type[Exception], ...] = (OSError,)
     if settings.s3_bucket_name is not None:
-        # Imported on first use, like boto3, which takes 25 MB and 0.2 seconds.
+        # Imported on first use, because boto3 takes 25 MB of memory and 0.2 seconds.
         from botocore.exceptions import BotoCoreError, ClientError
 
         errors += (BotoCoreError, ClientError)
@@ -79,7 +79,7 @@ def _write_file(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
         temporary.chmod(0o644)
-        # Atomic, so that clients never get an incomplete file.
+        # Renaming is atomic, so clients never get an incomplete file.
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def _write_file(path: Path, content: bytes) -> None:
 
 @cache
 def s3_client() -> Any:
-    """Return the S3 client; boto3 creates its type at run time."""
+    """Return the S3 client, whose class boto3 creates at run time."""
     import boto3
     from botocore.config import Config
 

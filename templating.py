@@ -27,7 +27,7 @@ def iso_date(moment: datetime) -> str:
 
 
 def absolute_url(path: str) -> str:
-    """Return the public URL of a path; a picture in a bucket has a URL already."""
+    """Return the public URL of a path, or return a URL unchanged."""
     return settings.site_url + path if path.startswith("/") else path
 
 
@@ -50,7 +50,7 @@ environment = PlainGlobals(
     # In production, files don't change while the app runs.
     auto_reload=not settings.is_production,
 )
-# In place of Jinja's own filter, which can split a character.
+# Replace Jinja's own filter, which can split a character.
 environment.filters["truncate"] = truncate
 environment.filters["without_bidi_controls"] = without_bidi_controls
 
@@ -58,11 +58,11 @@ environment.filters["without_bidi_controls"] = without_bidi_controls
 def render_fragment(template: str, **context: Any) -> Markup:
     """Render a part of a page that doesn't depend on the request."""
     html = environment.get_template(template).render(context)
-    return Markup(html)  # noqa: S704 -- rendered with escaping
+    return Markup(html)  # noqa: S704 -- the template escapes its values
 
 
 environment.globals.update(
-    # Rendered once in production, because most of a page consists of these fragments.
+    # Fragments are most of a page, so each one is only rendered once in production.
     fragment=cache(render_fragment) if settings.is_production else render_fragment,
     absolute_url=absolute_url,
     format_date=format_date,

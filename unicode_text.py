@@ -5,7 +5,7 @@ import unicodedata
 import regex
 
 GRAPHEME_CLUSTER = regex.compile(r"\X")
-# Whitespace that is a grapheme cluster of its own.
+# Whitespace that forms its own grapheme cluster.
 WHITESPACE = regex.compile(
     r"(?<!\p{GCB=Prepend})\s(?!\p{GCB=Extend}|\p{GCB=ZWJ}|\p{GCB=SpacingMark})"
 )
@@ -13,8 +13,8 @@ WHITESPACE = regex.compile(
 MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
 # U+13441 and U+13442 are blank hieroglyphs, U+16FE4 is a filler, and U+1D159 is a note
-# without a head. Signs that precede numbers are format characters, but visible. So are
-# private-use characters, and those of a newer Unicode version: at least as a box.
+# without a head. Prepended concatenation marks are format characters, but visible.
+# Private-use characters and those of newer Unicode versions appear at least as a box.
 VISIBLE = regex.compile(
     r"\p{Prepended_Concatenation_Mark}"
     r"|[^\p{Z}\p{Cc}\p{Cf}\p{Cs}\p{Noncharacter_Code_Point}"
@@ -28,17 +28,17 @@ BIDI_CONTROLS = regex.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def truncate(text: str, length: int) -> str:
-    """Shorten a text to at most `length` code points, with an ellipsis.
+    """Shorten a text to at most `length` code points, including an ellipsis.
 
-    It ends at whitespace in the last fifth, or else between two grapheme clusters
-    (Unicode Annex 29).
+    The text is cut at whitespace in the last fifth of that length if there is any, or
+    else between two grapheme clusters (Unicode Annex 29).
     """
     if len(text) <= length:
         return text
     limit = length - 1
-    # Breaking earlier could cut a text with few spaces, such as Chinese, to one word.
+    # Cutting earlier would shorten a text with few spaces, such as Chinese, too much.
     last_fifth = limit - limit // 5
-    # The character after the limit can be the whitespace to end at.
+    # The whitespace can also be right after the limit.
     breaks = list(WHITESPACE.finditer(text, last_fifth, limit + 1))
     if breaks:
         return text[: breaks[-1].start()].rstrip() + "…"
@@ -51,7 +51,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def to_nfc(text: str, *, max_length: int) -> str:
-    """Return the text in NFC, or unchanged if it can't fit into `max_length` there.
+    """Return a text in NFC, or unchanged if its NFC is longer than `max_length` anyway.
 
     Normalizing a megabyte of combining marks would take minutes.
     """
@@ -61,7 +61,7 @@ def to_nfc(text: str, *, max_length: int) -> str:
 
 
 def is_visible(text: str) -> bool:
-    """Return whether a text has a character that people can see."""
+    """Return whether a text has at least one visible character."""
     return VISIBLE.search(text) is not None
 
 
@@ -74,12 +74,12 @@ def strip_invisible_start(text: str) -> str:
 def caseless_key(text: str) -> str:
     """Return a key for comparing strings.
 
-    It is equal for strings that differ only in case, compatibility forms, invisible
-    characters or spacing: toNFKC_Casefold (the Unicode Standard, definition R5 in
-    section 3.13) with runs of whitespace collapsed to one space.
+    Strings have the same key if they only differ in case, compatibility forms,
+    invisible characters or spacing. The key is toNFKC_Casefold (Unicode Standard,
+    section 3.13, R5) with runs of whitespace collapsed to one space.
     """
     folded = text
-    # Folding can produce characters that normalization changes again.
+    # Case folding can produce characters that normalization changes again.
     for _ in range(2):
         folded = unicodedata.normalize("NFKC", folded).casefold()
         folded = IGNORABLE.sub("", folded)
@@ -87,10 +87,10 @@ def caseless_key(text: str) -> str:
 
 
 def normalize_newlines(text: str) -> str:
-    """Return a text with LF for CRLF and CR, which browsers show in the same way."""
+    """Replace CRLF and CR with LF. Browsers display all three in the same way."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def without_bidi_controls(text: str) -> str:
-    """Return a text that can't change the direction of the text around it."""
+    """Remove characters that could change the direction of the surrounding text."""
     return str(BIDI_CONTROLS.sub("", text))

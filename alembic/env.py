@@ -30,7 +30,7 @@ async def migrate_online() -> None:
     """Connect to the configured database and run migrations."""
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        # Migrations may take longer than the timeouts for requests.
+        # Migrations may take longer than the timeouts for requests allow.
         async_creator=partial(connect, for_requests=False),
         poolclass=NullPool,
     )
@@ -58,7 +58,7 @@ def migrate_offline() -> None:
 if context.is_offline_mode():
     migrate_offline()
 elif connection := context.config.attributes.get("connection"):
-    # Tests pass a connection to a database of their own.
+    # Tests pass a connection to their own database.
     migrate(connection)
 else:
     asyncio.run(migrate_online())

@@ -1,7 +1,9 @@
 """Compare the app with its ceilings and a conventional app: `python -m benchmarks`.
 
+A ceiling is a minimal app that only sends stored responses, or runs one SQL statement.
+
 Requires wrk. Exits with status 1 if something can't be measured, but not if a target is
-missed, because figures depend on the machine.
+missed, because the results depend on the machine.
 """
 
 import argparse
@@ -42,7 +44,7 @@ WARM_UP_SECONDS = 0.2
 
 
 def measure_once(servers: Servers, load: Load, *, seconds: float) -> Measurement | None:
-    """Measure a load; if it fails, raise an error that shows the server's log."""
+    """Measure a load, or raise an error with the server's log if that fails."""
     try:
         measurement = measure(load, servers.urls[load.server], seconds=seconds)
     except LoadError as error:
@@ -53,7 +55,7 @@ def measure_once(servers: Servers, load: Load, *, seconds: float) -> Measurement
 
 
 def warm_up(servers: Servers, loads: Iterable[Load]) -> None:
-    """Check each response, and let caches and connection pools fill."""
+    """Check the response to each load, and fill caches and connection pools."""
     for load in loads:
         send_once(servers, load)
         measure_once(servers, load, seconds=WARM_UP_SECONDS)
@@ -85,7 +87,7 @@ def median(measurements: list[Measurement]) -> Measurement:
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    """Prepare everything, measure, and report."""
+    """Start the servers, measure all cases, and report the results."""
     with embedded_server(folder) as admin, Servers(folder, admin) as servers:
         start_small(servers, admin)
         if not options.quick:
@@ -117,8 +119,8 @@ def report(
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only 10,000 posts")
-    parser.add_argument("--rounds", type=int, help="how often each case is measured")
+    parser.add_argument("--quick", action="store_true", help="use only 10,000 posts")
+    parser.add_argument("--rounds", type=int, help="number of times to measure a case")
     parser.add_argument("--seconds", type=float, help="duration of each measurement")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 3)
@@ -137,7 +139,7 @@ def main() -> int:
     options = parse_options()
     require_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # PostgreSQL and wrk inherit the core.
+    # PostgreSQL and wrk, which this process starts, inherit the core.
     pin(0, LOAD_CORE)
     if not IS_PINNED:
         say("Servers and wrk share the cores, which makes the figures less precise")

@@ -1,4 +1,4 @@
-"""What is measured, and how fast it should be."""
+"""The cases that are measured, and how fast they should be."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,9 +29,9 @@ CACHED_PATHS = (*CONVENTIONAL_PATHS, "/login", "/feed.atom")
 DEEP_SKIP = 900_000
 ENCODINGS = ("identity", "br")
 
-# Paths, their largest numbers, and the smallest share of the database ceiling. Lists go
-# to the middle of 10,000 posts: farther back, the app starts at the other end, which is
-# nearer than in a list of 1,000,000.
+# For each path, the maximum of n, and the target as a share of the database ceiling.
+# Lists are only requested up to the middle of 10,000 posts. Farther back, the app would
+# start at the other end, which is nearer than in a list of 1,000,000 posts.
 DISTINCT = (
     ("/api/posts/{n}", SMALL, 0.30),
     ("/api/posts?skip={n}", HALF, 0.25),
@@ -41,7 +41,7 @@ DISTINCT = (
 
 
 class Metric(Enum):
-    """What a case compares, and whether more is better."""
+    """What a case compares, and whether a higher value is better."""
 
     SHARE = "at least this share of the other requests per second"
     TIMES = "at least this many times the other requests per second"
@@ -59,7 +59,7 @@ class Case:
     baseline: Load | None
     metric: Metric
     target: float | None = None
-    """None: the ratio is only reported."""
+    """None if the ratio is reported without a target."""
 
     @property
     def loads(self) -> list[Load]:
@@ -68,12 +68,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Known:
-    """Values that the app returned before the measurements."""
+    """Values from the app that the measured requests contain."""
 
     etag: str
     token: str
     cursor: str | None
-    """Of the page after `DEEP_SKIP`; None without 1,000,000 posts."""
+    """Cursor of the page at `DEEP_SKIP`, or None without 1,000,000 posts."""
 
 
 def all_cases(known: Known) -> list[Case]:

@@ -1,4 +1,4 @@
-"""Bare ASGI apps: no framework in Python can respond faster than these."""
+"""Bare ASGI apps. No Python framework can respond faster than these."""
 
 import os
 from typing import Any
@@ -22,7 +22,7 @@ Response = tuple[Message, Message]
 
 
 class MemoryCeiling:
-    """Send the responses of the app from memory, byte for byte."""
+    """Send the app's responses from memory, byte for byte."""
 
     def __init__(self) -> None:
         self.responses: dict[tuple[str, bytes], Response] = {}
@@ -38,11 +38,11 @@ class MemoryCeiling:
 
 
 def fetch(path: str, encoding: str) -> Response:
-    """Return a response of the app as ASGI messages, with its body still encoded."""
+    """Return one of the app's responses as ASGI messages, without decoding the body."""
     url = os.environ["BENCHMARK_APP_URL"] + path
     with httpx.stream("GET", url, headers={"Accept-Encoding": encoding}) as response:
         body = b"".join(response.iter_raw())
-    # uvicorn adds the date.
+    # uvicorn adds the current date.
     headers = [header for header in response.headers.raw if header[0] != b"date"]
     return (
         {
@@ -55,7 +55,7 @@ def fetch(path: str, encoding: str) -> Response:
 
 
 class DatabaseCeiling:
-    """Run one statement per request: read the post `/{id}`, or insert a post."""
+    """Run one statement per request, which reads the post at `/{id}` or inserts one."""
 
     def __init__(self) -> None:
         self.pool: Any = None  # asyncpg has no py.typed file

@@ -39,7 +39,7 @@ Section = tuple[str, list[tuple[str, list[Load]]]]
 
 
 def sections() -> list[Section]:
-    """Return headings, and below them paths and the loads to compare."""
+    """Return the headings of the chart, each with paths and the loads to compare."""
     cached = [
         (
             path,

@@ -1,7 +1,7 @@
-"""The same endpoints as most FastAPI tutorials would build them.
+"""The same endpoints, built the way most FastAPI tutorials build them.
 
-Sessions of the ORM, a query for the posts, one for their authors and a count per list,
-`response_model`, Jinja2, and two classes of `BaseHTTPMiddleware`.
+This app uses ORM sessions, `response_model`, Jinja2 and two subclasses of
+`BaseHTTPMiddleware`. A list takes three queries, for posts, authors and the total.
 """
 
 import os
@@ -34,7 +34,7 @@ templates = Jinja2Templates(Path(__file__).with_name("templates"))
 
 
 class Base(DeclarativeBase):
-    """Base class of both tables."""
+    """Base class for both models."""
 
 
 class User(Base):

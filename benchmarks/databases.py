@@ -14,9 +14,9 @@ from tests.databases import execute
 
 BATCH = 100_000
 OPTIONS = [
-    # Enough for the pools of all servers together.
+    # Enough for the connection pools of all servers.
     "max_connections=200",
-    # Vacuum would take time from a single measurement.
+    # Autovacuum would slow down some measurements and not others.
     "autovacuum=off",
 ]
 COUNT_BUSY = """
@@ -28,7 +28,7 @@ INSERT INTO users (username, email, password_hash)
 SELECT 'User ' || n, 'user' || n || '@example.com', ''
 FROM generate_series(1, 1000) AS n
 """
-# About 1,000 bytes each, which no other post has in this order.
+# Each post has about 1,000 bytes of content, and no two posts have the same content.
 INSERT_POSTS = """
 INSERT INTO posts (title, content, user_id, date_posted)
 SELECT
@@ -61,7 +61,7 @@ def is_idle(url: URL) -> bool:
 
 @contextmanager
 def embedded_server(folder: Path) -> Iterator[URL]:
-    """Run PostgreSQL and yield the URL of a database that can create others."""
+    """Run PostgreSQL, and yield the URL of a database for administrative statements."""
     server = EmbeddedPostgres(folder / "postgres", options=OPTIONS)
     host = quote_plus(str(server.start()))
     try:
@@ -82,7 +82,7 @@ def insert_users(url: URL) -> None:
 
 
 def insert_posts(url: URL, number: int) -> None:
-    """Insert posts, the newest last, and update what the planner knows."""
+    """Insert posts, oldest first, and update the planner's statistics."""
     for first in range(1, number + 1, BATCH):
         last = min(first + BATCH - 1, number)
         run_sql(url, INSERT_POSTS.format(first=first, last=last))

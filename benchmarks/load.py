@@ -14,7 +14,7 @@ RESPONSE_TIMEOUT = 30
 
 
 class LoadError(Exception):
-    """Something could not be measured; the message says why."""
+    """A measurement failed. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Load:
     encoding: str = "identity"
     headers: tuple[tuple[str, str], ...] = ()
     status: int = 200
-    """Status of the response to each request."""
+    """Expected status of each response."""
 
     @property
     def all_headers(self) -> dict[str, str]:
         return {"Accept-Encoding": self.encoding, **dict(self.headers)}
 
     def on(self, server: str) -> Self:
-        """Return the same requests to another server."""
+        """Return the same load for another server."""
         return replace(self, server=server)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What wrk measured."""
+    """The result of one measurement."""
 
     requests_per_second: float
     median_ms: float
@@ -62,7 +62,7 @@ def require_wrk() -> None:
 
 
 def measure(load: Load, url: str, *, seconds: float) -> Measurement | None:
-    """Send requests for a while; return None if there was no response in that time.
+    """Send requests for a number of seconds. Return None if no response arrives.
 
     Raises:
         LoadError: A response was an error, or a connection failed.
@@ -78,7 +78,7 @@ def measure(load: Load, url: str, *, seconds: float) -> Measurement | None:
 
 
 def run_wrk(load: Load, url: str, *, seconds: float) -> str:
-    """Return the output of wrk."""
+    """Run wrk, and return its output."""
     headers = [f"--header={name}: {value}" for name, value in load.all_headers.items()]
     command = [
         *("wrk", "--threads=1", f"--connections={load.connections}"),
@@ -88,7 +88,7 @@ def run_wrk(load: Load, url: str, *, seconds: float) -> str:
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        # wrk measures whole seconds only, but reports what it has when interrupted.
+        # wrk only accepts whole seconds, but also prints its report when interrupted.
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=RESPONSE_TIMEOUT)

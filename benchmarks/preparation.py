@@ -49,9 +49,9 @@ def create_filled_database(servers: Servers, admin: URL, name: str, posts: int) 
 
 
 def start_small(servers: Servers, admin: URL) -> None:
-    """Start all servers of 10,000 posts."""
+    """Start all servers that use the databases with 10,000 posts."""
     posts = create_filled_database(servers, admin, "small", SMALL)
-    # Separate, so that new posts don't change what the other servers return.
+    # Use a separate database, so that new posts don't change the other responses.
     writes = create_database(admin, "writes", template="small")
     servers.start(APP, PRODUCT, posts)
     servers.start(APP_UNCACHED, PRODUCT, posts, **NO_CACHE)
@@ -64,14 +64,14 @@ def start_small(servers: Servers, admin: URL) -> None:
 
 
 def start_large(servers: Servers, admin: URL) -> None:
-    """Start both servers of 1,000,000 posts."""
+    """Start both servers that use the database with 1,000,000 posts."""
     posts = create_filled_database(servers, admin, "large", LARGE)
     servers.start(APP_LARGE, PRODUCT, posts, **NO_CACHE)
     servers.start(CONVENTIONAL_LARGE, CONVENTIONAL_APP, posts)
 
 
 def fetch_known(servers: Servers) -> Known:
-    """Fetch what later requests contain."""
+    """Fetch the values that later requests contain."""
     cursor = None
     if APP_LARGE in servers.urls:
         path = f"{LIST}?skip={DEEP_SKIP}"
@@ -93,7 +93,7 @@ def sign_up(servers: Servers) -> str:
 
 
 def send_once(servers: Servers, load: Load) -> httpx.Response:
-    """Send a single request like those of a load, and check the status."""
+    """Send a single request of a load, and check the status of the response."""
     post = {"title": "Benchmark", "content": "A line of text."}
     return servers.request(
         load.server,
@@ -106,7 +106,7 @@ def send_once(servers: Servers, load: Load) -> httpx.Response:
 
 
 def check_memory_ceiling(servers: Servers) -> None:
-    """Raise an error unless the ceiling sends exactly what the app sends."""
+    """Raise an error unless the memory ceiling sends the same responses as the app."""
     for path in CACHED_PATHS:
         for encoding in ENCODINGS:
             load = Load(APP, path, encoding=encoding)
@@ -117,6 +117,6 @@ def check_memory_ceiling(servers: Servers) -> None:
 
 
 def content(response: httpx.Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return headers, except the date, and body."""
+    """Return the headers, except for the date, and the body."""
     headers = [header for header in response.headers.raw if header[0] != b"date"]
     return sorted(headers), response.content

@@ -1,9 +1,9 @@
-"""Progress on standard output."""
+"""Print progress on standard output."""
 
 import sys
 
 
 def say(text: str) -> None:
-    """Print text at once, even into a pipe."""
+    """Print a line without buffering, even if the output is a pipe."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The results: a table to read and JSON to compare."""
+"""The results, as a table for readers and as JSON for comparisons."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from benchmarks.load import Load, Measurement
 from benchmarks.servers import CORES, IS_PINNED
 
 Results = Mapping[Load, Measurement]
-"""The medians of all rounds."""
+"""The median of all rounds for each load."""
 
 HIGHER_IS_BETTER = (Metric.SHARE, Metric.TIMES)
 
@@ -47,7 +47,7 @@ def this_machine(postgresql: str) -> Machine:
 
 
 def cpu_model() -> str:
-    """Return the model that Linux reports, or else the architecture."""
+    """Return the CPU model that Linux reports, or otherwise the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [
@@ -109,7 +109,7 @@ def figure(metric: Metric, measurement: Measurement) -> float:
 def as_json(
     outcomes: list[Outcome], results: Results, machine: Machine, **options: float
 ) -> dict[str, Any]:
-    """Return all figures; headers are left out, because they contain a token."""
+    """Return all results, without the request headers, which contain a token."""
     return {
         "machine": asdict(machine),
         **options,
@@ -173,5 +173,5 @@ def as_ratio(metric: Metric, ratio: float) -> str:
         return f"{ratio:.0%}"
     if metric is Metric.MILLISECONDS:
         return f"{ratio:.0f} ms"
-    # Targets are round: "30 times", not "30.0 times".
+    # Write "30 times" instead of "30.0 times".
     return f"{ratio:.3g} times"

@@ -29,7 +29,7 @@ MEMORY_CEILING = "memory ceiling"
 DATABASE_CEILING = "database ceiling"
 INSERT_CEILING = "bare inserts"
 
-# Read before this process is pinned.
+# Read the cores before this process is pinned to one of them.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 IS_PINNED = len(CORES) > 1
 SERVER_CORE = 0
@@ -43,17 +43,17 @@ LOG_LINES = 15
 
 
 class ServerError(Exception):
-    """A server doesn't start or responds with an error; the message says why."""
+    """A server doesn't start, or responds with an error. The message says why."""
 
 
 def pin(process_id: int, core: int) -> None:
-    """Let a process (0: this one) and its future children run on one core only."""
+    """Pin a process (0 is this one) and its future children to one core."""
     if IS_PINNED:
         os.sched_setaffinity(process_id, {CORES[core]})
 
 
 def cpu_seconds(process_id: int) -> float:
-    """Return the CPU time of a server's event loop, or 0 if the system isn't Linux."""
+    """Return the CPU time of a server's event loop, in seconds (0 if not on Linux)."""
     schedstat = Path(f"/proc/{process_id}/schedstat")
     return int(schedstat.read_text().split()[0]) / 1e9 if schedstat.exists() else 0
 
@@ -64,7 +64,7 @@ class Servers:
     def __init__(self, folder: Path, database: URL) -> None:
         self.folder = folder
         self.database = database
-        # Creating a client per request takes tens of milliseconds.
+        # Creating a client for each request would take tens of milliseconds.
         self.client = httpx.Client(timeout=RESPONSE_TIMEOUT)
         self.urls: dict[str, str] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -140,7 +140,9 @@ class Servers:
         raise ServerError(f"{name} doesn't start:\n{self.log_end(name)}")
 
     def wait_until_idle(self, name: str) -> None:
-        """Wait for the requests that wrk left behind, which would slow down the next.
+        """Wait until a server has finished the requests that wrk has abandoned.
+
+        Such requests would slow down the next measurement.
 
         Raises:
             ServerError: The server is still busy after `IDLE_TIMEOUT`.
@@ -170,9 +172,9 @@ class Servers:
         *,
         method: str = "GET",
         status: int = 200,
-        **options: Any,  # those of httpx.Client.request
+        **options: Any,  # passed to httpx.Client.request
     ) -> httpx.Response:
-        """Return the response of a server, which must have this status."""
+        """Return a server's response, or raise ServerError if its status differs."""
         response = self.client.request(method, self.urls[name] + path, **options)
         if response.status_code != status:
             raise ServerError(

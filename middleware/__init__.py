@@ -1,4 +1,4 @@
-"""The middleware of every request, in order."""
+"""The middleware that every request passes through, in order."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
 from middleware.trailing_slash import TrailingSlashMiddleware
 
-# Any method and header: the API uses no cookies.
+# Any method and header can be allowed, because the API doesn't use cookies.
 CORS_OPTIONS: dict[str, Any] = {
     "allow_methods": ["*"],
     "allow_headers": ["*"],
@@ -37,26 +37,26 @@ CORS_OPTIONS: dict[str, Any] = {
 
 
 def add_middleware(app: FastAPI) -> None:
-    """Add all middleware, from the innermost to the outermost: the last runs first."""
-    # Innermost: it concerns only routes that read forms.
+    """Add all middleware, from the innermost to the outermost, which runs first."""
+    # Innermost, because it only affects routes that read forms.
     app.add_middleware(FormCharsetMiddleware)
-    # Close to the routes: the limit applies only if a route reads the body.
+    # Close to the routes, because the limit only applies if a route reads the body.
     app.add_middleware(BodyLimitMiddleware)
-    # Outside the two above: a redirect needs no body.
+    # Outside the two above, because a redirect doesn't need the body.
     app.add_middleware(TrailingSlashMiddleware)
     # Inside the compression, because ETags are hashes of unencoded bodies.
     app.add_middleware(ETagMiddleware)
-    # Brotli at level 5: higher levels are too slow for pages.
+    # Brotli levels above 5 are too slow for pages.
     app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
-    # Outside the compression, because each encoding has an ETag of its own.
+    # Outside the compression, because each encoding has its own ETag.
     app.add_middleware(ConditionalGetMiddleware)
     # Outside the middleware above, which treats GET differently from other methods.
     app.add_middleware(HeadMiddleware)
-    # Inside the rate limit, which counts the requests of each client.
+    # Inside the rate limit, so that cached responses count toward it.
     app.add_middleware(ResponseCacheMiddleware)
-    # Outside everything expensive.
+    # Outside the middleware above, so that rejecting a request is cheap.
     app.add_middleware(RequestLimitsMiddleware)
-    # Outside the rate limit: rejecting a host needs no counter.
+    # Outside the rate limit, because requests to unknown hosts don't count.
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
     # Outside all middleware that raises errors.
     app.add_middleware(ServerErrorMiddleware)
@@ -66,14 +66,14 @@ def add_middleware(app: FastAPI) -> None:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)
     # Outside all middleware that responds, so that every response has these headers.
     app.add_middleware(SecurityHeadersMiddleware)
-    # The order doesn't matter: it handles only the lifespan.
+    # The order doesn't matter, because this only handles the lifespan.
     app.add_middleware(StartupErrorMiddleware)
-    # The order doesn't matter: absolute URLs are built by routes.
+    # The order doesn't matter, because only routes build absolute URLs.
     if settings.frontend_url is None and not settings.is_production:
         app.add_middleware(ServerURLMiddleware)
-    # Outside all middleware that responds or logs; inside the one that sets the client
-    # IP, which it logs.
+    # Outside all middleware that responds or logs, but inside the one that sets the
+    # client IP, which is part of the log.
     app.add_middleware(RequestLogMiddleware)
-    # Outermost, so that all others see the client IP that the load balancer reports.
-    # The scheme that it reports doesn't matter: no URL is built from it.
+    # Outermost, so that all other middleware sees the client IP that the load balancer
+    # reports. The reported scheme doesn't matter, because no URL is built from it.
     app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)

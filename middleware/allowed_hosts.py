@@ -8,12 +8,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config import HEALTH_PATHS
 from exceptions import INVALID_HOST
 
-# How many accepted hosts to remember.
+# Maximum number of accepted hosts to remember.
 MAX_ACCEPTED_HOSTS = 100
 
 
 class AllowedHostsMiddleware(TrustedHostMiddleware):
-    """Reject unknown hosts like Starlette, but in our error format.
+    """Reject requests to unknown hosts, with our own error responses.
 
     Health checks are exempt, because load balancers send them to an IP address.
     """
@@ -30,20 +30,20 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
         await self.next_app(scope, receive, send)
 
     async def _check(self, scope: Scope, receive: Receive) -> None:
-        """Raise a 400 unless the request has exactly one `Host`, and it is allowed."""
+        """Raise a 400 unless there is one `Host` header, with an allowed host."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        # Of several headers, Starlette checks only the first.
+        # If there are several headers, Starlette only checks the first.
         if len(hosts) != 1:
             raise INVALID_HOST.exception()
         if hosts[0] not in self._accepted:
             await super().__call__(scope, receive, _reject)
-            # Bounded, because clients can vary the port.
+            # Clients can vary the port, so the number of remembered hosts is limited.
             if len(self._accepted) < MAX_ACCEPTED_HOSTS:
                 self._accepted.add(hosts[0])
 
 
 async def _accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Do nothing if the host is allowed: the app is called afterwards."""
+    """Do nothing if the host is allowed. The middleware calls the app afterward."""
 
 
 async def _reject(_message: Message) -> None:

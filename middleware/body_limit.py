@@ -1,4 +1,4 @@
-"""Limits on the size of request bodies, and on the time they take to arrive."""
+"""Limits on the size of request bodies and on the time they take to arrive."""
 
 import asyncio
 import re
@@ -21,9 +21,9 @@ def max_body_size(scope: Scope) -> int:
 
 
 class BodyLimitMiddleware:
-    """Reject a request body as soon as it turns out to be too large or too slow.
+    """Reject a request body as soon as it is too large or takes too long to arrive.
 
-    Starlette's `max_body_size` bypasses the error handlers and the security headers.
+    Starlette's `max_body_size` would bypass our error handlers and security headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,7 +51,7 @@ class BodyLimitMiddleware:
             except TimeoutError as error:
                 raise BODY_TIMED_OUT.exception() from error
             if not message.get("more_body", False):
-                # Only a disconnect message can follow.
+                # The body is complete. The client may disconnect at any later time.
                 deadline = None
             received += len(message.get("body", b""))
             if received > max_size:
@@ -63,5 +63,5 @@ class BodyLimitMiddleware:
 
 def _declared_length(scope: Scope) -> float:
     declared = Headers(scope=scope).get("content-length", "")
-    # int() raises ValueError for more than 4,300 digits.
+    # Use float, because int() raises ValueError for more than 4,300 digits.
     return float(declared) if declared.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""Complete responses in memory, which several clients share."""
+"""Complete responses in memory, which several clients can share."""
 
 import asyncio
 from collections import Counter
@@ -14,7 +14,7 @@ from conditional_requests import etag_matches
 from exceptions import TOO_BUSY
 from middleware.etags import BODY_HEADERS, send_chunks
 
-# The largest list takes 30 MB, and stays in memory until its slowest client has
+# The largest list takes 30 MB. A response stays in memory until its slowest client has
 # received it.
 LARGE_BYTES = 256 * 1024
 MAX_LARGE_BYTES = 128 * 1024 * 1024
@@ -25,19 +25,19 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 @dataclass(eq=False)
 class BufferedResponse:
-    """A complete response, for any number of clients."""
+    """A complete response that can be sent to any number of clients."""
 
     status: int
     headers: RawHeaders
     body: bytes
     clients: int = 0
     owner: str = ""
-    """IP of the first client, whose memory limit a large body counts toward."""
+    """IP of the first client. A large body counts toward the limit of this client."""
     generation: int | None = None
-    """`cache.generation` when it was computed. None for a single post, which is removed
-    when it changes, and for a response that isn't stored."""
+    """Generation of the cache when the response was computed. None for a response that
+    isn't stored, and for a single post, which is removed when it changes."""
     route: object = None
-    """The route that has responded, for the log."""
+    """The route that computed the response, for the log."""
 
     def __post_init__(self) -> None:
         headers = MutableHeaders(raw=list(self.headers))
@@ -54,7 +54,7 @@ class BufferedResponse:
         return len(self.body) >= LARGE_BYTES
 
     def is_known_to(self, if_none_match: str) -> bool:
-        """Return whether a client has this version (RFC 9110, section 13.1.2)."""
+        """Return whether the client has this response (RFC 9110, section 13.1.2)."""
         return bool(self.etag) and etag_matches(if_none_match, self.etag, weakly=True)
 
     async def send_not_modified(self, send: Send) -> None:
@@ -62,7 +62,7 @@ class BufferedResponse:
         await send({"type": "http.response.body", "body": b""})
 
     async def send(self, receive: Receive, send: Send) -> None:
-        """Send the response to one client until it disconnects."""
+        """Send the response to a client, and stop if the client disconnects."""
         await _send_start(self.status, self.headers, send)
         if not self.is_large:
             await send({"type": "http.response.body", "body": self.body})
@@ -75,13 +75,13 @@ class BufferedResponse:
 
 
 async def _send_start(status: int, headers: RawHeaders, send: Send) -> None:
-    # Copy the headers, because other middleware adds to them.
+    # Copy the headers, because other middleware adds headers to the list.
     message = {"type": "http.response.start", "status": status}
     await send({**message, "headers": headers.copy()})
 
 
 class LargeResponseMemory:
-    """Limit the memory of large responses that are being sent."""
+    """Limit the memory that large responses take while they are sent."""
 
     def __init__(self) -> None:
         self._responses: WeakValueDictionary[object, BufferedResponse] = (
@@ -93,12 +93,12 @@ class LargeResponseMemory:
     def reserve(
         self, response: BufferedResponse, client: str
     ) -> Iterator[BufferedResponse]:
-        """Yield the response, or the identical one that other clients are receiving.
+        """Yield the response, or an identical one that other clients are receiving.
 
         Raises:
             HTTPException: 503 if too much memory is in use.
         """
-        # With an ETag, equal headers mean equal bodies.
+        # If there is an ETag, responses with equal headers have equal bodies.
         identity = tuple(response.headers) if response.etag else id(response)
         shared = self._responses.setdefault(identity, response)
         if not shared.clients:
@@ -134,7 +134,7 @@ async def call_app(app: ASGIApp, scope: Scope) -> BufferedResponse:
     async def receive() -> Message:
         nonlocal is_body_sent
         if is_body_sent:
-            # The response has to be computed, even if the client disconnects.
+            # Never report a disconnect, because other clients may need the response.
             await asyncio.Event().wait()
         is_body_sent = True
         return {"type": "http.request", "body": b""}

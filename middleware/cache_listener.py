@@ -1,4 +1,4 @@
-"""Notifications of changes by other processes, for the response cache."""
+"""Listen for changes by other processes, and update the response cache."""
 
 import asyncio
 from typing import Any
@@ -20,15 +20,15 @@ LISTENER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
-# Together less than a second, which is the longest time without notifications before
-# the cache turns off.
+# In seconds. The sum of the first two limits how long a lost connection goes unnoticed.
+# Until the listener has reconnected, the cache is off.
 PING_INTERVAL = 0.3
 PING_TIMEOUT = 0.6
 RECONNECT_DELAY = 1.0
 
 
 async def listen() -> None:
-    """Keep the cache on while notifications of changes can be received."""
+    """Keep the cache on while this process can receive notifications of changes."""
     while True:
         try:
             await _listen_once()
@@ -42,7 +42,7 @@ async def listen() -> None:
 async def _listen_once() -> None:
     connection = await connect(for_requests=False)
     try:
-        # Shows operators in pg_stat_activity which connection this is.
+        # Lets operators recognize this connection in pg_stat_activity.
         await connection.execute(f"SET application_name = '{LISTENER_NAME}'")
         connection.add_termination_listener(lambda _connection: cache.turn_off())
         await connection.add_listener(CHANNEL, _apply_change)
@@ -60,7 +60,7 @@ async def _listen_once() -> None:
 
 
 def _apply_change(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
-    """Remove the responses that show these posts, and all lists; or everything."""
+    """Remove the changed posts and all lists from the cache, or everything."""
     if payload == EVERYTHING:
         cache.invalidate_all()
     else:

@@ -26,15 +26,15 @@ class ClientIPMiddleware:
             ip = peer[0]
             if forwarded:
                 ip = self._client_ip(peer[0], peer[1], b",".join(forwarded))
-            # Change the scope in place: uvicorn's access log reads the original.
+            # Change the scope in place, because uvicorn's access log reads it too.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
         await self.app(scope, receive, send)
 
     def _client_ip(self, peer: str, port: int, forwarded: bytes) -> str:
         entries = [entry.strip() for entry in forwarded.decode("latin-1").split(",")]
         if self.hops == 0:
-            # By default, uvicorn trusts the header if the peer is 127.0.0.1, and sets
-            # the client to one of its entries, with port 0 if the entry has none.
+            # By default, uvicorn trusts the header if the peer is 127.0.0.1. It then
+            # sets the client to one of the entries, with port 0 if the entry has none.
             is_forged = any(
                 peer in entry and port in {0, port_of(entry)} for entry in entries
             )

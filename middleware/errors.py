@@ -1,4 +1,4 @@
-"""Errors at startup, and unhandled errors of requests."""
+"""Responses to unhandled errors, and messages for startup errors."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartupErrorMiddleware:
-    """Let the server print expected startup errors as one line, without a traceback."""
+    """Make the server print expected startup errors in one line, with no traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -38,10 +38,11 @@ class StartupErrorMiddleware:
 
 
 class ServerErrorMiddleware:
-    """Respond to errors that no exception handler has handled.
+    """Respond to errors that no exception handler handles.
 
-    Starlette's class of this name runs outside all other middleware, so its responses
-    have no security headers. Exception handlers don't see errors raised by middleware.
+    Exception handlers don't see errors raised by middleware. Starlette's class of the
+    same name runs outside all other middleware, so its responses would have no security
+    headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:

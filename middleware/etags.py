@@ -1,4 +1,4 @@
-"""ETags of responses, and 304 (Not Modified) for conditional GET requests."""
+"""ETags, and 304 (Not Modified) responses to conditional GET requests."""
 
 import asyncio
 import re
@@ -13,15 +13,15 @@ ENCODING_SUFFIX = re.compile('-(?:br|gzip)(?=")')
 CONDITIONS = (b"if-match", b"if-none-match", b"if-modified-since")
 # Compressing this much takes a few milliseconds.
 CHUNK_BYTES = 128 * 1024
-# A 304 has no body that they could describe (RFC 9110, section 15.4.5).
+# These headers describe a body, which a 304 doesn't have (RFC 9110, section 15.4.5).
 BODY_HEADERS = ("content-type", "content-length", "content-encoding")
 
 
 class ETagMiddleware:
     """Add an ETag to cacheable responses, and a default `Cache-Control` to all.
 
-    By default, caches revalidate responses to GET before each use, and don't store any
-    other response (RFC 9111).
+    By default, caches must revalidate a response to GET before each use, and must not
+    store any other response (RFC 9111).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,7 +55,7 @@ class ETagMiddleware:
 
 
 def _needs_etag(start: Message, *, is_get: bool) -> bool:
-    """Set the default `Cache-Control`; return whether an ETag must be added."""
+    """Set the default `Cache-Control`, and return whether to add an ETag."""
     headers = MutableHeaders(scope=start)
     may_store = is_get and start["status"] in {200, 304}
     headers.setdefault("Cache-Control", "no-cache" if may_store else "no-store")
@@ -72,12 +72,12 @@ async def _hash(body: bytes) -> str:
 async def send_chunks(
     body: bytes, send: Send, is_connected: Callable[[], bool] = lambda: True
 ) -> None:
-    """Send a body in chunks until the client disconnects.
+    """Send a body in chunks, and stop if the client disconnects.
 
-    Between chunks, the event loop serves other requests: compressing 30 MB takes a
-    second.
+    The event loop serves other requests between chunks. Compressing 30 MB at once would
+    block it for a second.
     """
-    # Send views instead of copies: all slow clients share one body.
+    # Send views instead of copies, so that all slow clients share one body.
     view = memoryview(body)
     for start in range(0, len(body) or 1, CHUNK_BYTES):
         end = start + CHUNK_BYTES
@@ -91,10 +91,10 @@ async def send_chunks(
 
 
 class ConditionalGetMiddleware:
-    """Respond with 304 if the client has the current version (RFC 9110, 13.1.2).
+    """Respond with 304 if the client has the current version of a resource.
 
-    It runs outside the compression, because an encoded body needs an ETag of its own
-    (section 8.8.3.3); routes only know the ETag of the unencoded body.
+    See RFC 9110, section 13.1.2. This middleware runs outside the compression, because
+    each encoding needs its own ETag (section 8.8.3.3).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -136,9 +136,9 @@ class ConditionalGetMiddleware:
 def _remove_handled_conditions(
     request: MutableHeaders, *, is_revalidation: bool
 ) -> None:
-    """Remove conditions handled here, and encoding suffixes from `If-Match`."""
+    """Remove the conditions handled here, and the encoding suffixes in `If-Match`."""
     if is_revalidation:
-        # If-None-Match takes precedence over a date (section 13.1.3).
+        # If-None-Match takes precedence over a date (RFC 9110, section 13.1.3).
         del request["if-none-match"]
         del request["if-modified-since"]
     if "if-match" in request:

@@ -1,4 +1,4 @@
-"""The charset of forms."""
+"""The charset that a client declares for a form."""
 
 import re
 
@@ -9,10 +9,11 @@ CHARSET = re.compile(r"(?<=;)(\s*)charset", re.IGNORECASE)
 
 
 class FormCharsetMiddleware:
-    """Ignore the charset of a form: forms are UTF-8 (RFC 7578, section 5.1.2).
+    """Ignore the charset that a client declares, and decode forms as UTF-8.
 
-    Starlette decodes them with any Python codec that the client names. Some take
-    minutes for a megabyte, others raise unexpected errors.
+    UTF-8 is the default (RFC 7578, section 5.1.2). Starlette would use any Python codec
+    that the client names. Some codecs take minutes for a megabyte, and others raise
+    unexpected errors.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Respond to HEAD as to GET, without the body (RFC 9110, section 9.3.2)."""
+    """Treat HEAD like GET, but don't send the body (RFC 9110, section 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Rate limit and concurrency limit per client IP."""
+"""Limits on the rate and concurrency of requests from each client IP."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from middleware.errors import is_end
 
 
 class RequestLimitsMiddleware:
-    """Limit the requests of each client IP, in total and concurrently.
+    """Limit the rate and the number of concurrent requests from each client IP.
 
     Health checks are exempt, because load balancers send them often.
     """
@@ -27,7 +27,7 @@ class RequestLimitsMiddleware:
             return
         network = rate_limit.client_network(scope["client"][0])
         if self.in_progress[network] >= settings.rate_limit_concurrent_requests:
-            # Without this header, uvicorn would read the rest of a slow body.
+            # Without this header, uvicorn would wait for the rest of a slow body.
             raise TOO_BUSY.exception(Connection="close")
         await rate_limit.count_request(network)
         is_in_progress = True
@@ -42,7 +42,7 @@ class RequestLimitsMiddleware:
         async def send_until_complete(message: Message) -> None:
             await send(message)
             if is_end(message):
-                # Background tasks don't count.
+                # Background tasks don't count as requests.
                 end()
 
         try:

@@ -2,22 +2,25 @@
 
 The rules, in terms of RFC 9111:
 
-- A response is stored if it is a 200 with an ETag, of at most 1 MiB, not marked
-  `no-store`, if the URL is canonical, and if the request had no `Authorization` header.
-  Any request may get a stored response.
-- The key is the path, the query parameters that the route declares, and the encoding. A
-  route must declare all parameters that it reads; other ones are removed.
+- A response is stored if its status is 200, it has an ETag, it isn't marked `no-store`
+  and it takes at most 1 MiB. The URL must be canonical, and the request must not have
+  an `Authorization` header. Any request may get a stored response.
+- The key consists of the path, the query parameters that the route declares, and the
+  encoding. A route must declare all parameters that it reads, because all others are
+  removed.
 - Concurrent requests with the same key, `Authorization` and `Accept` share one
-  computation, unless the data has changed since it began, or it began 0.2 seconds ago.
-- Any change to public data removes the posts concerned, and everything that is not a
-  single post. This process does so before it responds to the writer; triggers announce
-  the changes of other processes (`alembic/sql/0008_notify_changes.sql`).
-- A response is not stored if the data has changed while it was computed.
-- Nothing is stored while notifications can't be received, while dependencies are
-  overridden, in development, and before the app has started.
+  computation, unless the data has changed since it began, or it began more than 0.2
+  seconds ago.
+- Any change to public data removes the changed posts, and all responses other than
+  single posts. This process removes them before it responds to the request that makes
+  the change. Other processes are notified by triggers
+  (`alembic/sql/0008_notify_changes.sql`).
+- A response is not stored if the data has changed while it was being computed.
+- Nothing is stored before the app has started, in development, while notifications
+  can't be received, or while dependencies are overridden.
 
 Files bypass the cache, because they are streamed. Health checks bypass it, because
-each has to query the database.
+each one must query the database.
 """
 
 import asyncio
@@ -43,7 +46,7 @@ from middleware.buffered_response import (
 
 POSTS_API = re.compile(r"/api/posts(?:/([1-9][0-9]*))?")
 SINGLE_POST = re.compile(r"(?:/api)?/posts/[1-9][0-9]*")
-# Other spellings of the same resource, such as /posts/007, get no entry.
+# Responses to other paths of the same resource, such as /posts/007, aren't stored.
 CANONICAL_PATH = re.compile(
     r"/|(?:/(?:[a-z_.-]+|[1-9][0-9]*|[a-z]+-(?:0|[1-9][0-9]*)\.xml))+"
 )
@@ -52,14 +55,14 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 UNCACHED = ("/static/", "/media/", HEALTH_PATH)
 ENCODINGS = ("br", "gzip", "identity")
 
-# Memory for the key and the headers of an entry.
+# Estimated size of the key and the headers of an entry.
 ENTRY_OVERHEAD_BYTES = 2048
 MAX_ENTRY_BYTES = 1024 * 1024
-# Share of the memory for entries that were requested only once.
+# Share of the memory for responses that were requested only once.
 NEW_SHARE = 0.2
 
-# Requests don't join a computation that began longer ago (in seconds): it may be stuck,
-# and another process may have changed the data since.
+# Requests don't wait for a computation that began more than this many seconds ago. It
+# may be stuck, and another process may have changed the data since then.
 JOIN_TIMEOUT = 0.2
 Key = tuple[str, bytes, str]
 
@@ -69,16 +72,16 @@ def entry_size(response: BufferedResponse) -> int:
 
 
 class ResponseCache:
-    """Stored responses, at most `RESPONSE_CACHE_BYTES`.
+    """Stored responses, which take at most `RESPONSE_CACHE_BYTES` of memory.
 
-    They are in two LRU caches, so that a crawler, which requests each URL once, evicts
-    only new entries, and not what everyone reads.
+    There are two LRU caches: one for new responses, and one for responses that were
+    requested again. A crawler, which requests each URL once, only evicts new ones.
     """
 
     def __init__(self) -> None:
         self.is_on = False
         self.generation = 0
-        """Incremented by each change of the data."""
+        """Number that every change to public data increments."""
         self.hits = 0
         self.resize(0)
 
@@ -94,7 +97,7 @@ class ResponseCache:
         return self._new.currsize + self._used.currsize
 
     def turn_on(self) -> None:
-        """Start storing responses, up to `RESPONSE_CACHE_BYTES`."""
+        """Start storing responses, up to a total size of `RESPONSE_CACHE_BYTES`."""
         self.resize(settings.response_cache_bytes)
         self.generation += 1
         self.is_on = settings.response_cache_bytes > 0
@@ -129,7 +132,7 @@ class ResponseCache:
         self._new[key] = response
 
     def invalidate(self, post_ids: Iterable[str]) -> None:
-        """Remove these posts, and everything that is not a single post."""
+        """Remove these posts, and all responses other than single posts."""
         self.generation += 1
         for post_id in post_ids:
             for path in (f"/posts/{post_id}", f"/api/posts/{post_id}"):
@@ -155,7 +158,7 @@ class Computation:
     result: asyncio.Future[BufferedResponse]
 
     def may_be_joined(self) -> bool:
-        """Return whether its result is current enough for a new request."""
+        """Return whether a new request may wait for the result and use it."""
         age = asyncio.get_running_loop().time() - self.started_at
         return self.generation == cache.generation and age < JOIN_TIMEOUT
 
@@ -169,7 +172,7 @@ class Computation:
 
 
 class ResponseCacheMiddleware:
-    """Serve stored responses, and store new ones, by the rules of this module."""
+    """Serve and store responses, according to the rules at the top of this module."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -187,7 +190,7 @@ class ResponseCacheMiddleware:
             await self._write(scope, receive, send)
 
     async def _write(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Remove what a request has changed before its client gets the response."""
+        """Call the app, and remove outdated responses before its response is sent."""
 
         async def send_after_invalidation(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
@@ -225,14 +228,14 @@ class ResponseCacheMiddleware:
     async def _compute(
         self, scope: Scope, key: Key, *, may_store: bool
     ) -> BufferedResponse:
-        """Call the app, or wait for a computation of the same response."""
+        """Call the app, or wait if the same response is already being computed."""
         headers = Headers(scope=scope)
         token = headers.get("authorization")
         # Errors also depend on the media types that the client accepts.
         identity = (*key, token, *headers.getlist("accept"))
         running = self._running.get(identity)
         if running is not None and running.may_be_joined():
-            # Don't await the future directly: canceling this task would cancel it.
+            # Don't await the future directly, or canceling this task would cancel it.
             await asyncio.wait({running.result})
             if running.has_succeeded():
                 return running.result.result()
@@ -243,7 +246,7 @@ class ResponseCacheMiddleware:
             response = await call_app(self.app, inner_scope(scope, key))
         except Exception as error:
             current.result.set_exception(error)
-            # Without this, asyncio would log that it was never retrieved.
+            # Retrieve the exception, or asyncio would log that it was never retrieved.
             current.result.exception()
             raise
         else:
@@ -258,7 +261,7 @@ class ResponseCacheMiddleware:
 
 
 def append_value(values: str, value: bytes) -> str:
-    """Append a value of a repeated header (RFC 9110, section 5.3)."""
+    """Append the value of a repeated header (RFC 9110, section 5.3)."""
     text = value.decode("latin-1")
     return f"{values},{text}" if values else text
 
@@ -267,26 +270,26 @@ def append_value(values: str, value: bytes) -> str:
 
 
 def normalized_query(scope: Scope) -> bytes:
-    """Return the query with only the parameters of the route, sorted."""
+    """Return the query string with the parameters that the route declares, sorted."""
     query: bytes = scope["query_string"]
     for path_regex, names in query_parameters(scope["app"]):
         if path_regex.match(scope["path"]):
             pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
             return urlencode(sorted(p for p in pairs if p[0] in names)).encode()
-    # No route matches. Keep the query: a redirect, for example, contains it.
+    # No route matches. Keep the query string, because a redirect may contain it.
     return query
 
 
 @lru_cache(maxsize=1)
 def query_parameters(app: FastAPI) -> list[tuple[re.Pattern[str], set[str]]]:
-    """Return the path and the query parameters of each GET route, in order."""
+    """Return the path and the query parameters of each GET route, in routing order."""
     routes = [
         (route.path_regex, set(parameters_of(route.dependant)))
         for router in app.state.routers
         for route in router.routes
         if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     ]
-    # FastAPI adds this route itself.
+    # FastAPI itself adds the route of openapi.json.
     return [*routes, (re.compile(f"{re.escape(app.openapi_url or '')}$"), set())]
 
 
@@ -310,9 +313,10 @@ def choose_encoding(accept_encoding: str) -> str:
 
 
 def is_canonical(key: Key) -> bool:
-    """Return whether no other path or query leads to the same resource.
+    """Return whether this is the canonical path and query of a resource.
 
-    Otherwise a client could fill the cache with copies of one post (`/posts/007`, ...).
+    If other paths were stored, a client could fill the cache with copies of one post
+    (`/posts/007`, `/posts/0007`, ...).
     """
     path, query, _ = key
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
@@ -327,7 +331,7 @@ def is_canonical(key: Key) -> bool:
 
 
 def inner_scope(scope: Scope, key: Key) -> Scope:
-    """Return the scope of a request for a complete response in one encoding."""
+    """Return the scope of an unconditional request for a response in one encoding."""
     _, query, encoding = key
     replaced = (b"accept-encoding", b"if-none-match", b"if-modified-since")
     headers = [pair for pair in scope["headers"] if pair[0] not in replaced]

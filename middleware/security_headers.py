@@ -1,4 +1,4 @@
-"""Security headers, HSTS included."""
+"""Security headers, including HSTS."""
 
 import re
 
@@ -28,7 +28,7 @@ SECURITY_HEADERS = [
 
 
 class SecurityHeadersMiddleware:
-    """Add security headers to every response, unless it sets them itself."""
+    """Add security headers to every response, unless it already has them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

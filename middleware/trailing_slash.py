@@ -20,8 +20,8 @@ class TrailingSlashMiddleware:
         if scope["type"] != "http" or path == "/" or not path.endswith("/"):
             await self.app(scope, receive, send)
             return
-        # Exactly one leading slash: two slashes, or a slash and a backslash (which
-        # `quote` encodes), would redirect to another host.
+        # The location must have exactly one leading slash. Two slashes, or a slash and
+        # a backslash (which `quote` encodes), would redirect to another host.
         location = "/" + quote(path.strip("/"))
         if scope["query_string"]:
             location += "?" + scope["query_string"].decode("latin-1")

@@ -2,6 +2,6 @@
 
 from routers import feeds, health, login, pages, passwords, pictures, posts, users
 
-# Starlette tries routes in this order, so the most frequent ones come first.
+# Starlette tries routes in this order, so the most frequently used ones come first.
 MODULES = (posts, pages, users, feeds, login, passwords, pictures, health)
 ROUTERS = tuple(module.router for module in MODULES)

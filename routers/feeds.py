@@ -20,14 +20,14 @@ from unicode_text import normalize_newlines
 router = APIRouter(include_in_schema=False)
 
 FEED_LENGTH = 20
-# Ids per sitemap, some of which may be unused; the protocol allows 50,000 URLs
-# (https://www.sitemaps.org/protocol.html).
+# Number of ids per sitemap, some of which may be unused. The protocol allows up to
+# 50,000 URLs (https://www.sitemaps.org/protocol.html).
 SITEMAP_LENGTH = 10_000
-# Characters that XML 1.0 (section 2.2) doesn't allow, not even escaped.
+# Characters that XML 1.0 (section 2.2) doesn't allow, even if they are escaped.
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 BLANK_LINES = re.compile(r"\n\s*\n")
 
-# The table of each kind of sitemap, the route of its pages, and their parameter.
+# For each kind of sitemap: its table, the route of its pages, and the path parameter.
 SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
     "posts": (Post, "post_page", "post_id"),
     "users": (User, "user_posts_page", "user_id"),
@@ -54,7 +54,7 @@ def render(
         request,
         f"feeds/{template}",
         context,
-        # The XML declares it too, but not every client looks there (RFC 7303, 3.2).
+        # Not all clients read the encoding declared in the XML (RFC 7303, section 3.2).
         media_type=f"{media_type}; charset=utf-8",
     )
 
@@ -62,7 +62,7 @@ def render(
 async def render_feed(
     request: Request, db: AsyncSession, author: UserRow | None, *, feed: str, page: str
 ) -> Response:
-    """Return the Atom feed (RFC 4287) of all posts, or of those of one author."""
+    """Return the Atom feed (RFC 4287) of all posts, or of one author's posts."""
     posts, _ = await fetch_page(db, author, FEED_LENGTH)
     # Even an empty feed needs an `updated` element (RFC 4287, section 4.1.1).
     context = {
@@ -118,8 +118,8 @@ async def sitemap_numbers(
 
 
 def in_sitemap(table: type[Post] | type[User], part: Any) -> Any:
-    """Return the condition that a row is in the sitemap with this number."""
-    # The last sitemap ends beyond the largest integer.
+    """Return an SQL condition for the rows in the sitemap with this number."""
+    # The last sitemap ends beyond the largest `integer`, so use `bigint`.
     first = cast(part, BigInteger) * SITEMAP_LENGTH
     return table.id.between(first, first + SITEMAP_LENGTH - 1)
 

@@ -33,7 +33,7 @@ async def health(
     """
     response.headers.update(NO_STORE)
     check = asyncio.ensure_future(read_database_state(db))
-    # Not wait_for, which waits until a canceled query has ended.
+    # Don't use wait_for, which would wait for the canceled query to end.
     await asyncio.wait({check}, timeout=QUERY_TIMEOUT)
     problem = find_problem(check)
     if problem is None:

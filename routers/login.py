@@ -1,4 +1,4 @@
-"""Login: an access token for an email address and a password."""
+"""Login with an email address and a password."""
 
 from typing import Annotated
 
@@ -34,7 +34,7 @@ async def create_token(
 ) -> Token:
     """Get an access token for an email address (as `username`) and a password.
 
-    The token expires after a while, and as soon as the password changes.
+    The token is valid for a limited time, and only until the password changes.
     """
     email = normalized_email(form)
     async with rate_limit.login_attempt(email, client_ip) as keep_count:
@@ -50,7 +50,7 @@ async def create_token(
 
 
 async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
-    """Hash a password with the current parameters; tokens stay valid."""
+    """Hash a password with the current parameters. Existing tokens stay valid."""
     try:
         password_hash = await hash_password_async(password)
     except QueueFull:

@@ -1,4 +1,7 @@
-"""HTML pages: the same for every visitor, because the login state is in the browser."""
+"""HTML pages, which are the same for every visitor.
+
+Only the browser knows whether the visitor is logged in.
+"""
 
 import math
 from typing import Annotated, Any
@@ -20,7 +23,7 @@ router = APIRouter(include_in_schema=False)
 PageNumber = Annotated[int, Query(ge=1, le=MAX_ID // settings.posts_per_page)]
 
 
-# Async, because a sync function would run in a thread.
+# Async, because FastAPI would run a sync function in a thread.
 async def get_numbered_page(page: PageNumber = 1) -> PageRequest:
     """Convert a page number, starting at 1, to an offset and a limit."""
     limit = settings.posts_per_page
@@ -102,7 +105,7 @@ async def forgot_password_page(request: Request) -> Response:
 
 @router.get("/reset-password")
 async def reset_password_page(request: Request) -> Response:
-    # The URL has a token, which must not reach the sites that the page links to.
+    # The URL contains a token, which the browser must not send to other sites.
     return templates.TemplateResponse(
         request, "reset_password.html", headers={"Referrer-Policy": "no-referrer"}
     )
@@ -120,7 +123,7 @@ async def redoc_page(request: Request) -> Response:
     return templates.TemplateResponse(request, "redoc.html", headers=headers)
 
 
-# Browsers and link previews request these paths without being told to.
+# Browsers and link previews request these paths even if no page links to them.
 @router.get("/favicon.ico")
 async def favicon() -> Response:
     return icon("favicon.ico", "image/x-icon")

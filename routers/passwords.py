@@ -1,6 +1,6 @@
-"""Set a new password, with a reset token or the current password.
+"""Change a password, with a reset token or with the current password.
 
-Requesting a reset link is in `users.py`.
+The route that sends reset links is in `users.py`.
 """
 
 from fastapi import APIRouter, BackgroundTasks
@@ -51,7 +51,8 @@ async def reset_password(
 ) -> MessageResponse:
     """Set a new password with the token from a reset email.
 
-    The token works once. All sessions end, and the user is notified.
+    The token only works once. All access tokens are revoked, and the user is notified
+    by email.
     """
     token_hash = hash_reset_token(body.token)
     user = await db.scalar(User.with_reset_token(token_hash))
@@ -70,7 +71,8 @@ async def reset_password(
     if used is None:
         raise INVALID_RESET_TOKEN.exception()
     await set_password(db, user, password_hash)
-    # The user owns the email address: earlier failed logins must not lock them out.
+    # The user has access to the email address, so earlier failed logins must not lock
+    # them out.
     await rate_limit.trust_client(user.email, client_ip)
     await rate_limit.clear_failed_logins(user.email, client_ip)
     notify_password_changed(background, user)
@@ -94,7 +96,8 @@ async def change_password(
 ) -> PasswordChangedResponse:
     """Change your password.
 
-    All sessions end; the response has a new token for this one. The user is notified.
+    All access tokens are revoked, and the response contains a new one. You are notified
+    by email.
     """
     # Return the connection to the pool while the passwords are hashed.
     await db.commit()
@@ -117,7 +120,7 @@ async def change_password(
 
 
 async def set_password(db: AsyncSession, user: User, password_hash: str) -> None:
-    """Commit a new password, and end all access and reset tokens issued before."""
+    """Commit a new password, and revoke all earlier access tokens and reset tokens."""
     user.password_hash = password_hash
     user.token_version += 1
     await db.flush()

@@ -85,8 +85,9 @@ UPLOAD_FORM = {
 async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) -> User:
     """Upload a profile picture (JPEG, PNG, GIF or WebP), replacing the current one.
 
-    It is cropped to a centered square, resized to 300 x 300 pixels and stored as a JPEG
-    without metadata. JPEG may have up to 50 megapixels, the other formats 20.
+    The picture is cropped to a centered square, resized to 300 x 300 pixels, and stored
+    as a JPEG without metadata. Uploads may have up to 50 megapixels as a JPEG, and up
+    to 20 in other formats.
     """
     # Return the connection to the pool while the file arrives and is decoded.
     await db.commit()
@@ -108,13 +109,13 @@ async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) ->
 
 
 async def read_avatar(request: Request) -> tuple[bytes, str]:
-    """Return the avatar made from the file in a multipart form, and its filename.
+    """Return an avatar of the picture in a multipart form, and its new filename.
 
     The file isn't a parameter of the route, because FastAPI would read it before it
     authenticates the caller.
 
     Raises:
-        HTTPException: 400 if the file is invalid; 503 if the decoder fails or is busy.
+        HTTPException: 400 if the file is invalid, 503 if the decoder fails or is busy.
         RequestValidationError: The form has no file.
     """
     async with request.form(max_files=1, max_fields=10) as form:
@@ -127,12 +128,12 @@ async def read_avatar(request: Request) -> tuple[bytes, str]:
 
 
 async def decode(file: BinaryIO) -> tuple[bytes, str]:
-    """Decode a file once no other is being decoded; wait for at most 15 seconds."""
+    """Decode a file. If another one is being decoded, wait for up to 15 seconds."""
     try:
-        # The timeout applies until the thread starts.
+        # The timeout only applies until the thread starts.
         with fail_after(DECODE_TIMEOUT):
             return await run_sync(read_and_process, file, limiter=decoder_limiter)
-    # Drop tracebacks, whose reference cycles would keep the file in memory.
+    # Remove the tracebacks, whose reference cycles would keep the file in memory.
     except InvalidImage as exc:
         raise INVALID_IMAGE.exception() from exc.with_traceback(None)
     except OSError as exc:
@@ -141,12 +142,12 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
 
 
 def read_and_process(file: BinaryIO) -> tuple[bytes, str]:
-    # Read only now: while they wait, files over 1 MB are on disk.
+    # Files over 1 MB wait on disk, and are read into memory only now.
     return process_profile_image(file.read())
 
 
 async def store_avatar(db: AsyncSession, avatar: bytes, filename: str) -> None:
-    """Store an avatar, which is deleted again unless `replace_picture` follows."""
+    """Store an avatar. The cleanup deletes it later unless it is assigned to a user."""
     orphaned_pictures.schedule_deletion(db, filename)
     await db.commit()
     try:
@@ -159,10 +160,10 @@ async def store_avatar(db: AsyncSession, avatar: bytes, filename: str) -> None:
 async def replace_picture(
     db: AsyncSession, user: User, filename: str | None
 ) -> str | None:
-    """Set or remove the picture of a locked user; return the file that it replaces.
+    """Set or remove the picture of a locked user, and return the old filename.
 
     Raises:
-        HTTPException: 503 if the cleanup has deleted the new picture already.
+        HTTPException: 503 if the cleanup has already deleted the new picture.
     """
     replaced = user.image_file
     if replaced is not None:
@@ -181,7 +182,7 @@ async def replace_picture(
     responses=error_responses(NO_PICTURE, DELETE_PICTURE_FORBIDDEN),
 )
 async def delete_picture(user: UserToDelete, db: DbSession) -> User:
-    """Delete your profile picture; the default picture is shown instead."""
+    """Delete your profile picture. The default picture is shown instead."""
     await lock_user(db, user)
     deleted = await replace_picture(db, user, None)
     if deleted is None:

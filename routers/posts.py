@@ -58,7 +58,7 @@ async def list_posts(
 ) -> PostPage:
     """List all posts, newest first.
 
-    For the next page, follow `Link`, or send `next_cursor` as `cursor`.
+    To get the next page, follow the `Link` header, or send `next_cursor` as `cursor`.
     """
     return await paginated_response(request, response, db, page)
 
@@ -93,7 +93,8 @@ async def create_post(
     """Create a post.
 
     With an `Idempotency-Key`, you can retry until you get a response, and the post is
-    published once: retries return it as it is now, or 404 if it has been deleted.
+    only published once. A retry returns the post in its current state, or a 404 if the
+    post has been deleted.
     """
     try:
         post = await create_post_once(db, post_in, user, key)
@@ -135,7 +136,7 @@ async def create_post_once(
     responses=error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
 )
 async def replace_post(post_in: PostReplace, post: PostToUpdate, db: DbSession) -> Post:
-    """Replace the title and the content of your post; both are required.
+    """Replace the title and the content of your post. Both are required.
 
     The response has no `ETag`, because the input is normalized before it is stored (RFC
     9110, section 9.3.4). Get the post to read its `ETag`.

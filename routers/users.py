@@ -1,4 +1,4 @@
-"""The users API: sign-up, profiles, account deletion, forgotten passwords."""
+"""The users API: sign-up, profiles, account deletion and forgotten passwords."""
 
 import asyncio
 import logging
@@ -115,15 +115,15 @@ async def create_user(
     client_ip: ClientIP,
     db: DbSession,
 ) -> User:
-    """Create an account. No email is sent; you can log in right away.
+    """Create an account. No email is sent, and you can log in right away.
 
-    Usernames and email addresses are unique, ignoring case. If both are taken, the
+    Usernames and email addresses are unique regardless of case. If both are taken, the
     error names the username.
     """
     limit = RateLimit(settings.rate_limit_sign_up_per_ip, ("sign-up", client_ip))
     async with rate_limit.attempt(limit) as keep_count:
-        # Check before the slow hashing. The unique index still decides, because others
-        # may sign up at the same time.
+        # Check before hashing, which is slow. The unique indexes still decide, because
+        # another user may be signing up at the same time.
         await check_unique(db, user_in.username, user_in.email)
         await db.commit()
         user = User(
@@ -145,10 +145,10 @@ async def commit_user(
     """Commit a new or updated user.
 
     Raises:
-        HTTPException: 400 if the username or email address is taken; 401 if the user
+        HTTPException: 400 if the username or email address is taken, 401 if the user
             has been deleted.
     """
-    # After a rollback, these attributes are expired.
+    # Read these attributes first, because a rollback expires them.
     user_id, username, email = user.id, user.username, user.email
     try:
         await db.flush()
@@ -159,7 +159,7 @@ async def commit_user(
         await db.rollback()
         raise INVALID_TOKEN.exception() from exc
     except DBAPIError as exc:
-        # Two users who swap names at the same time wait for each other.
+        # Two users who take each other's names at the same time cause a deadlock.
         is_deadlock = sqlstate(exc) == DEADLOCK_DETECTED
         if not (is_deadlock or isinstance(exc, IntegrityError)):
             raise
@@ -190,7 +190,7 @@ async def check_unique(
 
 @router.get("/me", summary="Get the current user", response_model=UserPrivateResponse)
 async def read_current_user(user: CurrentUser) -> User:
-    """Get the user that the token belongs to, with the email address."""
+    """Get the user that the token belongs to, including the email address."""
     return user
 
 
@@ -207,7 +207,10 @@ async def list_users(
     skip: Skip = 0,
     limit: Limit = MAX_LIMIT,
 ) -> Sequence[User]:
-    """List users in order of registration. For the next page, follow `Link`."""
+    """List users in order of registration.
+
+    To get the next page, follow the `Link` header.
+    """
     statement = select(User).order_by(User.id).offset(skip).limit(limit + 1)
     users = (await db.scalars(statement)).all()
     if not users and not await db.scalar(select(exists(select(User.id)))):
@@ -240,8 +243,8 @@ async def update_user(
 ) -> User:
     """Update your username, your email address, or both.
 
-    Changing the email address invalidates all reset links and notifies the old email
-    address.
+    If the email address changes, all password reset links become invalid, and the old
+    email address gets a notification.
     """
     old_username, old_email = user.username, user.email
     for name, value in user_in.model_dump(exclude_none=True).items():
@@ -260,7 +263,7 @@ async def update_user(
     responses=error_responses(DELETE_USER_FORBIDDEN),
 )
 async def delete_user(user: UserToDelete, db: DbSession) -> None:
-    """Permanently delete your account, with its posts, picture and tokens."""
+    """Permanently delete your account, including its posts, picture and tokens."""
     await delete_posts_of(db, user)
     statement = delete(User).where(User.id == user.id).returning(User.image_file)
     deleted = (await db.execute(statement)).first()
@@ -274,9 +277,9 @@ async def delete_user(user: UserToDelete, db: DbSession) -> None:
 
 
 async def delete_posts_of(db: AsyncSession, user: User) -> None:
-    """Delete a user's posts in batches; the last batch is not committed yet.
+    """Delete a user's posts in batches, and leave the last batch uncommitted.
 
-    With many posts, the cascade would exceed the statement timeout.
+    If there are many posts, a cascade would exceed the statement timeout.
     """
     newest_first = (Post.date_posted.desc(), Post.id.desc())
     posts = select(Post.date_posted, Post.id).where(Post.user_id == user.id)
@@ -290,7 +293,7 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
         if position is None:
             return
         await db.commit()
-        # Otherwise, each batch would read the index entries of all earlier ones.
+        # Otherwise, each batch would read the index entries of all deleted posts again.
         remaining = tuple_(Post.date_posted, Post.id) < tuple_(*position)
 
 
@@ -304,14 +307,15 @@ async def delete_posts_of(db: AsyncSession, user: User) -> None:
 async def list_user_posts(
     request: Request,
     response: Response,
-    # It comes first because it may wait, and must not hold a connection while it does.
+    # This parameter comes first, because its dependency may have to wait, and must not
+    # occupy a database connection while it waits.
     page: PageParams,
     user: FoundUser,
     db: DbSession,
 ) -> PostPage:
     """List the posts of one user, newest first.
 
-    For the next page, follow `Link`, or send `next_cursor` as `cursor`.
+    To get the next page, follow the `Link` header, or send `next_cursor` as `cursor`.
     """
     return await paginated_response(request, response, db, page, user)
 
@@ -328,9 +332,10 @@ async def forgot_password(
     db: BackgroundDbSession,
     background: BackgroundTasks,
 ) -> MessageResponse:
-    """Send a reset link to an email address, if it belongs to an account.
+    """Send a reset link to an email address if it belongs to an account.
 
-    The response doesn't reveal whether it does. A new link replaces older ones.
+    The response doesn't reveal whether an account exists. A new link replaces all older
+    links.
     """
     limit = RateLimit(settings.rate_limit_reset_per_ip, ("reset from", client_ip))
     await rate_limit.hit(limit)
@@ -345,9 +350,9 @@ async def send_reset_link(
 ) -> None:
     """Send an email with a new reset token, which replaces older ones.
 
-    For an unknown email address, do the same work, but send nothing, so that the timing
-    of concurrent requests reveals nothing. Trusted clients aren't limited, so
-    that others can't use up the user's daily limit.
+    For an unknown email address, do the same work but send nothing, so that the timing
+    of concurrent requests reveals nothing. Trusted clients aren't limited, because
+    others could use up the user's daily limit.
     """
     await asyncio.sleep(rng.uniform(0, MAX_EMAIL_DELAY))
     limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", email))
@@ -369,7 +374,7 @@ async def send_reset_link(
 
 
 async def replace_reset_token(db: AsyncSession, user_id: int) -> str:
-    """Replace a user's reset tokens with a new one; only its hash is stored."""
+    """Replace a user's reset tokens and return the new one. Only its hash is stored."""
     token = generate_reset_token()
     expires_at = utcnow() + timedelta(minutes=settings.reset_token_expire_minutes)
     user = select(User.id).where(User.id == user_id)

@@ -1,7 +1,8 @@
 """Audit the pages with Lighthouse: `python -m tools.lighthouse`.
 
 Requires Chromium, and Lighthouse in node_modules (`npm ci`). Exits with status 1 if a
-goal is missed: a score of 100 (performance: 98), and 70 KB for the first view of home.
+page scores less than 100 (98 for performance), or if the first view of the home page
+transfers more than 70 KB, not counting pictures.
 """
 
 import json
@@ -23,7 +24,7 @@ from tools.seed import PASSWORD
 LIGHTHOUSE = BASE_DIR / "node_modules" / ".bin" / "lighthouse"
 GOALS = {"performance": 98, "accessibility": 100, "best-practices": 100, "seo": 100}
 MAX_FIRST_VIEW_BYTES = 70_000
-# Other load on the machine makes pages slower, never faster, so the best run counts.
+# Other programs on the machine can only slow down a page, so the best run counts.
 MAX_ATTEMPTS = 3
 TIMES = {
     "FCP": "first-contentful-paint",
@@ -50,9 +51,9 @@ class Result:
 
 
 def run(url: str, profile: Path | None) -> Result | None:
-    """Audit a page once, as a phone; return None if Lighthouse fails.
+    """Audit a page once, emulating a phone. Return None if Lighthouse fails.
 
-    Uses an existing browser profile if one is given, otherwise a new one.
+    Lighthouse uses the given browser profile, or otherwise a new one.
     """
     flags = ["--headless=new", *CHROMIUM_FLAGS]
     options = []
@@ -126,7 +127,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
             profile, executable_path=chromium(), args=CHROMIUM_FLAGS
         )
         page = context.new_page()
-        # Open robots.txt, so that nothing that the pages load is cached yet.
+        # Open robots.txt, because an HTML page would fill the browser's cache.
         page.goto(f"{site.url}/robots.txt")
         token = site.log_in(EMAIL, PASSWORD)
         page.evaluate("token => localStorage.setItem('access_token', token)", token)
@@ -134,7 +135,7 @@ def sign_in(site: LiveServer, profile: Path) -> None:
 
 
 def measure_all(site: LiveServer) -> dict[str, Result]:
-    """Audit each page, and the account page also anonymously."""
+    """Audit all pages anonymously, and the account page again while logged in."""
     (post,) = site.call("GET", "/api/posts?limit=1")["posts"]
     pages = {
         "home": "/",
@@ -184,7 +185,7 @@ def main() -> int:
     size = results["home"].bytes_without_pictures
     sys.stdout.write(f"{table(results)}\n\n")
     sys.stdout.write(
-        f"First view of home: {size:,} of {MAX_FIRST_VIEW_BYTES:,} bytes transferred, "
+        f"First view of the home page: {size:,} of {MAX_FIRST_VIEW_BYTES:,} bytes, "
         "without pictures\n"
     )
     for name, result in results.items():

@@ -26,12 +26,12 @@ from image_utils import process_profile_image, upload_profile_image
 from models import Post, User, utcnow
 from unicode_text import caseless_key
 
-PASSWORD = "demo password"  # noqa: S105 - printed, and used for local databases only
+PASSWORD = "demo password"  # noqa: S105 -- public password of all demo users
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 POST_COUNT = 320
 DAYS = 600
 BATCH_SIZE = 40
-# Fixed, so that the content, and with it the screenshots, is the same every time.
+# With a fixed seed, the content and the screenshots are the same every time.
 RANDOM_SEED = 20
 
 DEMO: dict[str, Any] = json.loads(
@@ -41,7 +41,7 @@ DEMO: dict[str, Any] = json.loads(
 
 @dataclass(frozen=True)
 class Person:
-    """A demo user: their topic, and the colors of their picture."""
+    """A demo user, with the topic of their posts and the colors of their picture."""
 
     name: str
     topic: str
@@ -121,7 +121,7 @@ async def add_users(db: AsyncSession) -> list[User]:
 
 
 def random_post(rng: random.Random, users: list[User], number: int) -> Post:
-    """Create a post; the higher its number, the newer it is."""
+    """Create a post. The higher its number, the newer it is."""
     index = rng.randrange(len(users))
     subject = rng.choice(DEMO["subjects"][PEOPLE[index].topic])
     age = timedelta(days=DAYS * (1 - number / POST_COUNT), minutes=rng.random())
@@ -129,7 +129,7 @@ def random_post(rng: random.Random, users: list[User], number: int) -> Post:
         "title": rng.choice(DEMO["titles"]).format(subject),
         "content": random_content(rng, subject),
     }
-    # A few of the newest posts are cases that layouts tend to break on.
+    # A few of the newest posts have content that tends to break layouts.
     if number == POST_COUNT - 2:
         texts = DEMO["long_word"]
     elif number == POST_COUNT - 4:
@@ -141,7 +141,7 @@ def random_post(rng: random.Random, users: list[User], number: int) -> Post:
 
 async def add_posts(db: AsyncSession, users: list[User]) -> None:
     """Add posts of various lengths, spread over the past."""
-    rng = random.Random(RANDOM_SEED)  # noqa: S311 - not used for security
+    rng = random.Random(RANDOM_SEED)  # noqa: S311 -- not used for security
     for number in range(1, POST_COUNT + 1):
         db.add(random_post(rng, users, number))
         if number % BATCH_SIZE == 0:
@@ -150,7 +150,7 @@ async def add_posts(db: AsyncSession, users: list[User]) -> None:
 
 
 async def seed() -> str:
-    """Add the demo content in one transaction, unless it exists; return a message."""
+    """Add the demo content unless it already exists, and return a message."""
     async with AsyncSessionLocal() as db:
         first = select(User.id).where(User.username_key == caseless_key(PEOPLE[0].name))
         if await db.scalar(first) is not None:

@@ -1,9 +1,9 @@
--- Triggers count posts in the transaction of each change: those of each author, and those
--- of the site as user 0. A count is the sum of up to 16 rows (shards), so that concurrent
--- writers rarely wait for each other. Statements are separated by blank lines.
+-- Triggers count the posts of each author, and those of the whole site as user 0, in the
+-- same transaction as each change. A count is the sum of up to 16 rows (shards), so that
+-- concurrent writers rarely wait for each other. Blank lines separate the statements.
 CREATE OR REPLACE FUNCTION count_posts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    -- Always in the same order, which prevents deadlocks. A deleted author has no count.
+    -- Update rows in a fixed order to prevent deadlocks, and ignore deleted authors.
     INSERT INTO post_counts AS count (user_id, shard, posts)
     SELECT
         coalesce(user_id, 0),
@@ -50,7 +50,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION delete_post_counts()
 CREATE TRIGGER delete_post_counts_of_user AFTER DELETE ON users
 FOR EACH ROW EXECUTE FUNCTION delete_post_counts()
 
--- Counts all posts again and returns the counts that were wrong.
+-- Recounts all posts, and returns the counts that were wrong.
 CREATE OR REPLACE FUNCTION recount_posts()
 RETURNS TABLE (author_id integer, stored bigint, counted bigint) LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,12 +1,13 @@
--- Triggers announce each change to public data on the channel "changes" when it is
--- committed, so that every process removes the affected responses from its cache. A message
--- has the ids of the changed posts; all lists change with them, and an empty message stands
--- for the lists alone. "*" stands for everything. Statements are separated by blank lines.
+-- When a change to public data is committed, triggers send a notification on the channel
+-- "changes", so that every process removes the affected responses from its cache. The
+-- payload contains the ids of the changed posts. Every notification also removes all
+-- responses other than single posts, and an empty payload removes only those. The payload
+-- "*" removes everything. Blank lines separate the statements.
 CREATE OR REPLACE FUNCTION notify_changed_posts() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     ids text;
 BEGIN
-    -- A message has at most 8000 bytes.
+    -- A payload must be shorter than 8000 bytes.
     SELECT CASE WHEN count(*) <= 500 THEN string_agg(id::text, ' ') ELSE '*' END
     INTO ids FROM changed;
     IF ids IS NOT NULL THEN
@@ -33,11 +34,11 @@ END $$
 CREATE TRIGGER notify_truncated_posts AFTER TRUNCATE ON posts
 FOR EACH STATEMENT EXECUTE FUNCTION notify_change('*')
 
--- A profile is part of the list of users.
+-- The list of users contains every profile.
 CREATE TRIGGER notify_users AFTER INSERT OR DELETE ON users
 FOR EACH ROW EXECUTE FUNCTION notify_change('')
 
--- Every post shows the name and the picture of its author.
+-- Every post shows its author's name and picture.
 CREATE TRIGGER notify_updated_user AFTER UPDATE ON users
 FOR EACH ROW WHEN (
     OLD.username <> NEW.username OR OLD.image_file IS DISTINCT FROM NEW.image_file

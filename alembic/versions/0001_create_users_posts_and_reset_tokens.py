@@ -1,4 +1,4 @@
-"""Create users, posts and password reset tokens."""
+"""Create the tables for users, posts and password reset tokens."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Add the time of the last edit to posts."""
+"""Add a column for the time of a post's last edit."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Make idempotency keys refer to the post instead of storing the response."""
+"""Make idempotency keys refer to posts instead of storing responses."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     op.add_column("idempotency_keys", sa.Column("post_id", sa.Integer()))
-    # Keys of deleted posts get no post_id. An empty answer isn't valid JSON, and CASE
-    # keeps PostgreSQL from parsing it.
+    # A key gets no post_id if its post has been deleted. CASE prevents PostgreSQL from
+    # parsing an empty `answer`, which isn't valid JSON.
     op.execute(
         """
         UPDATE idempotency_keys SET post_id = posts.id FROM posts

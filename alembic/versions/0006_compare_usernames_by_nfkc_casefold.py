@@ -22,7 +22,7 @@ users = sa.table(
 
 
 def new_key(username: str) -> str:
-    """Return the key of `unicode_text.caseless_key` at the time of this revision."""
+    """Return what `unicode_text.caseless_key` returned at the time of this revision."""
     for _ in range(2):
         username = unicodedata.normalize("NFKC", username).casefold()
         username = IGNORABLE.sub("", username)
@@ -37,8 +37,8 @@ def upgrade() -> None:
     op.drop_constraint(CONSTRAINT, "users")
     op.alter_column("users", "username_key", type_=sa.String(900))
     replace_keys(new_key)
-    # Of several users with the same key, the oldest keeps it. The others get a key that
-    # no username has, because whitespace in keys is collapsed to spaces.
+    # If several users have the same key, the oldest user keeps it. The others get a key
+    # that starts with a newline, which no username can produce.
     op.execute(
         r"""
         UPDATE users SET username_key = E'\n' || users.id
@@ -57,7 +57,7 @@ def downgrade() -> None:
 
 
 def replace_keys(key_of: Callable[[str], str]) -> None:
-    # `--sql` can only create a schema: PostgreSQL can't compute the keys.
+    # PostgreSQL can't compute the keys, so `--sql` only prints the schema changes.
     if op.get_context().as_sql:
         return
     connection = op.get_bind()

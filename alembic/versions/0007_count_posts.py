@@ -1,4 +1,4 @@
-"""Count posts with triggers, so that totals take the same time for any number."""
+"""Count posts with triggers, so that reading a total takes constant time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,6 @@ SQL = Path(__file__).parents[1] / "sql" / "0007_count_posts.sql"
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     op.create_table(
         "post_counts",
         sa.Column("user_id", sa.Integer(), nullable=False),
@@ -29,7 +28,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     op.execute(
         "DROP FUNCTION count_posts, count_moved_post, delete_post_counts CASCADE"
     )

@@ -1,4 +1,4 @@
-"""Announce changes to public data with triggers, for the response caches."""
+"""Add triggers that notify the response caches of changes to public data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,9 @@ SQL = Path(__file__).parents[1] / "sql" / "0008_notify_changes.sql"
 
 
 def upgrade() -> None:
-    """Upgrade to this revision."""
     for statement in SQL.read_text(encoding="utf-8").split("\n\n"):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    """Downgrade to the previous revision."""
     op.execute("DROP FUNCTION notify_changed_posts, notify_change CASCADE")
