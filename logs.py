@@ -67,7 +67,8 @@ def startup_summary() -> str:
     database = pictures = emails = f"files in {settings.var_dir}"
     if settings.database_url is not None:
         url = make_url(settings.database_url.get_secret_value())
-        database = f"{url.host}:{url.port or 5432}/{url.database}"
+        host = url.host or url.query.get("host", "localhost")
+        database = f"{host}:{url.port or 5432}/{url.database}"
     if settings.s3_bucket_name is not None:
         pictures = f"bucket {settings.s3_bucket_name}"
     if settings.mail_server is not None:

@@ -104,10 +104,34 @@ class TestSettings:
             ("postgresql+asyncpg://ada:p%40@db/b", "postgresql://ada:p%40@db/b"),
             ("postgres://ada@db/b", "postgresql://ada@db/b"),
             ("postgresql://db/b?ssl=require", "postgresql://db/b?sslmode=require"),
+            ("postgresql://db/b?ssl=true", "postgresql://db/b?sslmode=require"),
+            ("postgresql://db/b?channel_binding=require", "postgresql://db/b"),
         ],
     )
     def test_database_dsn(self, url, dsn):
         assert make_settings(DATABASE_URL=url, SECRET_KEY=KEY).database_dsn == dsn
+
+    @pytest.mark.parametrize(
+        ("pooled", "dsn"),
+        [
+            ({}, "postgresql://ada:p%40@pooler/b"),
+            ({"DATABASE_POOL_MODE": "transaction"}, None),
+            (
+                {"DATABASE_DIRECT_URL": "postgres://ada@db/b"},
+                "postgresql://ada:p%40@db/b",
+            ),
+        ],
+        ids=["no pooler", "no direct URL", "direct URL"],
+    )
+    def test_direct_database_dsn(self, pooled, dsn):
+        settings = make_settings(
+            DATABASE_URL="postgres://ada@pooler/b",
+            DATABASE_PASSWORD="p@",
+            SECRET_KEY=KEY,
+            **pooled,
+        )
+
+        assert settings.direct_database_dsn == dsn
 
     def test_secrets_are_hidden(self):
         names = ["SECRET_KEY", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
@@ -149,6 +173,8 @@ INVALID = [
     ({"DATABASE_URL": "mysql://ada:database-password@db/blog"}, "DATABASE_URL"),
     ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),
     ({"DATABASE_URL": "database-password"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgres://db/b?sslmode=on"}, "DATABASE_URL: sslmode must be"),
+    ({"DATABASE_URL": "postgres://db/b?ca=x"}, "DATABASE_URL: unknown parameter ca"),
     ({"REDIS_URL": "http://:redis-password@cache:6379/0"}, "REDIS_URL"),
     ({"ALGORITHM": "none"}, "ALGORITHM"),
     ({"ACCESS_TOKEN_EXPIRE_MINUTES": "0"}, "ACCESS_TOKEN_EXPIRE_MINUTES"),
@@ -176,15 +202,17 @@ SECRETS = re.compile("database-pass|redis-pass|kkk|secret-key-id|secret-access")
 
 class TestInvalidSettings:
     @pytest.mark.parametrize(("environment", "message"), INVALID)
-    def test_error_is_one_line_without_secrets(self, monkeypatch, environment, message):
+    def test_error_is_one_line_without_secrets(
+        self, monkeypatch, capsys, environment, message
+    ):
         monkeypatch.setattr("os.environ", environment)
 
-        with pytest.raises(SystemExit) as raised:
+        with pytest.raises(SystemExit, match="3"):
             load_settings()
 
-        line = str(raised.value)
+        line = capsys.readouterr().err
         assert re.match(f"Configuration error: {message}", line)
-        assert "\n" not in line
+        assert line.count("\n") == 1
         assert not SECRETS.search(line)
 
     def test_production_requires_frontend_url(self):
