@@ -58,6 +58,7 @@ class LiveServer:
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
         self.log = folder / "server.log"
+        self.directory = BASE_DIR
         self.app = "main:app"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -107,7 +108,7 @@ class LiveServer:
                     *(sys.executable, "-m", "uvicorn", self.app),
                     *("--port", str(self.port), "--timeout-graceful-shutdown", "5"),
                 ],
-                cwd=BASE_DIR,
+                cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

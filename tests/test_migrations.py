@@ -200,7 +200,7 @@ class TestCommand:
         assert printed.stdout.rstrip().endswith("COMMIT;")
 
     def test_unreachable_database(self):
-        result = alembic(UNREACHABLE, "current")
+        result = alembic(UNREACHABLE, "-x", "wait=0", "current")
 
         assert result.returncode != 0
         assert "Database unavailable" in result.stderr.splitlines()[-1]
