@@ -5,6 +5,7 @@ import logging
 import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import default
@@ -28,7 +29,12 @@ DELIVERY_TIMEOUT = 12
 # Seconds to wait before the second, third and fourth attempt.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
+# Seconds for the last attempt of the emails that wait when the app stops.
+STOP_TIMEOUT = 5
 
+# Emails that wait for another attempt.
+_retries: set[asyncio.Task[None]] = set()
+_stopping = asyncio.Event()
 _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
 # Host names are looked up in separate threads, because uvloop only resolves two at a
 # time. Lookups that hang would block database connections long after the delivery has
@@ -53,15 +59,17 @@ async def send_email(
     subject: str,
     plain_text: str,
     html_content: str,
+    kind: str = "email",
     is_dry_run: bool = False,
 ) -> None:
     """Send an email with a text and an HTML part, or write it to `var/outbox`.
 
-    After a temporary error, the delivery is retried with increasing delays. A dry run
-    does the same work, but doesn't send or keep the email.
+    After a temporary error, the delivery is retried in the background, with increasing
+    delays. A dry run does the same work, but doesn't send or keep the email. `kind`
+    names the email in the log.
 
     Raises:
-        aiosmtplib.SMTPException: The server is unavailable or rejects the email.
+        aiosmtplib.SMTPException: The server rejects the email.
         OSError: The email can't be written to the outbox, or TLS fails (`SSLError`).
     """
     recipient = ascii_domain(to_email)
@@ -81,18 +89,53 @@ async def send_email(
     if settings.mail_server is None:
         await asyncio.to_thread(_write_to_outbox, message, is_dry_run=is_dry_run)
         return
-    for delay in (*RETRY_DELAYS, None):
-        try:
-            await _deliver(message, is_dry_run=is_dry_run)
-        except aiosmtplib.SMTPException as error:
-            if delay is None or not _is_temporary(error):
-                raise
-            logger.warning(
-                "Email not sent (%s), retrying in %g s", _error_summary(error), delay
-            )
-            await asyncio.sleep(delay)
-        else:
-            return
+    try:
+        await _deliver(message, is_dry_run=is_dry_run)
+    except aiosmtplib.SMTPException as error:
+        if not _is_temporary(error) or not RETRY_DELAYS:
+            raise
+        # Not in the background task of the request, which would delay a shutdown.
+        retry = asyncio.create_task(
+            _retry(message, kind, _error_summary(error), is_dry_run=is_dry_run)
+        )
+        _retries.add(retry)
+        retry.add_done_callback(_retries.discard)
+
+
+async def _retry(
+    message: EmailMessage, kind: str, cause: str, *, is_dry_run: bool
+) -> None:
+    """Try to deliver an email again after each delay, and a last time at the end."""
+    try:
+        for delay in RETRY_DELAYS:
+            logger.warning("Email %s not sent (%s), retrying", kind, cause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await _stopping.wait()
+            try:
+                await _deliver(message, is_dry_run=is_dry_run)
+            except (aiosmtplib.SMTPException, OSError) as error:
+                cause = _error_summary(error)
+                if _stopping.is_set() or not _is_temporary(error):
+                    break
+            else:
+                return
+    except asyncio.CancelledError:
+        cause = f"{cause}; no time left for another attempt"
+    logger.error("Email %s not sent: %s", kind, cause)
+
+
+async def finish_retries() -> None:
+    """Try to deliver waiting emails once more, and log those that are dropped."""
+    if not _retries:
+        return
+    _stopping.set()
+    _done, pending = await asyncio.wait(set(_retries), timeout=STOP_TIMEOUT)
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending)
+    _stopping.clear()
 
 
 def ascii_domain(address: str) -> str:
@@ -155,9 +198,10 @@ def _address_literal(sock: socket.socket) -> str:
     return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
 
-def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
+def _is_temporary(error: Exception) -> bool:
     """Return whether another attempt may succeed (RFC 5321, section 4.2.1)."""
-    if isinstance(error, aiosmtplib.SMTPNotSupported):
+    is_smtp_error = isinstance(error, aiosmtplib.SMTPException)
+    if not is_smtp_error or isinstance(error, aiosmtplib.SMTPNotSupported):
         return False
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return all(refused.code < 500 for refused in error.recipients)
@@ -167,7 +211,8 @@ def _is_temporary(error: aiosmtplib.SMTPException) -> bool:
 
 def _error_summary(error: BaseException) -> str:
     """Return the type and code of an error. Its message may contain email addresses."""
-    code = getattr(error, "code", None)
+    refused = getattr(error, "recipients", [None])
+    code = getattr(error, "code", getattr(refused[0], "code", None))
     errno = getattr(error.__cause__ or error, "errno", None)
     parts = (type(error).__name__, code, errno and f"errno {errno}")
     return " ".join(str(part) for part in parts if part is not None)
@@ -244,7 +289,11 @@ async def _send(
             subject=subject,
             plain_text=templates.get_template(f"{template}.txt").render(context),
             html_content=templates.get_template(f"{template}.html").render(context),
+            kind=template,
             is_dry_run=is_dry_run,
         )
+    except asyncio.CancelledError:
+        logger.error("Email %s not sent: the server is stopping", template)
+        raise
     except (aiosmtplib.SMTPException, OSError) as error:
         logger.error("Email %s not sent: %s", template, _error_summary(error))

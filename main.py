@@ -24,6 +24,7 @@ from database import (
     start_embedded_server,
 )
 from database_state import read_database_state
+from email_utils import finish_retries
 from exceptions import add_exception_handlers
 from logs import configure_logging, production_warnings, startup_summary
 from middleware import add_middleware
@@ -85,6 +86,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    await finish_retries()
     await dispose_engine()
 
 

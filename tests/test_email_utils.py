@@ -11,7 +11,6 @@ from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 import trustme
@@ -144,8 +143,14 @@ def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
     return context
 
 
-async def send_reset_email(username: str = "ada", to_email: str = EMAIL) -> None:
+async def start_reset_email(username: str = "ada", to_email: str = EMAIL) -> None:
+    """Try to send an email once; retries run in the background."""
     await send_password_reset_email(to_email=to_email, username=username, token=TOKEN)
+
+
+async def send_reset_email(username: str = "ada", to_email: str = EMAIL) -> None:
+    await start_reset_email(username, to_email)
+    await asyncio.gather(*email_utils._retries)
 
 
 async def request_reset(
@@ -396,15 +401,52 @@ class TestRetries:
     async def test_no_connection(self, monkeypatch, caplog, server):
         use_port(free_port(), monkeypatch)
         monkeypatch.setattr(settings, "mail_server", server)
-        monkeypatch.setattr(email_utils, "RETRY_DELAYS", (1, 5))
-        sleep = AsyncMock()
-        monkeypatch.setattr(asyncio, "sleep", sleep)
+        monkeypatch.setattr(email_utils, "RETRY_DELAYS", (0, 0))
 
         await send_reset_email()
 
         levels = [record.levelname for record in caplog.records]
-        assert [call.args for call in sleep.await_args_list] == [(1,), (5,)]
         assert levels == ["WARNING", "WARNING", "ERROR"]
+
+
+class TestStop:
+    """Emails that wait for another attempt when the app stops."""
+
+    @pytest.fixture(autouse=True)
+    def long_delays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(email_utils, "RETRY_DELAYS", (60, 60, 60))
+
+    @pytest.mark.parametrize(
+        ("errors", "delivered", "levels"),
+        [(1, 1, ["WARNING"]), (9, 0, ["WARNING", "ERROR"])],
+    )
+    async def test_one_more_attempt(
+        self, plain_server, mailbox, caplog, errors, delivered, levels
+    ):
+        mailbox.errors["RCPT"] = ["450 greylisted ada@example.com"] * errors
+        await start_reset_email()
+
+        await email_utils.finish_retries()
+
+        assert len(mailbox.messages) == delivered
+        assert [record.levelname for record in caplog.records] == levels
+        assert "Email password_reset not sent" in caplog.text
+        assert "ada@example.com" not in caplog.text
+
+    async def test_no_time_left(self, plain_server, mailbox, monkeypatch, caplog):
+        monkeypatch.setattr(email_utils, "STOP_TIMEOUT", 0.05)
+        mailbox.errors["RCPT"] = ["450 greylisted"]
+        await start_reset_email()
+
+        async def hang(*_: Any, **__: Any) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(email_utils, "_deliver", hang)
+
+        await email_utils.finish_retries()
+
+        assert "no time left for another attempt" in caplog.messages[-1]
+        assert email_utils._retries == set()
 
 
 class TestTimeouts:

@@ -1,6 +1,7 @@
 """While S3 or the SMTP server fails, other requests succeed."""
 
 import signal
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -126,3 +127,21 @@ def test_failing_smtp_server(fault, server, figures):
     assert [each.status for each in exchanges] == [200, 201, 200, 200, *[202] * 30]
     slowest = max(exchange.seconds for exchange in exchanges)
     figures.add_seconds(f"slowest response, SMTP {fault}", slowest, limit=12)
+
+
+def test_stop_with_waiting_emails(fault, server, figures):
+    ada = server.sign_up(f"stopping {fault}")
+    logged = len(server.log.read_text())
+    send_together(server, [forgotten(server, ada.email)] * 3)
+    wait_for(lambda: "retrying" in server.log.read_text()[logged:])
+
+    started = time.monotonic()
+    server.stop()
+    seconds = time.monotonic() - started
+    server.start()
+
+    log = server.log.read_text()[logged:]
+    assert log.count("Email password_reset not sent: ") == 3
+    assert "Traceback" not in log
+    assert ada.email not in log
+    figures.add_seconds(f"stop with waiting emails, SMTP {fault}", seconds, limit=12)
