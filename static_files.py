@@ -97,8 +97,13 @@ class VersionedStaticFiles(StaticFiles):
         match = VERSION.fullmatch(path)
         version, file = match.groups() if match else (None, path)
         response = await super().get_response(file, scope)
-        is_current = version == static_version()
-        response.headers["Cache-Control"] = (
-            IMMUTABLE if is_current else SHORT_CACHE_CONTROL
-        )
+        if version is None:
+            cache_control = SHORT_CACHE_CONTROL
+        elif version == static_version():
+            cache_control = IMMUTABLE
+        else:
+            # During a deployment, a page of the new version may get a file of the old
+            # one, which a CDN must not keep under the new path.
+            cache_control = "no-store"
+        response.headers["Cache-Control"] = cache_control
         return response

@@ -24,7 +24,7 @@ from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
 HOUR = "public, max-age=3600"
-OLD_VERSION = "0" * 12
+OTHER_VERSION = "0" * 12
 SCRIPTS = STATIC_DIR / "js"
 TEMPLATES = "\n".join(
     file.read_text() for file in (BASE_DIR / "templates").rglob("*.html")
@@ -103,12 +103,14 @@ class TestCaching:
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
         assert response.headers["cache-control"] == YEAR
 
-    @pytest.mark.parametrize("version", ["", f"{OLD_VERSION}/"])
-    async def test_of_other_version(self, client, version):
+    @pytest.mark.parametrize(
+        ("version", "cache_control"), [("", HOUR), (f"{OTHER_VERSION}/", "no-store")]
+    )
+    async def test_of_other_version(self, client, version, cache_control):
         response = await client.get(f"/static/{version}css/main.css")
 
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
-        assert response.headers["cache-control"] == HOUR
+        assert response.headers["cache-control"] == cache_control
 
     async def test_of_missing_file(self, client):
         response = await client.get(static_path("css/nothing.css"))
@@ -118,7 +120,7 @@ class TestCaching:
 
 
 class TestFile:
-    @pytest.mark.parametrize("prefix", ["", f"{OLD_VERSION}/"])
+    @pytest.mark.parametrize("prefix", ["", f"{OTHER_VERSION}/"])
     @pytest.mark.parametrize(
         "path",
         [
