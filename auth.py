@@ -132,16 +132,9 @@ def verify_access_token(token: str) -> str | None:
 def _read_claims(token: str) -> dict[str, Any] | None:
     if len(token) > MAX_TOKEN_LENGTH or not JWT.fullmatch(token):
         return None
-    try:
-        claims = jwt.decode(
-            token,
-            settings.signing_key,
-            algorithms=[settings.algorithm],
-            leeway=CLOCK_LEEWAY,
-            options={"require": REQUIRED_CLAIMS},
-        )
-    # PyJWT doesn't catch all ValueErrors that invalid JSON and UTF-8 can raise.
-    except (jwt.PyJWTError, ValueError):
+    verified = (_verify(token, key) for key in settings.verification_keys)
+    claims = next(filter(None, verified), None)
+    if claims is None:
         return None
     # PyJWT accepts dates of any type that int() accepts, such as strings.
     is_typed = (
@@ -150,6 +143,21 @@ def _read_claims(token: str) -> dict[str, Any] | None:
         and type(claims["exp"]) in NUMERIC_DATES
     )
     return claims if is_typed else None
+
+
+def _verify(token: str, key: str) -> dict[str, Any] | None:
+    """Return the claims of an unexpired token that was signed with this key."""
+    try:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[settings.algorithm],
+            leeway=CLOCK_LEEWAY,
+            options={"require": REQUIRED_CLAIMS},
+        )
+    # ValueError: PyJWT doesn't catch the errors of the JSON and UTF-8 decoders.
+    except (jwt.PyJWTError, ValueError):
+        return None
 
 
 def generate_reset_token() -> str:
@@ -180,7 +188,7 @@ async def get_current_user(
     if claims is None or user_id is None:
         raise INVALID_TOKEN.exception()
     user = await db.get(models.User, user_id)
-    if user is None or user.token_version != claims["ver"]:
+    if user is None or not user.is_active or user.token_version != claims["ver"]:
         raise INVALID_TOKEN.exception()
     response.headers["Cache-Control"] = "no-store"
     return user

@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""
+    secret_key_previous: Annotated[tuple[SecretStr, ...], NoDecode, CommaSeparated] = ()
+    """Earlier keys, comma-separated. Tokens that they signed stay valid."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     """Algorithm for signing access tokens. Tokens with any other one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
@@ -151,6 +153,8 @@ class Settings(BaseSettings):
     """Posts per page, and the default `limit` of post lists."""
     max_upload_size_bytes: int = Field(default=5 * 1024 * 1024, gt=0)
     """Maximum size of a profile picture, in bytes (5 MiB)."""
+    registration_open: bool = True
+    """False closes sign-up."""
     reset_token_expire_minutes: int = Field(default=60, gt=0, le=10_080)
     """Lifetime of password reset links, in minutes."""
 
@@ -212,12 +216,15 @@ class Settings(BaseSettings):
     def check_combinations(self) -> Self:
         """Raise ValueError if settings are missing, too short, or in conflict."""
         min_bytes = KEY_BYTES[self.algorithm]
-        key = self.secret_key
-        if key is None and self.is_production:
+        if self.secret_key is None and self.is_production:
             raise ValueError(f"SECRET_KEY is missing; {GENERATE_KEY}")
-        if key is not None and len(key.get_secret_value().encode()) < min_bytes:
-            text = f"SECRET_KEY has fewer than {min_bytes} bytes"
-            raise ValueError(f"{text}; {GENERATE_KEY}")
+        keys = [("SECRET_KEY_PREVIOUS", key) for key in self.secret_key_previous]
+        if self.secret_key is not None:
+            keys.insert(0, ("SECRET_KEY", self.secret_key))
+        for name, key in keys:
+            if len(key.get_secret_value().encode()) < min_bytes:
+                text = f"{name} has fewer than {min_bytes} bytes"
+                raise ValueError(f"{text}; {GENERATE_KEY}")
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError(
                 "S3_ACCESS_KEY_ID: must be set together with S3_SECRET_ACCESS_KEY"
@@ -309,6 +316,12 @@ class Settings(BaseSettings):
         if self.secret_key is not None:
             return self.secret_key.get_secret_value()
         return load_or_create_secret_key(self.var_dir / "secret_key")
+
+    @property
+    def verification_keys(self) -> tuple[str, ...]:
+        """The keys that verify access tokens; the first one also signs them."""
+        previous = (key.get_secret_value() for key in self.secret_key_previous)
+        return (self.signing_key, *previous)
 
 
 def load_or_create_secret_key(path: Path) -> str:

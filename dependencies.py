@@ -20,6 +20,7 @@ from exceptions import (
     INVALID_TOKEN,
     POST_MODIFIED,
     POST_NOT_FOUND,
+    REGISTRATION_CLOSED,
     TOO_BUSY,
     UPDATE_POST_FORBIDDEN,
     USER_NOT_FOUND,
@@ -122,6 +123,12 @@ async def find_user(user_id: UserId, db: DbSession) -> UserRow:
 
 
 FoundUser = Annotated[UserRow, Depends(find_user)]
+
+
+async def require_open_registration() -> None:
+    """Raise a 403 if sign-up is closed."""
+    if not settings.registration_open:
+        raise REGISTRATION_CLOSED.exception()
 
 
 def own_user(forbidden: APIError) -> Callable[..., Awaitable[User]]:

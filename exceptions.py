@@ -134,6 +134,7 @@ INCORRECT_LOGIN = APIError(401, "Incorrect email or password", BEARER)
 WRONG_PASSWORD = APIError(400, "Current password is incorrect")
 INVALID_RESET_TOKEN = APIError(400, "Invalid or expired reset token")
 
+REGISTRATION_CLOSED = APIError(403, "Registration is closed")
 USER_NOT_FOUND = APIError(404, "User not found")
 USERS_NOT_FOUND = APIError(404, "Users not found")
 USERNAME_TAKEN = APIError(400, "Username already exists")

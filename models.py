@@ -21,6 +21,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
 )
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, validates
 
@@ -92,6 +93,8 @@ class User(Base):
     image_file: Mapped[str | None] = mapped_column(String(255))
     # Access tokens contain this number. Incrementing it revokes all earlier tokens.
     token_version: Mapped[int] = mapped_column(default=0, server_default="0")
+    # An operator can deactivate users: they can't log in, but their posts stay.
+    is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
 
     # With lazy="raise", the error for a missing joinedload names the relationship,
     # instead of coming from deep inside the driver. With passive_deletes, the database
@@ -140,6 +143,7 @@ class User(Base):
             .where(
                 PasswordResetToken.token_hash == token_hash,
                 PasswordResetToken.expires_at > utcnow(),
+                cls.is_active,
             )
         )
 
@@ -147,6 +151,11 @@ class User(Base):
     def with_email(cls, email: str) -> Select["User"]:
         """Select the user with this email address, which must be in lower case."""
         return select(cls).where(func.lower(cls.email) == email)
+
+    @classmethod
+    def active_with_email(cls, email: str) -> Select["User"]:
+        """Select the user with this email address who may log in."""
+        return cls.with_email(email).where(cls.is_active)
 
 
 class Post(Base):

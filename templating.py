@@ -69,6 +69,7 @@ environment.globals.update(
     iso_date=iso_date,
     modulepreloads=modulepreloads,
     site_name=SITE_NAME,
+    registration_open=settings.registration_open,
     limits={
         "title": models.MAX_TITLE_LENGTH,
         "username": models.MAX_USERNAME_LENGTH,

@@ -38,7 +38,7 @@ async def create_token(
     """
     email = normalized_email(form)
     async with rate_limit.login_attempt(email, client_ip) as keep_count:
-        user = await db.scalar(User.with_email(email))
+        user = await db.scalar(User.active_with_email(email))
         # Return the connection to the pool while the password is verified.
         await db.commit()
         if not await verify_password_async(form.password, user) or user is None:

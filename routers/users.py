@@ -17,21 +17,18 @@ from fastapi import (
     status,
 )
 from sqlalchemy import (
-    ColumnElement,
-    delete,
     exists,
     insert,
     literal,
     select,
     true,
-    tuple_,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
-import orphaned_pictures
 import rate_limit
+from account_deletion import delete_account
 from auth import (
     CurrentUser,
     generate_reset_token,
@@ -46,12 +43,19 @@ from database import (
     DbSession,
     sqlstate,
 )
-from dependencies import ClientIP, FoundUser, PageParams, own_user
+from dependencies import (
+    ClientIP,
+    FoundUser,
+    PageParams,
+    own_user,
+    require_open_registration,
+)
 from email_utils import send_password_reset_email, simulate_password_reset_email
 from exceptions import (
     DELETE_USER_FORBIDDEN,
     EMAIL_TAKEN,
     INVALID_TOKEN,
+    REGISTRATION_CLOSED,
     TOO_BUSY,
     UPDATE_USER_FORBIDDEN,
     USER_NOT_FOUND,
@@ -60,7 +64,7 @@ from exceptions import (
     error_responses,
     openapi_headers,
 )
-from models import PasswordResetToken, Post, User, utcnow
+from models import PasswordResetToken, User, utcnow
 from notifications import notify
 from pagination import (
     MAX_LIMIT,
@@ -87,8 +91,6 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-# Deleting this many posts takes about 0.1 seconds.
-DELETE_BATCH_SIZE = 5_000
 MAX_EMAIL_DELAY = 0.25
 rng = secrets.SystemRandom()
 
@@ -106,7 +108,8 @@ UserToDelete = Annotated[User, Depends(own_user(DELETE_USER_FORBIDDEN))]
     response_model=UserPrivateResponse,
     status_code=status.HTTP_201_CREATED,
     responses=openapi_headers("Location", status=201)
-    | error_responses(USERNAME_TAKEN, EMAIL_TAKEN, TOO_BUSY),
+    | error_responses(REGISTRATION_CLOSED, USERNAME_TAKEN, EMAIL_TAKEN, TOO_BUSY),
+    dependencies=[Depends(require_open_registration)],
 )
 async def create_user(
     request: Request,
@@ -264,37 +267,8 @@ async def update_user(
 )
 async def delete_user(user: UserToDelete, db: DbSession) -> None:
     """Permanently delete your account, including its posts, picture and tokens."""
-    await delete_posts_of(db, user)
-    statement = delete(User).where(User.id == user.id).returning(User.image_file)
-    deleted = (await db.execute(statement)).first()
-    if deleted is None:
+    if not await delete_account(db, user.id):
         raise INVALID_TOKEN.exception()
-    if deleted.image_file is not None:
-        orphaned_pictures.schedule_deletion(db, deleted.image_file)
-    await db.commit()
-    if deleted.image_file is not None:
-        await orphaned_pictures.delete_now(deleted.image_file)
-
-
-async def delete_posts_of(db: AsyncSession, user: User) -> None:
-    """Delete a user's posts in batches, and leave the last batch uncommitted.
-
-    If there are many posts, a cascade would exceed the statement timeout.
-    """
-    newest_first = (Post.date_posted.desc(), Post.id.desc())
-    posts = select(Post.date_posted, Post.id).where(Post.user_id == user.id)
-    posts = posts.order_by(*newest_first).limit(DELETE_BATCH_SIZE)
-    remaining: ColumnElement[bool] = true()
-    while True:
-        chosen = posts.where(remaining).cte("chosen")
-        deleted = delete(Post).where(Post.id.in_(select(chosen.c.id))).cte("deleted")
-        last = select(chosen).add_cte(deleted).offset(DELETE_BATCH_SIZE - 1)
-        position = (await db.execute(last)).first()
-        if position is None:
-            return
-        await db.commit()
-        # Otherwise, each batch would read the index entries of all deleted posts again.
-        remaining = tuple_(Post.date_posted, Post.id) < tuple_(*position)
 
 
 @router.get(
@@ -339,7 +313,7 @@ async def forgot_password(
     """
     limit = RateLimit(settings.rate_limit_reset_per_ip, ("reset from", client_ip))
     await rate_limit.hit(limit)
-    user = await db.scalar(User.with_email(body.email))
+    user = await db.scalar(User.active_with_email(body.email))
     await db.commit()
     background.add_task(send_reset_link, db, body.email, user, client_ip)
     return MessageResponse(message=RESET_REQUESTED)

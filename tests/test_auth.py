@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
+from pydantic import SecretStr
 
 from auth import (
     create_access_token,
@@ -23,6 +24,9 @@ OTHER_KEY = "another-key-of-thirty-two-bytes-!"
 
 def from_now(seconds: int) -> float:
     return (utcnow() + timedelta(seconds=seconds)).timestamp()
+
+
+OLD_KEY = "an earlier key of at least 32 bytes"
 
 
 def make_claims(**changes: Any) -> dict[str, Any]:
@@ -49,6 +53,23 @@ def test_lifetime(lifetime, seconds):
 class TestVerifyAccessToken:
     def test_valid(self):
         assert verify_access_token(sign(make_claims())) == "7"
+
+    @pytest.mark.parametrize(("previous", "sub"), [((OLD_KEY,), "7"), ((), None)])
+    def test_previous_key(self, monkeypatch, previous, sub):
+        monkeypatch.setattr(
+            settings, "secret_key_previous", tuple(map(SecretStr, previous))
+        )
+
+        assert verify_access_token(sign(make_claims(), OLD_KEY)) == sub
+        assert verify_access_token(create_access_token({"sub": "8"})) == "8"
+
+    def test_previous_key_never_signs(self, monkeypatch):
+        monkeypatch.setattr(settings, "secret_key_previous", (SecretStr(OLD_KEY),))
+
+        token = create_access_token({"sub": "7"})
+
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(token, OLD_KEY, algorithms=["HS256"])
 
     @pytest.mark.parametrize(("claim", "seconds"), [("exp", -5), ("iat", 5)])
     def test_clock_skew(self, claim, seconds):

@@ -169,6 +169,7 @@ class TestSecretKey:
 INVALID = [
     ({"DATABASE_URL": DATABASE}, "SECRET_KEY is missing; create one with: python "),
     ({"SECRET_KEY": "k" * 31}, "SECRET_KEY has fewer than 32 bytes"),
+    ({"SECRET_KEY_PREVIOUS": f"{KEY},k"}, "SECRET_KEY_PREVIOUS has fewer than 32"),
     ({"SECRET_KEY": "k" * 63, "ALGORITHM": "HS512"}, "SECRET_KEY has fewer than 64"),
     ({"DATABASE_URL": "mysql://ada:database-password@db/blog"}, "DATABASE_URL"),
     ({"DATABASE_URL": "postgresql://ada:database-password@db"}, "DATABASE_URL"),

@@ -107,6 +107,15 @@ class TestForgotPassword:
         assert (await reset(client, new_token)).status_code == 200
 
 
+async def test_deactivated_user_gets_no_reset_email(client, ada, db):
+    await db.execute(update(User).values(is_active=False))
+    await db.commit()
+
+    await client.post("/api/users/forgot-password", json={"email": EMAIL})
+
+    assert await db.scalar(select(PasswordResetToken.id)) is None
+
+
 class TestResetPassword:
     async def test_success(self, client, token):
         response = await reset(client, token)

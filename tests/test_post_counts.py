@@ -1,15 +1,12 @@
 """Triggers count posts in the transaction of each change."""
 
 import asyncio
-import subprocess
-import sys
 
 import pytest
 from httpx import AsyncClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from config import BASE_DIR
 from database import AsyncSessionLocal
 from queries import SITE
 
@@ -114,13 +111,3 @@ class TestRecount:
 
         assert [tuple(row) for row in corrected] == [(1, 5, 3), (3, 0, 3), (7, 1, 0)]
         assert await read_counts(db) == THREE_EACH
-
-    def test_command(self, concurrent_client: AsyncClient) -> None:
-        process = subprocess.run(
-            [sys.executable, "manage.py", "recount"],
-            cwd=BASE_DIR,
-            capture_output=True,
-            text=True,
-        )
-
-        assert (process.returncode, process.stdout) == (0, "Corrected totals: 0\n")

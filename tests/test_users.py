@@ -6,8 +6,10 @@ import pytest
 from httpx import AsyncClient, Response
 from sqlalchemy import func, select
 
+import account_deletion
+from config import settings
 from models import PasswordResetToken, Post, User
-from routers import users
+from templating import environment, render_fragment
 from tests.conftest import (
     PASSWORD,
     create_post,
@@ -17,6 +19,7 @@ from tests.conftest import (
     upload_picture,
 )
 
+PAGES = ("/", "/login", "/register")
 NAME_TAKEN = {"detail": "Username already exists"}
 EMAIL_TAKEN = {"detail": "Email already registered"}
 
@@ -77,6 +80,27 @@ class TestSignUp:
         response = await sign_up(client, username="bob", email="ada@example.com")
 
         assert (response.status_code, response.json()) == (400, NAME_TAKEN)
+
+
+class TestClosedRegistration:
+    @pytest.mark.parametrize("username", ["ada", ""])
+    async def test_api(self, client, monkeypatch, username):
+        monkeypatch.setattr(settings, "registration_open", False)
+
+        response = await sign_up(client, username=username)
+
+        assert response.status_code == 403
+        assert response.json() == {"detail": "Registration is closed"}
+
+    async def test_pages(self, client, monkeypatch):
+        monkeypatch.setitem(environment.globals, "registration_open", False)
+        monkeypatch.setitem(environment.globals, "fragment", render_fragment)
+
+        pages = {path: (await client.get(path)).text for path in PAGES}
+
+        assert "Registration is closed" in pages["/register"]
+        assert "data-register " not in pages["/register"]
+        assert all('href="/register"' not in page for page in pages.values())
 
 
 class TestListUsers:
@@ -206,7 +230,7 @@ class TestDeleteUser:
         assert list_objects(bucket) == []
 
     async def test_many_posts(self, client, ada, user_path, monkeypatch):
-        monkeypatch.setattr(users, "DELETE_BATCH_SIZE", 1)
+        monkeypatch.setattr(account_deletion, "BATCH_SIZE", 1)
         post = await create_post(client, ada)
         await create_post(client, ada)
 
