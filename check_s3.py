@@ -6,7 +6,9 @@ Exits with status 0 if every step works, and with 1 otherwise.
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 from urllib.error import URLError
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,6 +19,14 @@ from storage import StorageError, s3_client
 
 CONTENT = b"Written by check_s3.py. You can delete this file."
 PUBLIC_READ_TIMEOUT = 10
+
+
+class Step(NamedTuple):
+    """The result of one step."""
+
+    name: str
+    is_ok: bool
+    message: str
 
 
 class CheckFailed(Exception):
@@ -67,28 +77,37 @@ def check_delete(filename: str) -> str:
     return f"{FOLDER}/{filename} deleted"
 
 
-def run(name: str, step: Callable[[], str]) -> bool:
+def run_steps() -> Iterator[Step]:
+    """Run all steps that can work, and yield their results."""
+    filename = f"check-{uuid.uuid4().hex}.txt"
+    # The first two are required by those that follow.
+    yield (credentials := run("credentials", check_credentials))
+    if not credentials.is_ok:
+        return
+    yield (put := run("put", partial(check_put, filename)))
+    if not put.is_ok:
+        return
+    # Delete the test object even if it isn't publicly readable.
+    yield run("public read", partial(check_public_read, filename))
+    yield run("delete", partial(check_delete, filename))
+
+
+def run(name: str, step: Callable[[], str]) -> Step:
     try:
-        print(f"ok      {name}: {step()}")
+        return Step(name, True, step())
     except CheckFailed as error:
-        print(f"FAILED  {name}: {error}")
-        return False
-    return True
+        return Step(name, False, str(error))
 
 
 def main() -> int:
     if settings.s3_bucket_name is None:
         print("S3_BUCKET_NAME is not set. Pictures are stored in", settings.media_dir)
         return 1
-    filename = f"check-{uuid.uuid4().hex}.txt"
-    if not run("credentials", check_credentials):
-        return 1
-    if not run("put", lambda: check_put(filename)):
-        return 1
-    # Delete the test object even if it isn't publicly readable.
-    readable = run("public read", lambda: check_public_read(filename))
-    deleted = run("delete", lambda: check_delete(filename))
-    return 0 if readable and deleted else 1
+    failed = 0
+    for name, is_ok, message in run_steps():
+        failed += not is_ok
+        print(f"{'ok' if is_ok else 'FAILED':<7} {name}: {message}")
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

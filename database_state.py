@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from config import BASE_DIR
-from database import Base
+from models import User
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -68,7 +68,7 @@ def has_all_columns(connection: Connection) -> bool:
     }
     needed = {
         (table.name, column.name)
-        for table in Base.metadata.tables.values()
+        for table in User.metadata.tables.values()
         for column in table.columns
     }
     return needed <= found

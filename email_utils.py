@@ -72,6 +72,27 @@ async def send_email(
         aiosmtplib.SMTPException: The server rejects the email.
         OSError: The email can't be written to the outbox, or TLS fails (`SSLError`).
     """
+    message = build_message(to_email, subject, plain_text, html_content)
+    if settings.mail_server is None:
+        await asyncio.to_thread(_write_to_outbox, message, is_dry_run=is_dry_run)
+        return
+    try:
+        await deliver(message, is_dry_run=is_dry_run)
+    except aiosmtplib.SMTPException as error:
+        if not _is_temporary(error) or not RETRY_DELAYS:
+            raise
+        # Not in the background task of the request, which would delay a shutdown.
+        retry = asyncio.create_task(
+            _retry(message, kind, error_summary(error), is_dry_run=is_dry_run)
+        )
+        _retries.add(retry)
+        retry.add_done_callback(_retries.discard)
+
+
+def build_message(
+    to_email: str, subject: str, plain_text: str, html_content: str
+) -> EmailMessage:
+    """Return an email from `MAIL_FROM`, with a text and an HTML part."""
     recipient = ascii_domain(to_email)
     # Without utf8, a non-ASCII email address would be written as an encoded word, which
     # is invalid in an email address (RFC 2047, section 5).
@@ -86,20 +107,7 @@ async def send_email(
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(plain_text)
     message.add_alternative(html_content, subtype="html")
-    if settings.mail_server is None:
-        await asyncio.to_thread(_write_to_outbox, message, is_dry_run=is_dry_run)
-        return
-    try:
-        await _deliver(message, is_dry_run=is_dry_run)
-    except aiosmtplib.SMTPException as error:
-        if not _is_temporary(error) or not RETRY_DELAYS:
-            raise
-        # Not in the background task of the request, which would delay a shutdown.
-        retry = asyncio.create_task(
-            _retry(message, kind, _error_summary(error), is_dry_run=is_dry_run)
-        )
-        _retries.add(retry)
-        retry.add_done_callback(_retries.discard)
+    return message
 
 
 async def _retry(
@@ -113,9 +121,9 @@ async def _retry(
                 async with asyncio.timeout(delay):
                     await _stopping.wait()
             try:
-                await _deliver(message, is_dry_run=is_dry_run)
+                await deliver(message, is_dry_run=is_dry_run)
             except (aiosmtplib.SMTPException, OSError) as error:
-                cause = _error_summary(error)
+                cause = error_summary(error)
                 if _stopping.is_set() or not _is_temporary(error):
                     break
             else:
@@ -146,7 +154,13 @@ def ascii_domain(address: str) -> str:
     return f"{local}@{idna.encode(domain, uts46=True).decode()}"
 
 
-async def _deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
+async def deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
+    """Log in to the SMTP server and, unless this is a dry run, send an email.
+
+    Raises:
+        aiosmtplib.SMTPException: The server is unavailable or rejects the email.
+        OSError: TLS fails (`SSLError`).
+    """
     password = settings.mail_password
     # Never send a password over a network without encryption.
     is_remote_login = settings.mail_username and settings.mail_server not in LOCAL_HOSTS
@@ -209,7 +223,7 @@ def _is_temporary(error: Exception) -> bool:
     return code is None or code < 500
 
 
-def _error_summary(error: BaseException) -> str:
+def error_summary(error: BaseException) -> str:
     """Return the type and code of an error. Its message may contain email addresses."""
     refused = getattr(error, "recipients", [None])
     code = getattr(error, "code", getattr(refused[0], "code", None))
@@ -296,4 +310,4 @@ async def _send(
         logger.error("Email %s not sent: the server is stopping", template)
         raise
     except (aiosmtplib.SMTPException, OSError) as error:
-        logger.error("Email %s not sent: %s", template, _error_summary(error))
+        logger.error("Email %s not sent: %s", template, error_summary(error))

@@ -62,6 +62,7 @@ HEADERS = {
         "Link": 'The next page, if there is one: `<path>; rel="next"` (RFC 8288).',
         "Location": "The path of the new resource.",
         "Retry-After": "How many seconds to wait before trying again.",
+        "X-Client-IP": "The client IP as the app sees it.",
         "WWW-Authenticate": "The authentication scheme to use.",
     }.items()
 }

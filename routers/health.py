@@ -9,7 +9,7 @@ from starlette.background import BackgroundTask
 from config import HEALTH_PATH, LIVENESS_PATH
 from database import BackgroundDbSession, database_outage, error_cause
 from database_state import DatabaseState, read_database_state
-from exceptions import DATABASE_UNAVAILABLE, http_error_response
+from exceptions import DATABASE_UNAVAILABLE, http_error_response, openapi_headers
 from schemas import HealthResponse, LivenessResponse
 
 router = APIRouter(tags=["health"])
@@ -59,7 +59,12 @@ async def end_check(check: "asyncio.Future[Any]") -> None:
     await asyncio.wait({check})
 
 
-@router.get(LIVENESS_PATH, summary="Check the process", response_model=LivenessResponse)
+@router.get(
+    LIVENESS_PATH,
+    summary="Check the process",
+    response_model=LivenessResponse,
+    responses=openapi_headers("X-Client-IP"),
+)
 async def liveness(response: Response) -> LivenessResponse:
     """Check that the process responds, without querying the database.
 

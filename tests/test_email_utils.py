@@ -441,7 +441,7 @@ class TestStop:
         async def hang(*_: Any, **__: Any) -> None:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(email_utils, "_deliver", hang)
+        monkeypatch.setattr(email_utils, "deliver", hang)
 
         await email_utils.finish_retries()
 

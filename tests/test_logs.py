@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from database_state import migrations
 from logs import JSONFormatter, Outage, TextFormatter, request_id
 from tests.conftest import ADMIN_URL, Json
 from tests.databases import scratch_database
 from tests.server import LiveServer
+
+HEAD = migrations().get_current_head()
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ class TestFormat:
         lines = server_in_production.log.read_text().splitlines()
         messages = [json.loads(line)["message"] for line in lines]
         assert "Application startup complete." in messages
-        assert any("schema 0008, database" in message for message in messages)
+        assert any(f"schema {HEAD}, database" in message for message in messages)
         assert any('127.0.0.1 "GET /posts/0" 404' in message for message in messages)
 
 

@@ -1,0 +1,112 @@
+"""The deployment check, run as an operator runs it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from check_deploy import client_ip_problem
+from config import BASE_DIR
+from tests.conftest import ADMIN_URL
+from tests.databases import free_port, scratch_database
+from tests.server import LiveServer
+
+SECRET = "marked-secret-of-at-least-32-bytes"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("server")
+    with (
+        scratch_database(ADMIN_URL) as url,
+        LiveServer(folder, database_url=url, SECRET_KEY=SECRET) as server,
+    ):
+        yield server
+
+
+def check(
+    server: LiveServer, **settings: str
+) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Return the exit status, and the status and message of each check."""
+    done = subprocess.run(
+        [sys.executable, "check_deploy.py", "--json"],
+        cwd=BASE_DIR,
+        env=server.environment | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert "marked-secret" not in done.stdout + done.stderr
+    checks = {
+        each.pop("name"): tuple(each.values()) for each in json.loads(done.stdout)
+    }
+    return done.returncode, checks
+
+
+def test_working_deployment(server):
+    _status, checks = check(server)
+
+    statuses = {name: status for name, (status, _message) in checks.items()}
+    assert statuses == {
+        "SECRET_KEY": "ok",
+        "database": "ok",
+        "database TLS": "warning",
+        "database connections": "ok",
+        "S3": "warning",
+        "email": "warning",
+        "Redis": "ok",
+        "FRONTEND_URL": "warning",
+        "site": "ok",
+        # The client has a local IP in this test.
+        "client IP": "error",
+    }
+
+
+def test_unmigrated_database(server):
+    with scratch_database(ADMIN_URL) as url:
+        status, checks = check(server, DATABASE_URL=url)
+
+    assert status == 1
+    assert checks["database"][0] == "error"
+    assert "alembic upgrade head" in checks["database"][1]
+
+
+def test_unreachable_services(server):
+    host = f"127.0.0.1:{free_port()}"
+
+    status, checks = check(
+        server,
+        DATABASE_URL=f"postgresql://ada:{SECRET}@{host}/blog",
+        S3_BUCKET_NAME="pictures",
+        S3_ENDPOINT_URL=f"http://{host}",
+        S3_ACCESS_KEY_ID=SECRET,
+        S3_SECRET_ACCESS_KEY=SECRET,
+        MAIL_SERVER="127.0.0.1",
+        MAIL_PORT=host.rpartition(":")[2],
+        MAIL_USERNAME="ada",
+        MAIL_PASSWORD=SECRET,
+        REDIS_URL=f"redis://:{SECRET}@{host}/0",
+        FRONTEND_URL=f"http://{host}",
+    )
+
+    errors = {name for name, (result, _message) in checks.items() if result == "error"}
+    assert status == 1
+    assert errors == {"database", "S3 credentials", "email", "Redis", "site"}
+
+
+@pytest.mark.parametrize(
+    ("client_ip", "problem"),
+    [
+        ("198.51.100.7", None),
+        ("2001:db8::7", None),
+        ("10.0.0.7", "too low"),
+        ("", "too low"),
+        ("203.0.113.99", "too high"),
+    ],
+)
+def test_client_ip(client_ip, problem):
+    found = client_ip_problem(client_ip)
+
+    assert (found is None) is (problem is None)
+    assert problem is None or problem in str(found)
