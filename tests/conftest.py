@@ -33,7 +33,7 @@ os.environ |= {
     "LOG_LEVEL": "WARNING",
     # Tests send many Host headers. Only tests/test_allowed_hosts.py tests the check.
     "ALLOWED_HOSTS": "*",
-    # Use the cheapest Argon2 parameters: tests don't need slow hashes.
+    # Use the cheapest Argon2 parameters, because tests don't need slow hashes.
     "ARGON2_TIME_COST": "1",
     "ARGON2_MEMORY_COST": "8",
     "ARGON2_PARALLELISM": "1",
@@ -57,7 +57,7 @@ from middleware.response_cache import cache
 from models import Post
 from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
-# With settings that were read earlier, tests would change the development database.
+# If the settings were read earlier, tests would run on the development database.
 assert settings.is_production, "the settings were read before the tests changed them"
 
 Headers = dict[str, str]
@@ -120,7 +120,7 @@ def mocked_s3() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bucket(mocked_s3: None) -> Iterator[Any]:
-    """Create an empty in-memory bucket; return the client that the app uses."""
+    """Create an empty in-memory bucket, and return the client that the app uses."""
     client = storage.s3_client()
     client.create_bucket(
         Bucket="test-bucket",
@@ -286,7 +286,7 @@ async def create_post(client: AsyncClient, headers: Headers, **fields: Any) -> J
 
 
 async def add_posts(db: AsyncSession, user_id: int, dates: list[datetime]) -> list[int]:
-    """Add posts with these dates, each with a higher id, and return their ids."""
+    """Add posts with these dates and ascending ids, and return the ids."""
     ids = []
     for date in dates:
         post = Post(title="", content="-", user_id=user_id, date_posted=date)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-# Ignore any local .env file. Do it first, because the imports below read the settings.
+# Ignore any local .env file. This comes before the imports that read the settings.
 os.environ["ENV_FILE"] = os.devnull
 
 from config import BASE_DIR

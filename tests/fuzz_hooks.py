@@ -104,7 +104,7 @@ def spare_own_account(_context: HookContext, case: Case, _: dict[str, Any]) -> N
 
 
 def sign_up_spare() -> tuple[int, str]:
-    """Create an account; return its id and a token."""
+    """Create an account, and return its id and a token."""
     name = f"spare-{secrets.token_hex(8)}"
     email = f"{name}@example.com"
     account = {"username": name, "email": email, "password": PASSWORD}

@@ -55,7 +55,7 @@ def gray_profile(exponent: float) -> bytes:
 
 
 def cmyk_profile() -> bytes:
-    """Return a profile in which cyan is red, unlike in any default conversion."""
+    """Return a profile that turns cyan into red, which no default conversion does."""
     ramp = bytes(range(256))
     red, white, black = (136, 208, 195), (255, 128, 128), (0, 128, 128)
     colors = [

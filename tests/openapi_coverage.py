@@ -44,7 +44,7 @@ def follow(document: Json, node: Json) -> Json:
 
 
 def detail_of(body: Any) -> Iterator[str]:
-    """Yield an error's text. Replace its numbers, which depend on the settings."""
+    """Yield an error's text, with 0 for numbers because they depend on the settings."""
     if isinstance(body, dict) and isinstance(body.get("detail"), str):
         yield f"detail {NUMBER.sub('0', body['detail'])}"
 

@@ -117,7 +117,7 @@ class LiveServer:
         return self.process
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server; kill it if that takes too long."""
+        """Stop the server, and kill it if that takes too long."""
         if self.process is None:
             return
         process, self.process = self.process, None

@@ -126,7 +126,7 @@ def browser(running_server: LiveServer) -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
-    """Return a function that opens a page in its own context; fail on violations."""
+    """Return a function that opens a page in its own context. Fail on violations."""
     violations: list[str] = []
     with ExitStack() as contexts:
 
@@ -226,7 +226,7 @@ def shown_ids(page: Page) -> list[int]:
 
 
 def overflow(page: Page) -> int:
-    """Return how many pixels wider than the window the page is."""
+    """Return by how many pixels the page is wider than the window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return width
 

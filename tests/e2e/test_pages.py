@@ -1,4 +1,4 @@
-"""Accessibility and layout of every page. Other tests check the states they reach."""
+"""Accessibility and layout of every page. Other tests check the states that follow."""
 
 import pytest
 from playwright.sync_api import expect

@@ -64,7 +64,7 @@ def use_token(page: Page, token: str) -> None:
     page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
 
 
-def abandon(form: Locator) -> None:
+def close_and_keep_draft(form: Locator) -> None:
     """Close a dialog with unsaved text, and keep the text as a draft."""
     button(form, "Cancel").click()
     button(form, "Close and keep draft").click()
@@ -86,7 +86,7 @@ class TestDraft:
         expect(field(form, "content")).to_have_value(TEXT)
 
     def test_offered_for_its_post_only(self, server, ada, post, edit_form):
-        abandon(edit_form)
+        close_and_keep_draft(edit_form)
         other = server.write(ada)
 
         expect(draft_prompt(start_edit(edit_form.page, other))).to_be_hidden()
@@ -98,7 +98,7 @@ class TestDraft:
         expect(field(edit_form, "content")).to_have_value(TEXT)
 
     def test_not_offered_to_another_user(self, bob, form):
-        abandon(form)
+        close_and_keep_draft(form)
         use_token(form.page, bob.token)
 
         start_post(form.page)
@@ -107,9 +107,9 @@ class TestDraft:
         expect(draft_prompt(form)).to_be_hidden()
 
     def test_ignored_draft_is_kept(self, ada_page, form):
-        abandon(form)
+        close_and_keep_draft(form)
         fill(start_post(ada_page), content="Second thoughts")
-        abandon(form)
+        close_and_keep_draft(form)
 
         start_post(ada_page)
         expect(draft_prompt(form)).to_contain_text("Second thoughts")
@@ -121,7 +121,7 @@ class TestDraft:
         assert stored(ada_page, "draft:") == []
 
     def test_outdated(self, server, ada, post, edit_form):
-        abandon(edit_form)
+        close_and_keep_draft(edit_form)
         edit(server, ada, post, content="Two")
 
         start_edit(edit_form.page, post)
@@ -136,7 +136,7 @@ class TestDraft:
         page.clock.set_fixed_time("2026-03-01T23:50:00Z")
         form = start_post(page)
         fill(form, content=TEXT)
-        abandon(form)
+        close_and_keep_draft(form)
 
         start_post(page)
 

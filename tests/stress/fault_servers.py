@@ -19,7 +19,7 @@ class FaultServer(ThreadingTCPServer):
     request_queue_size = 100
 
     def __init__(self, behavior: Behavior) -> None:
-        # The handler class is required but not used: see `finish_request`.
+        # The handler class is required but never used, because of `finish_request`.
         super().__init__(("127.0.0.1", 0), BaseRequestHandler)
         self.port: int = self.server_address[1]
         self.behavior = behavior

@@ -49,7 +49,7 @@ def upload(server: LiveServer, person: Person, content: bytes) -> httpx.Request:
 
 
 def picture(width: int = 20, mode: str = "RGB", kind: str = "PNG") -> bytes:
-    """Return a black picture: a small file, even if its pixels need much memory."""
+    """Return a black picture, whose file is small even if its pixels are many."""
     output = BytesIO()
     Image.new(mode, (width, width)).save(output, kind, progressive=True)
     return output.getvalue()
@@ -68,7 +68,7 @@ def encoded(request: httpx.Request) -> bytes:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its response; status 0 means that there was none."""
+    """The outcome of a request. Status 0 means that there was no response."""
 
     status: int
     started: float

@@ -43,7 +43,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}"
 
     def configure(self, replacements: dict[str, str]) -> list[str | Path]:
-        """Write the configuration with replacements, and return nginx's command."""
+        """Write the configuration with these replacements, and return the command."""
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = [f"{kind}_temp_path {self.folder}/{kind};" for kind in kinds]
         replacements |= {

@@ -36,7 +36,7 @@ EXPENSIVE: dict[str, Callable[[], bytes]] = {
         noise(LARGE, "RGBA", grain=9), "WEBP", quality=0, exif=bytes(3_500_000)
     ),
 }
-# These run without `--stress`. Each comes close to the limits in another way.
+# These run without `--stress`. Each comes close to the limits in a different way.
 SHORT = {"JPEG at full size", "PNG", "WebP"}
 TEXT = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**20), 9))
 JPEG = encoded(noise((48, 36)), "JPEG")
@@ -83,7 +83,7 @@ def is_accepted(content: bytes) -> bool:
 
 
 def mutated(rng: random.Random) -> bytes:
-    """Return a file with changed bytes, of which a part may be repeated or missing."""
+    """Return a file with changed bytes and, possibly, a repeated or missing part."""
     content = bytearray(rng.choice(SMALL))
     for _ in range(rng.randint(1, 8)):
         content[rng.randrange(len(content))] = rng.randrange(256)

@@ -45,7 +45,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServe
 
 @dataclass
 class Writes:
-    """The versions of each post, and when a process acknowledged each of them."""
+    """The latest version of each post, and the acknowledgments of its versions."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     last: dict[int, int] = field(default_factory=lambda: defaultdict(int))
