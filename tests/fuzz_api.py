@@ -115,12 +115,14 @@ def fuzz(folder: Path, *, seed: int, cases: int) -> int:
 def main() -> int:
     """Fuzz the API and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=10_000, help="about how many")
+    parser.add_argument(
+        "--cases", type=int, default=10_000, help="approximate number of cases"
+    )
     parser.add_argument(
         "--seed",
         type=int,
         default=secrets.randbelow(2**32),
-        help="that of a run to repeat",
+        help="seed of an earlier run, to repeat it",
     )
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:

@@ -88,7 +88,7 @@ if TOKEN:
 
 
 @schemathesis.hook("before_call")
-def spare_own_account(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
+def use_spare_account(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
     """Use another account for requests that would invalidate the token."""
     if case.headers.get("Authorization") != f"Bearer {TOKEN}":
         return

@@ -259,7 +259,7 @@ class TestStaticFile:
 # tests/test_dependencies.py tests other uses of If-Match.
 class TestConditionalChange:
     @pytest.mark.parametrize("encoding", ["gzip", "br"])
-    async def test_if_match_with_etag_of_encoding(self, client, ada, path, encoding):
+    async def test_if_match_with_encoded_etag(self, client, ada, path, encoding):
         headers = ada | {"If-Match": await get_etag(client, path, encoding)}
 
         response = await client.patch(path, json=CHANGE, headers=headers)

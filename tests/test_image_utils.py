@@ -308,7 +308,7 @@ def replace_decoder(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 
 class TestDecoder:
     def test_too_much_cpu_time(self, monkeypatch):
-        # On a busy machine, using four seconds of CPU time may take a minute.
+        # On a busy machine, four seconds of CPU time may exceed the usual timeout.
         monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 600)
 
         with pytest.raises(InvalidImage, match=f"{-signal.SIGXCPU}"):

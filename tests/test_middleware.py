@@ -172,7 +172,7 @@ class TestHost:
 
     @pytest.mark.parametrize("host", ["", "[", "a:b:c", "\xff"])
     @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1"])
-    async def test_malformed_is_no_server_error(self, client, host, path):
+    async def test_malformed_causes_no_server_error(self, client, host, path):
         response = await client.get(path, headers={b"Host": host.encode("latin-1")})
 
         assert response.status_code in {200, 307, 400, 404}

@@ -38,7 +38,7 @@ class TestPage:
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\s(?:style|on\w+)=", page)
 
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_titles_untitled_post_by_its_first_words(self, client, ada, path):
+    async def test_title_of_untitled_post(self, client, ada, path):
         content = "Once upon a time " * 20
         post = await create_post(client, ada, title="", content=content)
 

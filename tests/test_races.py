@@ -281,7 +281,7 @@ class TestPicture:
         assert stored == {user["image_file"]} - {None}
         assert {response.status_code for response in responses} <= {200, 400}
 
-    async def test_none_is_left_of_a_deleted_user(
+    async def test_deleted_user_leaves_no_picture(
         self, client, ada, user_id, bucket, crowd
     ):
         path = f"/api/users/{user_id}"

@@ -133,7 +133,7 @@ def open_slow_reader(
 def wait_for(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not holds():
-        assert time.monotonic() < deadline, "the condition doesn't come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""Migrations under load, and the previous version of the app on the new schema."""
+"""Concurrent and blocked migrations, and the older app on the new schema."""
 
 import asyncio
 import io
