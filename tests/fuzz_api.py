@@ -66,7 +66,7 @@ def run(
     (folder / "schemathesis.toml").write_text(config)
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", *options],
-        # Schemathesis reads its configuration here, and writes files.
+        # Schemathesis reads its configuration and writes its files here.
         cwd=folder,
         env=os.environ | variables,
         timeout=TIMEOUT,

@@ -39,7 +39,7 @@ class TestAllowedHosts:
             ["evilexample.org"],
             ["blog.example.com:8000@evil.example"],
             ["[::1"],
-            # Starlette would redirect to www.example.com.
+            # Starlette's middleware would redirect this host to www.example.com.
             ["example.com"],
             [HOST, HOST],
             [HOST, "evil.example"],

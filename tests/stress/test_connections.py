@@ -87,7 +87,7 @@ def tls_port(folder: Path, authority: trustme.CA) -> Iterator[int]:
 
 REFUSED = "refused"
 UNHEALTHY = "unhealthy"
-# The URL, other settings, and the expected error or None.
+# The URL, other settings, and the expected error, or None for success.
 URLS: dict[str, tuple[str, dict[str, str], str | None]] = {
     "plain": (BASE, {}, None),
     "postgres": (BASE.replace("postgresql", "postgres"), {}, None),
