@@ -31,9 +31,9 @@ os.environ |= {
     "RATE_LIMIT_ENABLED": "false",
     # At INFO, HTTPX logs the URLs that the tests request.
     "LOG_LEVEL": "WARNING",
-    # Tests send many Host headers; tests/test_allowed_hosts.py tests the check.
+    # Tests send many Host headers. Only tests/test_allowed_hosts.py tests the check.
     "ALLOWED_HOSTS": "*",
-    # Use the cheapest Argon2 parameters: tests don't need slow hashes.
+    # Use the cheapest Argon2 parameters, because tests don't need slow hashes.
     "ARGON2_TIME_COST": "1",
     "ARGON2_MEMORY_COST": "8",
     "ARGON2_PARALLELISM": "1",
@@ -57,8 +57,8 @@ from middleware.response_cache import cache
 from models import Post
 from tests.openapi_coverage import CoveragePlugin, OpenAPISpec
 
-# Settings that were read too early would point the tests at the development database.
-assert settings.is_production, "the settings were read before the tests had made theirs"
+# If the settings were read earlier, tests would run on the development database.
+assert settings.is_production, "the settings were read before the tests changed them"
 
 Headers = dict[str, str]
 Json = dict[str, Any]
@@ -78,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def stress(request: pytest.FixtureRequest) -> bool:
-    """Return whether tests run at full size."""
+    """Return whether races and load run at full size."""
     return bool(request.config.getoption("--stress"))
 
 
@@ -111,7 +111,7 @@ async def schema() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="module")
 def mocked_s3() -> Iterator[None]:
-    """Mock S3 once per run, because setting it up takes longer than most tests."""
+    """Mock S3 once per module, because setting it up takes longer than most tests."""
     with mock_aws():
         storage.s3_client.cache_clear()
         yield
@@ -120,7 +120,7 @@ def mocked_s3() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bucket(mocked_s3: None) -> Iterator[Any]:
-    """Create an empty in-memory bucket; return the client that the app uses."""
+    """Create an empty in-memory bucket, and return the client that the app uses."""
     client = storage.s3_client()
     client.create_bucket(
         Bucket="test-bucket",
@@ -130,14 +130,14 @@ def bucket(mocked_s3: None) -> Iterator[Any]:
     for backend in get_backend("s3").values():
         for region in backend.values():
             region.reset()
-    # An earlier test with its own settings may have left a client for those.
+    # A test with other settings may have left a client for them.
     if storage.s3_client() is not client:
         storage.s3_client.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def end_outages() -> None:
-    """Forget outages, of which the next would not be logged within a minute."""
+    """End earlier outages, because each is logged only once a minute."""
     for outage in (database_outage, rate_limit.redis_outage):
         outage.end()
 
@@ -153,7 +153,7 @@ async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
-    """Return a session factory; its commits are savepoints of that transaction."""
+    """Return a session factory, whose commits are savepoints in that transaction."""
     return lambda: AsyncSession(
         connection, join_transaction_mode="create_savepoint", expire_on_commit=False
     )
@@ -161,7 +161,7 @@ def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
 
 @pytest.fixture
 async def db(new_session: Callable[[], AsyncSession]) -> AsyncIterator[AsyncSession]:
-    """Open a session that sees what the client's requests have written."""
+    """Open a session that sees the changes made by the client's requests."""
     async with new_session() as session:
         yield session
 
@@ -170,9 +170,9 @@ def make_client() -> AsyncClient:
     """Return a client that calls the app in this process, without a server."""
     return AsyncClient(
         transport=ASGITransport(app),
-        # The host and port that a local browser would use.
+        # Use the host and port of a local browser.
         base_url="http://127.0.0.1:8000",
-        # The same id for all requests, so that equal responses have equal headers.
+        # Use one id for all requests, so that equal responses have equal headers.
         headers={"X-Request-ID": REQUEST_ID},
         event_hooks={"response": [openapi_spec.check]},
     )
@@ -205,7 +205,7 @@ async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 def cache_on() -> Iterator[None]:
-    """Turn the cache on, as if changes of other processes were noticed."""
+    """Turn on the response cache, which in production the listener turns on."""
     cache.turn_on()
     yield
     cache.turn_off()
@@ -213,7 +213,7 @@ def cache_on() -> Iterator[None]:
 
 @contextmanager
 def capture_queries() -> Iterator[list[str]]:
-    """Record SQL statements that run inside the context, except transaction control."""
+    """Record the SQL statements that run in the context, except savepoints."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -253,12 +253,12 @@ async def login_user(
 
 
 def auth_header(token: str) -> Headers:
-    """Return the header for an access token."""
+    """Return an `Authorization` header with this access token."""
     return {"Authorization": f"Bearer {token}"}
 
 
 async def sign_up(client: AsyncClient, name: str) -> Headers:
-    """Create a user, log in, and return the user's headers."""
+    """Create a user, log in, and return the `Authorization` header."""
     email = f"{name}@example.com"
     await create_test_user(client, name, email)
     return auth_header(await login_user(client, email))
@@ -266,13 +266,13 @@ async def sign_up(client: AsyncClient, name: str) -> Headers:
 
 @pytest.fixture
 async def ada(client: AsyncClient) -> Headers:
-    """Return the headers of a logged-in user, ada."""
+    """Sign up ada and return her `Authorization` header."""
     return await sign_up(client, "ada")
 
 
 @pytest.fixture
 async def bob(client: AsyncClient) -> Headers:
-    """Return the headers of another logged-in user, bob."""
+    """Sign up bob and return his `Authorization` header."""
     return await sign_up(client, "bob")
 
 
@@ -286,7 +286,7 @@ async def create_post(client: AsyncClient, headers: Headers, **fields: Any) -> J
 
 
 async def add_posts(db: AsyncSession, user_id: int, dates: list[datetime]) -> list[int]:
-    """Add posts with these dates, each with a higher id, and return their ids."""
+    """Add posts with these dates and ascending ids, and return the ids."""
     ids = []
     for date in dates:
         post = Post(title="", content="-", user_id=user_id, date_posted=date)
@@ -304,7 +304,7 @@ def list_objects(bucket: Any) -> list[str]:
 
 
 class CountingBody:
-    """Stream a request body without a declared length; count the bytes read."""
+    """A request body without a declared length, which counts the bytes read."""
 
     def __init__(self, size: int, *, start: bytes = b"") -> None:
         self.start = start
@@ -319,13 +319,13 @@ class CountingBody:
 
 
 async def get_current_user(client: AsyncClient, headers: Headers) -> Json:
-    """Return the user with these headers."""
+    """Return the user whom these headers authenticate."""
     user: Json = (await client.get("/api/users/me", headers=headers)).json()
     return user
 
 
 async def get_user_id(client: AsyncClient, headers: Headers) -> int:
-    """Return the id of the user with these headers."""
+    """Return the id of the user whom these headers authenticate."""
     user_id: int = (await get_current_user(client, headers))["id"]
     return user_id
 
@@ -337,7 +337,7 @@ async def user_id(client: AsyncClient, ada: Headers) -> int:
 
 @pytest.fixture
 def user_path(user_id: int) -> str:
-    """Return the path of ada's account."""
+    """Return ada's path in the API."""
     return f"/api/users/{user_id}"
 
 
@@ -350,7 +350,7 @@ async def post(client: AsyncClient, ada: Headers) -> Json:
 async def upload_picture(
     client: AsyncClient, headers: Headers, content: bytes = PHOTO
 ) -> httpx.Response:
-    """Upload a profile picture."""
+    """Upload a profile picture for the user whom these headers authenticate."""
     path = f"/api/users/{await get_user_id(client, headers)}/picture"
     files = {"file": ("photo.jpg", content)}
     return await client.patch(path, files=files, headers=headers)

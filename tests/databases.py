@@ -1,4 +1,4 @@
-"""Scratch databases for tests: created empty and dropped afterwards."""
+"""Scratch databases, which tests create and drop."""
 
 import asyncio
 import os
@@ -15,13 +15,13 @@ from sqlalchemy import URL, make_url
 from embedded_postgres import EmbeddedPostgres
 
 PREFIX = "blog_test_"
-# The tests' server is separate from the development server. Importing `config` would
-# fix the database URL too early.
+# Keep the tests' server separate from the development server. Don't take the path from
+# `config`, because importing it reads the settings too early.
 EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "var" / "test-postgres"
 
 
 def admin_url() -> URL:
-    """Return the URL of the configured or embedded database that can create others."""
+    """Return the URL of a configured or embedded server that can create databases."""
     given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if given:
         return make_url(given)

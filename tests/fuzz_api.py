@@ -1,8 +1,8 @@
 """Fuzz the API with valid and invalid requests from the OpenAPI document.
 
-`python -m tests.fuzz_api`: Schemathesis generates the cases and checks the responses,
-anonymous and with an access token at the same time, against one server. Exits with 1
-if a response breaks the document, or if an operation never succeeds.
+Run it with `python -m tests.fuzz_api`. Schemathesis generates requests and checks the
+responses in two simultaneous runs, anonymous and with an access token, on one server.
+The exit status is 1 if a response violates the document or an operation never succeeds.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-# Ignore any local .env file; importing the server reads the settings.
+# Ignore any local .env file. This comes before the imports that read the settings.
 os.environ["ENV_FILE"] = os.devnull
 
 from config import BASE_DIR
@@ -27,7 +27,7 @@ from tests.server import PASSWORD, LiveServer, Person
 PICTURE = Path(__file__).with_name("test_image.jpg")
 RULES = Path(__file__).with_suffix(".toml")
 TIMEOUT = 1200
-# Only with a token, because most operations require one.
+# Most operations can only succeed with a token.
 SUCCESS_RULES = '[warnings]\nfail-on = ["missing_auth", "missing_test_data"]\n'
 
 
@@ -41,7 +41,7 @@ def create_person(server: LiveServer, name: str) -> Person:
 
 
 def rules(server: LiveServer, people: list[Person]) -> str:
-    """Return the configuration, with existing values for Schemathesis to draw from."""
+    """Return the Schemathesis configuration, with existing ids and valid values."""
     lists = ("posts", *(f"users/{person.id}/posts" for person in people))
     values = {
         "users": [person.id for person in people],
@@ -61,12 +61,12 @@ def rules(server: LiveServer, people: list[Person]) -> str:
 def run(
     options: list[str], folder: Path, config: str, variables: dict[str, str]
 ) -> int:
-    """Run Schemathesis, print its output, and return its exit code."""
+    """Run Schemathesis, print its output, and return its exit status."""
     folder.mkdir()
     (folder / "schemathesis.toml").write_text(config)
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", *options],
-        # It reads the configuration in its working directory, and writes files there.
+        # Schemathesis reads its configuration and writes its files here.
         cwd=folder,
         env=os.environ | variables,
         timeout=TIMEOUT,
@@ -80,7 +80,7 @@ def run(
 
 
 def fuzz(folder: Path, *, seed: int, cases: int) -> int:
-    """Fuzz anonymously and with a token at the same time, with half of the cases."""
+    """Run half of the cases anonymously and half with a token, at the same time."""
     with (
         scratch_database(admin_url()) as url,
         LiveServer(
@@ -113,14 +113,16 @@ def fuzz(folder: Path, *, seed: int, cases: int) -> int:
 
 
 def main() -> int:
-    """Fuzz the API, and return an exit code."""
+    """Fuzz the API and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=10_000, help="about how many")
+    parser.add_argument(
+        "--cases", type=int, default=10_000, help="approximate number of cases"
+    )
     parser.add_argument(
         "--seed",
         type=int,
         default=secrets.randbelow(2**32),
-        help="that of a run to repeat",
+        help="seed of an earlier run, to repeat it",
     )
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:

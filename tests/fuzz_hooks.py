@@ -17,23 +17,23 @@ from schemathesis.specs.openapi.checks import (
 from tests.server import PASSWORD
 
 PHOTO = Path(__file__).with_name("test_image.jpg").read_bytes()
-# Empty for the anonymous run.
+# Empty in the anonymous run.
 TOKEN = os.environ.get("FUZZ_TOKEN", "")
 
-# JSON Schema cannot express these rules.
+# Errors about rules that JSON Schema cannot express.
 RULES_IN_WORDS = (
     "must not contain NUL or surrogate characters",
     "must not be blank",
     "must not contain control or invisible characters",
     "must contain a visible character",
-    # Trimming and composing change the length of a name.
+    # Validation trims and composes (NFC) names, which changes their length.
     "after validation, not",
     "The cursor can't be decoded",
     "The cursor doesn't refer to a post",
     "The cursor can't be combined with skip",
     "Idempotency-Key was used for another request",
 )
-# Their limits apply after surrounding whitespace is trimmed.
+# The length limits of these fields apply after whitespace is trimmed.
 TRIMMED = ("username", "email", "title")
 
 Case = schemathesis.Case[Any]
@@ -43,7 +43,7 @@ Case = schemathesis.Case[Any]
 schemathesis.openapi.format(
     "email", st.emails(domains=st.sampled_from(["example.com", "mail.example.org"]))
 )
-# Random bytes are hardly ever a valid picture.
+# Random bytes are almost never a valid picture.
 schemathesis.openapi.format(
     "binary", st.one_of(st.binary(max_size=200), st.just(PHOTO))
 )
@@ -53,7 +53,7 @@ schemathesis.openapi.format(
 def valid_data_acceptance(
     context: CheckContext, response: Response, case: Case
 ) -> bool | None:
-    """Run `positive_data_acceptance`, except where only the prose states a rule."""
+    """Run `positive_data_acceptance`, but allow errors about `RULES_IN_WORDS`."""
     if response.status_code == 422 and any(
         words in response.text for words in RULES_IN_WORDS
     ):
@@ -65,7 +65,7 @@ def valid_data_acceptance(
 def invalid_data_rejection(
     context: CheckContext, response: Response, case: Case
 ) -> bool | None:
-    """Run `negative_data_rejection`, except for text that trimming makes valid."""
+    """Run `negative_data_rejection`, but allow text that is valid after trimming."""
     fields = case.body if isinstance(case.body, dict) else {}
     values = [value for value in map(fields.get, TRIMMED) if isinstance(value, str)]
     if response.status_code < 300 and any(value != value.strip() for value in values):
@@ -74,7 +74,7 @@ def invalid_data_rejection(
 
 
 class Bearer:
-    """Authenticate as one user."""
+    """Authenticate requests with `FUZZ_TOKEN`."""
 
     def get(self, _case: Case, _context: schemathesis.AuthContext) -> str:
         return TOKEN
@@ -88,7 +88,7 @@ if TOKEN:
 
 
 @schemathesis.hook("before_call")
-def spare_own_account(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
+def use_spare_account(_context: HookContext, case: Case, _: dict[str, Any]) -> None:
     """Use another account for requests that would invalidate the token."""
     if case.headers.get("Authorization") != f"Bearer {TOKEN}":
         return
@@ -104,7 +104,7 @@ def spare_own_account(_context: HookContext, case: Case, _: dict[str, Any]) -> N
 
 
 def sign_up_spare() -> tuple[int, str]:
-    """Create an account; return its id and a token."""
+    """Create an account, and return its id and a token."""
     name = f"spare-{secrets.token_hex(8)}"
     email = f"{name}@example.com"
     account = {"username": name, "email": email, "password": PASSWORD}

@@ -31,7 +31,7 @@ Parsed = TypeVar("Parsed")
 
 
 def journey(url: str, photo: bytes) -> None:
-    # The client raises on a response that the document does not declare.
+    # Raise an error for every response that the document does not declare.
     with Client(base_url=url, raise_on_unexpected_status=True) as client:
         user, token = sign_up(client)
     with AuthenticatedClient(
@@ -47,14 +47,14 @@ def journey(url: str, photo: bytes) -> None:
 
 
 def parsed(response: Response[Any], kind: type[Parsed]) -> Parsed:
-    """Return the content of a successful response of the declared type."""
+    """Return the content of a response, which must be successful and of this type."""
     assert response.status_code < HTTPStatus.MULTIPLE_CHOICES, response
     assert isinstance(response.parsed, kind), response
     return response.parsed
 
 
 def sign_up(client: Client) -> tuple[UserPrivateResponse, str]:
-    """Create an account, and return it with a token; a second account is rejected."""
+    """Create an account, check that a duplicate is rejected, and log in."""
     account = UserCreate(username="ada", email=EMAIL, password=PASSWORD)
     created = create_user.sync_detailed(client=client, body=account)
     again = create_user.sync_detailed(client=client, body=account)

@@ -1,4 +1,4 @@
-"""Small ICC profiles (ICC.1:2001-04), because none may be copied here."""
+"""Build small ICC profiles (ICC.1:2001-04), because real ones may not be copied."""
 
 import struct
 from itertools import product
@@ -17,7 +17,7 @@ D50 = (0.9642, 1.0, 0.8249)
 
 
 def profile(space: bytes, pcs: bytes, **tags: bytes) -> bytes:
-    """Return a profile with these tags, whose names have four characters."""
+    """Return a profile with these tags. Each name has four characters."""
     offset = 128 + 4 + 12 * len(tags)
     table, data = b"", b""
     for name, content in tags.items():
@@ -55,7 +55,7 @@ def gray_profile(exponent: float) -> bytes:
 
 
 def cmyk_profile() -> bytes:
-    """Return a profile in which cyan is red: no program would guess that."""
+    """Return a profile that turns cyan into red, which no default conversion does."""
     ramp = bytes(range(256))
     red, white, black = (136, 208, 195), (255, 128, 128), (0, 128, 128)
     colors = [

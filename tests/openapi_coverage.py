@@ -1,8 +1,8 @@
-"""Check that the tests get the responses that openapi.json declares, and no others.
+"""Check that the tests receive the responses that openapi.json declares, and no others.
 
-An undeclared response fails the test that got it; a declared response that no test got
-fails a complete run. Errors may also be problem details (RFC 9457), which the document
-only mentions.
+An undeclared response fails the test that received it. A declared response that no test
+received fails a complete run. Errors may also arrive as problem details (RFC 9457),
+which the document mentions only in its description.
 """
 
 import re
@@ -15,10 +15,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from starlette.routing import compile_path
 
-# Part of a document; there is no more precise type for JSON.
+# JSON values can have any type.
 Json = dict[str, Any]
 
-# They concern the connection, caches or browsers rather than an operation.
+# These headers concern the connection, caches or browsers rather than an operation.
 COMMON_HEADERS = re.compile(
     "access-control-.*|cache-control|connection|content-.*|cross-origin-opener-policy|"
     "permissions-policy|referrer-policy|strict-transport-security|vary|x-content-.*|"
@@ -35,7 +35,7 @@ def operations(document: Json) -> Iterator[tuple[str, str, Json]]:
 
 
 def follow(document: Json, node: Json) -> Json:
-    """Return a node, or the component that it refers to."""
+    """Return the component that a node refers to, or else the node itself."""
     if "$ref" not in node:
         return node
     _, _, kind, name = node["$ref"].split("/")
@@ -44,7 +44,7 @@ def follow(document: Json, node: Json) -> Json:
 
 
 def detail_of(body: Any) -> Iterator[str]:
-    """Yield the text of an error, if it isn't a list; numbers depend on settings."""
+    """Yield an error's text, with 0 for numbers because they depend on the settings."""
     if isinstance(body, dict) and isinstance(body.get("detail"), str):
         yield f"detail {NUMBER.sub('0', body['detail'])}"
 
@@ -72,7 +72,7 @@ def traits(response: httpx.Response, body: Any) -> Iterator[str]:
 
 
 def body_of(response: httpx.Response) -> Any:
-    """Return the JSON of a response, with problem details in the usual form."""
+    """Return a response's JSON, with problem details converted to plain errors."""
     body = response.json() if response.content else {}
     if response.headers.get("content-type") == "application/problem+json":
         return {"detail": body.get("errors", body["detail"])}
@@ -80,7 +80,7 @@ def body_of(response: httpx.Response) -> Any:
 
 
 class OpenAPISpec:
-    """The declared responses, and what the tests have seen of them."""
+    """The declared responses, and those that the tests have received."""
 
     def __init__(self, document: Json) -> None:
         self.operations: list[tuple[str, re.Pattern[str], str]] = []
@@ -108,7 +108,7 @@ class OpenAPISpec:
                 )
 
     async def check(self, response: httpx.Response) -> None:
-        """Check a response to an operation; a response hook of an HTTPX client."""
+        """Check the response of an operation. HTTPX clients call this as a hook."""
         await response.aread()
         request = response.request
         for method, path, name in self.operations:
@@ -126,7 +126,7 @@ class OpenAPISpec:
 
 
 class CoveragePlugin:
-    """A pytest plugin that fails a successful run of all tests for what it missed."""
+    """A pytest plugin that fails a complete run if it missed a declared response."""
 
     def __init__(self, spec: OpenAPISpec) -> None:
         self.spec = spec
@@ -134,7 +134,7 @@ class CoveragePlugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Collect what a worker of pytest-xdist has seen."""
+        """Add the responses that a pytest-xdist worker has received."""
         self.spec.seen |= set(getattr(node, "workeroutput", {}).get("seen", []))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

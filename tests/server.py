@@ -1,4 +1,4 @@
-"""The app as a process of its own, for tests that need one."""
+"""The app in a separate process, for tests that need a real server."""
 
 import asyncio
 import email
@@ -25,7 +25,7 @@ from config import BASE_DIR, Settings
 from tests.databases import execute, free_port
 
 PASSWORD = "correct horse"
-# The server may take 5 seconds to finish requests.
+# Longer than the 5 seconds in which the server may finish its requests.
 STOP_TIMEOUT = 15
 CHEAP_HASHES = {
     "ARGON2_TIME_COST": "1",
@@ -49,12 +49,12 @@ class Person:
 
 
 class LiveServer:
-    """`uvicorn main:app` with its own port, data directory and, if given, database."""
+    """A uvicorn server that runs the app with its own port and data directory."""
 
     def __init__(
         self, folder: Path, *, database_url: str | None = None, **settings: str
     ) -> None:
-        """Choose a port and settings; without a database, use an embedded server."""
+        """Choose a port and settings. By default, the app runs embedded PostgreSQL."""
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
         self.log = folder / "server.log"
@@ -66,7 +66,7 @@ class LiveServer:
         self.environment = clean_environment(
             VAR_DIR=str(self.var_dir),
             FRONTEND_URL=self.url,
-            # Tests write more often than people do, and hash more passwords.
+            # Tests send more requests and hash more passwords than people do.
             RATE_LIMIT_ENABLED="false",
             TRUSTED_PROXY_HOPS="0",
             **CHEAP_HASHES,
@@ -117,7 +117,7 @@ class LiveServer:
         return self.process
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server; kill it if that takes too long."""
+        """Stop the server, and kill it if that takes too long."""
         if self.process is None:
             return
         process, self.process = self.process, None
@@ -142,14 +142,14 @@ class LiveServer:
     def call(
         self, method: str, path: str, person: Person | None = None, **options: Any
     ) -> Any:
-        """Call the API, which must succeed, and return the response's JSON."""
+        """Call the API, expect success, and return the response's JSON."""
         headers = person.headers if person else {}
         response = self.client.request(method, path, headers=headers, **options)
         assert response.is_success, response.text
         return response.json() if response.content else None
 
     def sign_up(self, name: str) -> Person:
-        """Create a user with the next free email address, and log in."""
+        """Create a user with an email address derived from the name, and log in."""
         address = f"{re.sub('[^a-z0-9-]', '', name.lower())}@example.com"
         account = {"username": name, "email": address, "password": PASSWORD}
         user = self.call("POST", "/api/users", json=account)
@@ -169,15 +169,15 @@ class LiveServer:
     # Data
 
     def sql(self, statement: str) -> list[asyncpg.Record]:
-        """Run SQL in the database of the server."""
+        """Run an SQL statement in the server's database."""
         assert self.database_url is not None
         statement_run = execute(make_url(self.database_url), statement)
-        # In another thread, because this one may have an event loop.
+        # Use another thread, because this one may be running an event loop.
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(asyncio.run, statement_run).result()
 
     def insert_posts(self, author: Person, number: int, *, length: int = 100) -> None:
-        """Insert posts into the database, one per second."""
+        """Insert posts into the database, with dates one second apart."""
         self.sql(
             "INSERT INTO posts (title, content, user_id, date_posted) "
             f"SELECT 'Post ' || n, repeat('x', {length}), {author.id}, "
@@ -186,7 +186,7 @@ class LiveServer:
         )
 
     def wait_for_reset_link(self) -> str:
-        """Wait until a reset email has been sent; return the latest link."""
+        """Wait for a reset email, and return the latest link."""
         deadline = time.monotonic() + 30
         while not (links := reset_links(self.var_dir)):
             assert time.monotonic() < deadline, "no reset email has arrived"
@@ -195,14 +195,14 @@ class LiveServer:
 
 
 def clean_environment(**settings: str) -> dict[str, str]:
-    """Return the environment with these settings instead of those of the tests."""
+    """Return the environment with these settings instead of the tests' settings."""
     names = {name.upper() for name in Settings.model_fields}
     others = {name: value for name, value in os.environ.items() if name not in names}
     return others | {"ENV_FILE": os.devnull, "PYTHONUNBUFFERED": "1"} | settings
 
 
 def server_settings() -> dict[str, str]:
-    """Return the uvicorn settings of the image."""
+    """Return the uvicorn settings in the Dockerfile."""
     dockerfile = (BASE_DIR / "Dockerfile").read_text()
     return dict(re.findall(r"(UVICORN_\w+)=(\S+)", dockerfile))
 
@@ -210,7 +210,7 @@ def server_settings() -> dict[str, str]:
 def wait_until_healthy(
     url: str, server: subprocess.Popen[Any], *, seconds: float = 60
 ) -> None:
-    """Wait until a server that was just started reports that it is healthy."""
+    """Wait until a newly started server reports that it is healthy."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(httpx.HTTPError):
@@ -221,7 +221,7 @@ def wait_until_healthy(
 
 
 def outbox(var_dir: Path) -> list[EmailMessage]:
-    """Return the emails in the outbox, the latest last."""
+    """Return the emails in the outbox, oldest first."""
     files = sorted((var_dir / "outbox").glob("*.eml"))
     return [
         email.message_from_bytes(file.read_bytes(), policy=default) for file in files
@@ -229,7 +229,7 @@ def outbox(var_dir: Path) -> list[EmailMessage]:
 
 
 def reset_links(var_dir: Path) -> list[str]:
-    """Return the links in all reset emails of the outbox, the latest last."""
+    """Return the links in all reset emails in the outbox, oldest first."""
     found = re.compile(r"http\S+/reset-password\?token=[\w-]+")
     return [link for mail in outbox(var_dir) for link in found.findall(text(mail))]
 

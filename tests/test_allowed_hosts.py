@@ -14,7 +14,7 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 async def get(path: str, *hosts: str, allowed: tuple[str, ...] = HOSTS) -> Response:
-    """Send a GET with these Host headers to the app, which allows some."""
+    """Send a GET request with these Host headers to an app that allows some hosts."""
     site = ServerErrorMiddleware(AllowedHostsMiddleware(app, allowed))
     headers = [("Host", host) for host in hosts]
     async with AsyncClient(transport=ASGITransport(site)) as client:
@@ -39,7 +39,7 @@ class TestAllowedHosts:
             ["evilexample.org"],
             ["blog.example.com:8000@evil.example"],
             ["[::1"],
-            # Starlette would redirect to www.example.com.
+            # Starlette's middleware would redirect this host to www.example.com.
             ["example.com"],
             [HOST, HOST],
             [HOST, "evil.example"],

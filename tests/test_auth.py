@@ -30,13 +30,13 @@ OLD_KEY = "an earlier key of at least 32 bytes"
 
 
 def make_claims(**changes: Any) -> dict[str, Any]:
-    """Return valid claims with some changes; `...` removes a claim."""
+    """Return valid claims with some changes. The value `...` removes a claim."""
     claims = {"sub": "7", "ver": 0, "iat": from_now(0), "exp": from_now(60), **changes}
     return {name: value for name, value in claims.items() if value is not ...}
 
 
 def sign(claims: Any, key: str = settings.signing_key, algorithm: str = "HS256") -> str:
-    """Sign a token like PyJWT, but with claims that it refuses to sign."""
+    """Sign any claims, including those that `jwt.encode` refuses."""
     return jwt.api_jws.encode(json.dumps(claims).encode(), key, algorithm)
 
 
@@ -104,7 +104,7 @@ class TestVerifyAccessToken:
 
         assert verify_access_token(token) is None
 
-    # The key is shorter than these algorithms should have.
+    # These algorithms should have a longer key.
     @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
     @pytest.mark.parametrize(
         ("algorithm", "key"),

@@ -1,4 +1,4 @@
-"""Every operation of the API with every kind of caller."""
+"""Access to every operation of the API by every kind of caller."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ NEW_USER = {"username": "eve", "email": "eve@example.com", "password": PASSWORD}
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 RESET = {"token": "unknown", "new_password": "battery staple"}
 
-# The status that ada gets, and the arguments of HTTPX for a valid request.
+# The status of ada's request, and the HTTPX arguments for a valid request.
 PROTECTED: dict[str, tuple[int, Json]] = {
     "GET /api/users/me": (200, {}),
     "PATCH /api/users/me/password": (200, {"json": PASSWORDS}),
@@ -61,7 +61,7 @@ FORBIDDEN = {
         "DELETE /api/posts/{post_id}": "delete this post",
     }.items()
 }
-# The 403 doesn't reveal which users exist; posts are public.
+# A 403 hides which users exist. Posts are public, so a 404 reveals nothing.
 MISSING = {
     name: (404, "Post not found") if "post_id" in name else FORBIDDEN[name]
     for name in FORBIDDEN

@@ -104,5 +104,5 @@ class TestTimeout:
 
         await BodyLimitMiddleware(site)(scope, receive, AsyncMock())
 
-        # After the body, only a disconnect can follow.
+        # The timeout ends with the body, because only a disconnect can follow.
         assert timeout_at.call_args_list == [call(100 + seconds), call(None)]

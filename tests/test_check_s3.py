@@ -1,4 +1,4 @@
-"""The bucket check, run as an operator runs it."""
+"""The bucket check, run as operators run it."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def bucket() -> None:
 
 
 def check_s3(**settings: str) -> tuple[int, str]:
-    """Run the command; return its status and output."""
+    """Run the command, and return its exit status and output."""
     command = [sys.executable, str(BASE_DIR / "check_s3.py")]
     done = subprocess.run(
         command, env=os.environ | settings, stdout=PIPE, stderr=STDOUT, text=True

@@ -13,7 +13,7 @@ PEER = ("192.0.2.9", 50_000)
 
 
 async def seen_client(site: Any, client: Any, *forwarded_for: bytes) -> Any:
-    """Return the client that the app sees for a client and its headers."""
+    """Return the client that the app sees when this client sends these headers."""
     headers = [(b"x-forwarded-for", value) for value in forwarded_for]
     scope = {"type": "http", "method": "GET", "path": "/login", "query_string": b""}
     scope |= {"headers": [(b"host", b"blog"), *headers], "client": client}
@@ -46,8 +46,8 @@ class TestTrustedProxies:
         assert client[0] == client_ip
 
     async def test_client_ip_is_in_access_log(self):
-        # uvicorn logs from this scope. It has read the header's first entry, which the
-        # client controls.
+        # uvicorn logs the client in this scope. Without the middleware, that is the
+        # header's first entry, which the client controls.
         header = b"203.0.113.66, 192.0.2.1"
 
         client = await seen_client(app, ("203.0.113.66", 0), header)
@@ -70,7 +70,7 @@ class TestNoTrustedProxy:
     )
     async def test_header_is_ignored(self, forged, trusted):
         site: Any = ClientIPMiddleware(AsyncMock(), hops=0)
-        # uvicorn starts every app like this by default.
+        # By default, uvicorn adds this middleware to every app.
         site = ProxyHeadersMiddleware(site, trusted_hosts=trusted)
 
         client = await seen_client(site, ("127.0.0.1", 50_000), forged)

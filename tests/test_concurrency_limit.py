@@ -58,7 +58,7 @@ class TestConcurrencyLimit:
         ("first", "second", "third", "other"),
         [
             ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"),
-            # IPv6 clients count by network.
+            # IPv6 clients are counted by network.
             ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::3"),
         ],
         ids=["IPv4", "IPv6"],

@@ -38,7 +38,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def make_settings(**values: str) -> Settings:
-    """Return settings that are validated like those of the environment."""
+    """Return settings that are validated like environment variables."""
     return Settings.model_validate({name.lower(): v for name, v in values.items()})
 
 
@@ -287,7 +287,7 @@ class TestRenamedSettings:
 
 
 def documented(value: Any) -> str:
-    """Return a default as the documentation writes it."""
+    """Return a default value in the form that README.md uses."""
     if isinstance(value, Path):
         return str(value.relative_to(BASE_DIR))
     return "" if value is None or value == () else str(value).lower()

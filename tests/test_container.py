@@ -20,14 +20,14 @@ from tests.server import server_settings, wait_until_healthy
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a directory with the code and the packages of requirements.txt."""
+    """Create a directory with the image's code and the packages in requirements.txt."""
     root = tmp_path_factory.mktemp("image")
     for folder in ("alembic", "middleware", "routers", "static", "templates"):
         shutil.copytree(BASE_DIR / folder, root / folder)
     for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
         shutil.copy(file, root)
     venv.create(root / "venv", with_pip=True)
-    # Compiling modules that are never imported takes a fifth of the time.
+    # Don't spend a fifth of the time on compiling modules that are never imported.
     pip(root, "install", "-q", "--no-compile", "-r", str(BASE_DIR / "requirements.txt"))
     return root
 
@@ -67,7 +67,7 @@ def test_command_needs_only_requirements(image):
 
 def test_server_settings():
     assert server_settings() == {
-        # Longer than the 60 seconds of the load balancer.
+        # Longer than the load balancer's timeout of 60 seconds.
         "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
         "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "10",
         "UVICORN_SERVER_HEADER": "false",

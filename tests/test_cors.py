@@ -14,7 +14,7 @@ ORIGIN = {"Origin": "https://app.example.com"}
 
 @pytest.fixture
 async def open_client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncClient]:
-    """Return a client of an app that is open to `ORIGIN`."""
+    """Return a client for an app that allows requests from `ORIGIN`."""
     monkeypatch.setattr(settings, "cors_origins", (ORIGIN["Origin"],))
     site = FastAPI()
     add_middleware(site)

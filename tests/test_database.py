@@ -112,7 +112,7 @@ async def test_connection_is_returned_before_response(concurrent_client, monkeyp
         statuses.append(engine.pool.status())
         return '""'
 
-    # The ETag is computed when the response begins.
+    # The ETag is computed just before the response starts.
     monkeypatch.setattr("middleware.etags.etag_of", record)
 
     await concurrent_client.get("/sitemap.xml")
@@ -133,8 +133,8 @@ async def pool() -> AsyncIterator[None]:
 async def disconnected(
     request: pytest.FixtureRequest, pool: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AsyncClient]:
-    """Return a client of an app that can't connect to its database."""
-    # Accepts connections and never responds.
+    """Return a client for an app that can't connect to its database."""
+    # This server accepts connections but never responds.
     loop = asyncio.get_running_loop()
     server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
     hanging_port = server.sockets[0].getsockname()[1]
@@ -189,7 +189,7 @@ class TestDisconnected:
 
 
 class Proxy:
-    """Forwards connections to the database, except while `works` is cleared."""
+    """A proxy to the database, which forwards nothing while `works` is cleared."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -222,7 +222,7 @@ class Proxy:
 async def proxy(
     pool: None, concurrent_client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Proxy]:
-    """Connect the app to its database through a proxy; open a connection."""
+    """Connect the app to its database through a proxy."""
     proxy = Proxy(database_url())
     server = await asyncio.start_server(proxy.connect, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -250,7 +250,7 @@ class TestInterruption:
 
     async def test_lost_connections_are_replaced(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
-        # Not over a pooled connection, which would survive.
+        # Don't use a pooled connection, which would not terminate itself.
         await execute(
             database_url(),
             "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
@@ -261,9 +261,9 @@ class TestInterruption:
 
         assert response.status_code == 200
 
-    async def test_read_only_server_is_left(self, pool, concurrent_client):
+    async def test_read_only_connection_is_replaced(self, pool, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
-        # The session keeps this setting in the pool, as a server does after a failover.
+        # This leaves a read-only connection in the pool, as after a failover.
         async with AsyncSessionLocal() as session:
             await session.execute(text("SET default_transaction_read_only = on"))
             await session.commit()
@@ -295,7 +295,7 @@ class TestInterruption:
         assert [response.status_code for response in interrupted] == [503, 503]
         assert recovered.status_code == 200
 
-    async def test_public_read_is_tried_again(self, concurrent_client, monkeypatch):
+    async def test_public_read_is_retried(self, concurrent_client, monkeypatch):
         fetch = asyncpg.Connection.fetch
         failures = [asyncpg.ConnectionDoesNotExistError("lost")]
 

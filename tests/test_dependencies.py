@@ -1,4 +1,4 @@
-"""What routes depend on: posts of the caller, conditions, and long pages."""
+"""Dependencies of the routes: conditional requests, and the limit on long pages."""
 
 import pytest
 from httpx import AsyncClient, Response
@@ -110,7 +110,7 @@ class TestIfMatch:
     async def test_put_returns_no_etag(self, client, ada, path):
         response = await change(client, "PUT", path, ada)
 
-        # RFC 9110, section 9.3.4: the stored content differs from what was sent.
+        # RFC 9110, section 9.3.4, forbids one, because the post isn't stored as sent.
         assert "ETag" not in response.headers
 
 

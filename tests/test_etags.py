@@ -17,12 +17,12 @@ OTHER_ETAG = '"other"'
 ENCODINGS = ["identity", "gzip", "br"]
 PLAIN = {"Accept-Encoding": "identity"}
 
-# Filled with the fields of a post.
+# The placeholders are fields of a post.
 LISTS = ["/api/posts", "/api/users/{user_id}/posts", "/", "/users/{user_id}/posts"]
 FEEDS = ["/feed.atom", "/users/{user_id}/feed.atom"]
 COMPRESSED = ["/api/posts/{id}", "/posts/{id}", "/feed.atom"]
 USERS = ["/api/users", "/api/users/{user_id}"]
-# With a link to the next page.
+# These responses link to the next page.
 LONG_LISTS = [
     "/api/posts?limit=1",
     "/api/users?limit=1",
@@ -50,13 +50,13 @@ async def get_etag(client: AsyncClient, path: str, encoding: str = "identity") -
     return str(response.headers["etag"])
 
 
-# Changes of what others read
+# Changes to the content of responses
 
 Action = Callable[[AsyncClient, Headers, str], Awaitable[None]]
 
 
 async def edit(client: AsyncClient, ada: Headers, path: str) -> None:
-    # The same length and beginning, so that no excerpt shows the difference.
+    # Keep the length, because an ETag must not depend on it alone.
     content = {"content": LONG.replace("fell", "FELL")}
     await client.patch(path, json=content, headers=ada)
 
@@ -145,7 +145,7 @@ class TestETagChanges:
         ],
     )
     async def test_with_content(self, client, ada, post, path, change, paths):
-        # So that something remains when a post is deleted.
+        # Publish another post, so that a list isn't empty after the deletion.
         await create_post(client, ada)
         paths = [each.format(**post) for each in paths]
         before = {each: await get_etag(client, each) for each in paths}
@@ -259,7 +259,7 @@ class TestStaticFile:
 # tests/test_dependencies.py tests other uses of If-Match.
 class TestConditionalChange:
     @pytest.mark.parametrize("encoding", ["gzip", "br"])
-    async def test_if_match_with_etag_of_encoding(self, client, ada, path, encoding):
+    async def test_if_match_with_encoded_etag(self, client, ada, path, encoding):
         headers = ada | {"If-Match": await get_etag(client, path, encoding)}
 
         response = await client.patch(path, json=CHANGE, headers=headers)

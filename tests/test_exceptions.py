@@ -16,15 +16,15 @@ from tests.conftest import REQUEST_ID, Headers, Json
 
 PROBLEM = "application/problem+json"
 # More digits than Python parses (`sys.get_int_max_str_digits`).
-ENDLESS = "1" * 5000
+HUGE = "1" * 5000
 
 Fail = Callable[[Exception], None]
 
 
 @pytest.fixture
 def fail(client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> Fail:
-    """Return a function that lets every request that needs the database fail."""
-    # No operation declares these errors.
+    """Return a function that makes requests fail when they use the database."""
+    # Don't check the responses, because no operation declares these errors.
     client.event_hooks = {}
 
     def fail_with(error: Exception) -> None:
@@ -55,8 +55,8 @@ class TestErrorPage:
             ("GET", "/users/0/posts", 404),
             ("GET", "/static/nothing.css", 404),
             ("GET", "/posts/x", 422),
-            ("GET", f"/?page={ENDLESS}", 422),
-            ("GET", f"/sitemaps/posts-{ENDLESS}.xml", 422),
+            ("GET", f"/?page={HUGE}", 422),
+            ("GET", f"/sitemaps/posts-{HUGE}.xml", 422),
             ("POST", "/login", 405),
         ],
         ids=lambda value: str(value)[:30],
@@ -239,7 +239,7 @@ class TestProblemDetails:
 
 
 def expected_problem(plain: Response) -> Json:
-    """Return the problem details with the content of another response."""
+    """Return the problem details that correspond to a plain error."""
     detail = plain.json()["detail"]
     problem = {
         "type": "about:blank",
@@ -255,7 +255,7 @@ def expected_problem(plain: Response) -> Json:
 
 
 def other_headers(response: Response) -> Headers:
-    """Return the headers that don't depend on the format."""
+    """Return the headers that don't depend on the content type."""
     ignored = {"content-type", "content-length"}
     headers = response.headers.items()
     return {name: value for name, value in headers if name not in ignored}
@@ -266,9 +266,9 @@ class TestAllowedMethods:
         ("path", "allowed"),
         [
             ("/api/posts", "GET, HEAD, POST"),
-            (f"/api/posts/{ENDLESS}", "DELETE, GET, HEAD, PATCH, PUT"),
+            (f"/api/posts/{HUGE}", "DELETE, GET, HEAD, PATCH, PUT"),
             ("/api/users/1/picture", "DELETE, PATCH"),
-            # Not the methods for a user whose id is "me".
+            # These are not the methods of /api/users/{user_id}.
             ("/api/users/me", "GET, HEAD"),
             ("/api/users/token", "POST"),
             ("/openapi.json", "GET, HEAD"),
@@ -287,7 +287,7 @@ class TestAllowedMethods:
 
 
 class TestHugeId:
-    """No row can have these ids, and Python doesn't even parse them."""
+    """No row can have such an id, and Python refuses to parse it."""
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
@@ -301,7 +301,7 @@ class TestHugeId:
         ],
     )
     async def test_in_path(self, client, ada, method, path, status):
-        path = path.format(ENDLESS)
+        path = path.format(HUGE)
 
         response = await client.request(method, path, headers=ada, json={})
 
@@ -309,7 +309,7 @@ class TestHugeId:
 
     @pytest.mark.parametrize("name", ["skip", "limit"])
     async def test_in_query(self, client, name):
-        response = await client.get(f"/api/posts?{name}={ENDLESS}")
+        response = await client.get(f"/api/posts?{name}={HUGE}")
 
         assert response.status_code == 422
-        assert ENDLESS not in response.text
+        assert HUGE not in response.text

@@ -22,7 +22,7 @@ LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """Return the event that ends blocked work."""
+    """Return an event that ends blocked work."""
     release = threading.Event()
     yield release
     release.set()
@@ -77,7 +77,7 @@ CHANGE = {"current_password": PASSWORD, "new_password": "new horse 1"}
 
 @pytest.fixture
 def full_queue(ada: Headers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill the queue of the password hashes, after ada has signed up."""
+    """Fill the queue for password hashing after ada has signed up."""
     executor = BoundedExecutor("full", max_workers=1, max_queue=0)
     executor._slots.acquire()
     monkeypatch.setattr(auth, "_hashing", executor)
@@ -126,7 +126,7 @@ class TestRehash:
 
         assert response.status_code == 200
 
-    async def test_password_changed_meanwhile_is_kept(
+    async def test_concurrent_password_change_is_kept(
         self, client, db, user_id, monkeypatch
     ):
         async def change_first(_password: str) -> str:

@@ -27,7 +27,7 @@ FEEDS = ["/feed.atom", "/users/{user_id}/feed.atom"]
 
 @pytest.fixture(autouse=True)
 def site(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set a site URL that differs from the host of the requests."""
+    """Set a site URL that differs from the host in the requests."""
     monkeypatch.setattr(settings, "frontend_url", SITE)
 
 

@@ -1,4 +1,4 @@
-"""A client generated from the OpenAPI document: its types, and a journey with it."""
+"""A client generated from the OpenAPI document: type checking and real requests."""
 
 import importlib
 import json
@@ -36,9 +36,9 @@ def folder(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Path
     document = folder / "openapi.json"
     document.write_text(httpx.get(f"{server.url}/openapi.json", timeout=30).text)
     config = folder / "config.json"
-    # By default the generator formats its output, which needs ruff on the PATH.
+    # Don't format the output, which would require ruff on the PATH.
     config.write_text(json.dumps({"post_hooks": []}))
-    # A warning means that the generator did not understand part of the document.
+    # A warning means that the generator didn't understand a part of the document.
     run(
         *("-m", "openapi_python_client", "generate", "--meta", "none"),
         *("--path", str(document), "--config", str(config)),

@@ -17,7 +17,7 @@ SetRevision = Callable[[str], Awaitable[None]]
 
 @pytest.fixture
 async def set_revision(db: AsyncSession) -> SetRevision:
-    """Return a function that stores the revision of the schema."""
+    """Return a function that changes the stored schema revision."""
     await db.execute(text("CREATE TABLE alembic_version (version_num text)"))
 
     async def store(revision: str) -> None:

@@ -1,4 +1,4 @@
-"""Token encodings, and requests after which the client is gone."""
+"""Unusual token encodings and pipelined requests."""
 
 import socket
 from collections.abc import Iterator

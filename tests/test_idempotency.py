@@ -39,7 +39,7 @@ async def age_keys(db: AsyncSession, age: timedelta) -> None:
 
 
 def replayed(response: Response) -> tuple[Any, ...]:
-    """Return the parts of a response that a retry must return again."""
+    """Return the parts of a response that must be the same after a retry."""
     headers = [response.headers.get(name) for name in ("ETag", "Location")]
     return response.status_code, response.content, *headers
 
@@ -209,7 +209,7 @@ class TestFailedRequest:
 
 @asynccontextmanager
 async def running_request(client: AsyncClient, headers: Headers) -> AsyncIterator[None]:
-    """Hold a request open whose transaction has claimed `a key`."""
+    """Simulate a running request, whose transaction has claimed the key `a key`."""
     user_id = await get_user_id(client, headers)
     async with AsyncSessionLocal() as session:
         session.add(IdempotencyKey(user_id=user_id, key="a key", fingerprint=""))
@@ -248,7 +248,7 @@ class TestRunningRequest:
         await publish(concurrent_client, ada)
 
         async with AsyncExitStack() as stack:
-            # One of these sessions reuses the connection of the request.
+            # One of these sessions reuses the request's connection.
             sessions = [
                 await stack.enter_async_context(AsyncSessionLocal())
                 for _ in range(cast("QueuePool", engine.pool).checkedin())

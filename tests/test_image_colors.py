@@ -21,7 +21,7 @@ Color = tuple[int, ...]
 
 ADOBE = rgb_profile(ADOBE_RGB, 2.2)
 P3 = rgb_profile(DISPLAY_P3, 2.2)
-# Larger than Pillow's limit for PNG.
+# Larger than Pillow's default limit for profiles in PNG files.
 LARGE = ADOBE + b"\0" * 2**20
 LINEAR_GRAY = gray_profile(1.0)
 CMYK = cmyk_profile()

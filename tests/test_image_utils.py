@@ -52,13 +52,13 @@ def quarters() -> Image.Image:
 
 
 def distance(image: Image.Image, color: Color) -> int:
-    """Return the largest per-channel difference of any pixel to a color."""
+    """Return the largest difference of any channel of any pixel from a color."""
     difference = ImageChops.difference(image, Image.new("RGB", image.size, color))
     return max(high for _low, high in difference.getextrema())  # type: ignore[misc]
 
 
 def corners(image: Image.Image) -> list[Color]:
-    """Return the colors of the four quarters, row by row, roughly."""
+    """Return the approximate colors of the four quarters, row by row."""
     colors = image.resize((2, 2), Image.Resampling.BOX).quantize(palette=palette())
     return list(colors.convert("RGB").get_flattened_data())  # type: ignore[arg-type]
 
@@ -71,7 +71,7 @@ def exif(orientation: int) -> Image.Exif:
 
 @pytest.fixture
 def decoded_sizes(monkeypatch: pytest.MonkeyPatch) -> set[Size]:
-    """Collect the sizes at which the pixels of pictures are decoded."""
+    """Record the sizes at which pictures are decoded."""
     sizes, load = set(), ImageFile.ImageFile.load
 
     def recording_load(image: ImageFile.ImageFile) -> Any:
@@ -265,7 +265,7 @@ class TestLimits:
 
     @pytest.mark.parametrize(
         ("size", "decoded"),
-        # For 24 megapixels, half the size is enough; full size takes too much memory.
+        # Above 20 megapixels, decoding at half the usual scale saves memory.
         [((4000, 3000), (1000, 750)), ((6000, 4000), (750, 500))],
     )
     @pytest.mark.parametrize("kind", ["JPEG", "MPO"])
@@ -308,7 +308,7 @@ def replace_decoder(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
 
 class TestDecoder:
     def test_too_much_cpu_time(self, monkeypatch):
-        # On a busy machine, four seconds of CPU time take longer.
+        # On a busy machine, four seconds of CPU time may exceed the usual timeout.
         monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 600)
 
         with pytest.raises(InvalidImage, match=f"{-signal.SIGXCPU}"):

@@ -1,4 +1,4 @@
-"""The app as `make run` starts it: default settings, real services, real HTTP."""
+"""The app as `make run` starts it, with default settings and over real HTTP."""
 
 import signal
 import threading
@@ -33,7 +33,7 @@ def ada(server: LiveServer) -> Person:
 
 @pytest.fixture
 def picture(server: LiveServer, ada: Person) -> Any:
-    """Return the path of ada's new picture."""
+    """Upload a picture for ada and return its path."""
     file = {"file": ("photo.jpg", PHOTO)}
     user = server.call("PATCH", f"/api/users/{ada.id}/picture", ada, files=file)
     return user["image_path"]
@@ -128,7 +128,7 @@ class TestRestart:
 
     def test_last_process_stops_the_database(self, server):
         pid_file = server.var_dir / "postgres" / "postmaster.pid"
-        # Another process, which must not stop it.
+        # This process uses the database, too, but must not stop it.
         current = server.run("-m", "alembic", "current").stdout
         was_running = pid_file.exists()
 

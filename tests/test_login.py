@@ -93,6 +93,6 @@ class TestLogin:
 
         await log_in(client, email, "wrong")
 
-        # Everything but salt and hash is the same, and so is the time.
+        # With equal parameters, verifying takes equal time for every email address.
         [parameters] = [stored.rsplit("$", 2)[0] for stored in hashes]
         assert parameters == hash_password("x").rsplit("$", 2)[0]

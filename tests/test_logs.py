@@ -141,7 +141,7 @@ class TestRequestId:
 class TestOutage:
     @pytest.fixture
     def clock(self, monkeypatch):
-        """Return the time of the log, as a list with one element."""
+        """Return a list whose only element is the current time."""
         now = [0.0]
         monkeypatch.setattr("time.monotonic", lambda: now[0])
         return now

@@ -1,4 +1,4 @@
-"""The app: startup, and where its code runs."""
+"""The app's startup, and the functions that its event loop runs."""
 
 import gc
 import inspect
@@ -17,12 +17,12 @@ from routers import ROUTERS
 
 @pytest.fixture
 def listen(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
-    """Replace what the lifespan starts and stops; return the listener of the cache."""
+    """Replace what the lifespan starts and stops, and return the cache listener."""
     listen = AsyncMock()
     monkeypatch.setattr("main.listen", listen)
     monkeypatch.setattr("main.start_embedded_server", Mock())
     monkeypatch.setattr("main.orphaned_pictures.run_cleanup", AsyncMock())
-    # Later tests need what shutdown closes.
+    # Later tests need the engine, which shutdown would dispose of.
     monkeypatch.setattr("main.dispose_engine", AsyncMock())
     return listen
 
@@ -66,8 +66,8 @@ def is_async(call: Any) -> bool:
 
 
 def test_no_operation_runs_in_a_thread():
-    # FastAPI calls plain functions in a thread, which waits when the event loop is
-    # busy.
+    # FastAPI calls plain functions in a thread. The request then waits longer when the
+    # event loop is busy.
     routes = [route for router in ROUTERS for route in router.routes]
     operations = [route.dependant for route in routes if isinstance(route, APIRoute)]
 

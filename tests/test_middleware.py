@@ -1,4 +1,4 @@
-"""HEAD, trailing slashes, charsets, security headers, and errors of middleware."""
+"""HEAD, trailing slashes, charsets, security headers, and errors in middleware."""
 
 import re
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from middleware.server_url import ServerURLMiddleware
 from tests.conftest import PASSWORD, create_test_user
 
 HSTS = "strict-transport-security"
-# Filled with the fields of a post.
+# The placeholders are fields of a post.
 PAGES = ["/", "/posts/{id}", "/users/{user_id}/posts", "/login", "/docs"]
 OTHERS = ["/static/css/main.css", "/openapi.json", "/health", "/feed.atom"]
 READABLE = [*PAGES, *OTHERS, "/api/posts", "/api/users/{user_id}"]
@@ -38,7 +38,7 @@ class TestHead:
         assert response.headers == got.headers
 
     async def test_has_no_body(self):
-        # Called directly, because HTTPX would drop the body.
+        # Call the middleware directly, because HTTPX would drop the body.
         site, send = HeadMiddleware(PlainTextResponse("text")), AsyncMock()
 
         await site({"type": "http", "method": "HEAD"}, AsyncMock(), send)
@@ -172,7 +172,7 @@ class TestHost:
 
     @pytest.mark.parametrize("host", ["", "[", "a:b:c", "\xff"])
     @pytest.mark.parametrize("path", ["/", "/login/", "/api/users?limit=1"])
-    async def test_malformed_is_no_server_error(self, client, host, path):
+    async def test_malformed_causes_no_server_error(self, client, host, path):
         response = await client.get(path, headers={b"Host": host.encode("latin-1")})
 
         assert response.status_code in {200, 307, 400, 404}
@@ -193,7 +193,7 @@ class TestErrorAfterResponse:
         # A line break would let clients forge log entries.
         assert "GET /a%0Ab" in caplog.text
 
-    async def test_incomplete_response_is_broken_off(self):
+    async def test_incomplete_response_is_aborted(self):
         async def site(_scope: Scope, _receive: Receive, send: Send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             raise RuntimeError("a bug")

@@ -1,4 +1,4 @@
-"""Migrations, up and down with rows in the tables, compared with the models."""
+"""Upgrades and downgrades of tables with rows, and a comparison with the models."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ ROWS = (
        SELECT id, md5(email), now() FROM users""",
 )
 INSERT_USERS = "INSERT INTO users (username, username_key, email, password_hash)"
-# Everything that two schemas can differ in, one text line each.
+# Lists columns, indexes and constraints as text, so that schemas can be compared.
 SCHEMA = """
     SELECT format('column %s.%s %s %s default %s', table_name, column_name,
                   coalesce(character_maximum_length::text, '') || data_type,
@@ -72,7 +72,7 @@ async def migrate(database: AsyncEngine, revision: str, *, down: bool = False) -
 
 
 async def execute(database: AsyncEngine, *statements: str) -> list[str]:
-    """Run statements; return the first column of the last one's rows."""
+    """Run statements, and return the first column of the last statement's rows."""
     async with database.begin() as connection:
         results = [await connection.execute(text(line)) for line in statements]
         last = results[-1]

@@ -1,4 +1,4 @@
-"""Titles and excerpts of posts; the number of queries per request, and their plans."""
+"""Titles and excerpts of posts, and the number and plans of queries per request."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ class TestPreview:
 
 @pytest.fixture
 async def ids(client: AsyncClient, ada: Headers, bob: Headers) -> dict[str, int]:
-    """Return the ids of ada and of one of her posts, to fill into paths."""
+    """Return the ids of ada and of one of her posts, for use in paths."""
     posts = [await create_post(client, author) for author in (bob, bob, ada, ada)]
     return {"post": posts[-1]["id"], "user": posts[-1]["user_id"]}
 
@@ -82,19 +82,19 @@ class TestNumberOfQueries:
     @pytest.mark.parametrize(
         ("method", "path", "body", "status", "number"),
         [
-            # The current user; the row, locked if it changes; the change.
+            # Most requests load the user, load and lock the row, and change it.
             ("POST", "posts", {"json": POST}, 201, 2),
             ("PUT", "posts/{post}", {"json": POST}, 200, 3),
             ("PATCH", "posts/{post}", {"json": {}}, 200, 2),
             ("DELETE", "posts/{post}", {}, 204, 3),
             ("PATCH", "users/{user}", {"json": {"username": "a"}}, 200, 2),
             ("PATCH", "users/{user}", {"json": {}}, 200, 1),
-            # Tokens sent to the old email address are deleted.
+            # This also deletes reset tokens sent to the old email address.
             ("PATCH", "users/{user}", {"json": {"email": "a@b.example"}}, 200, 3),
-            # The posts before the user.
+            # This deletes the posts before the user.
             ("DELETE", "users/{user}", {}, 204, 3),
             ("DELETE", "users/{user}/picture", {}, 400, 2),
-            # The current user, locked; the new password; tokens.
+            # This loads and locks the user, changes the password, and deletes tokens.
             ("PATCH", "users/me/password", {"json": NEW_PASSWORD}, 200, 4),
             ("POST", "users/reset-password", {"json": NEW_PASSWORD}, 400, 1),
             ("POST", "users/forgot-password", {"json": {"email": "a@b.co"}}, 202, 4),
@@ -115,7 +115,7 @@ class TestNumberOfQueries:
 
 @pytest.fixture
 async def many_posts(db: AsyncSession, ids: dict[str, int]) -> None:
-    """Add enough posts that the planner prefers an index."""
+    """Add enough posts to make the planner prefer an index."""
     await db.execute(
         text(
             "INSERT INTO users (username, email, password_hash) "
@@ -124,7 +124,7 @@ async def many_posts(db: AsyncSession, ids: dict[str, int]) -> None:
     )
     await db.execute(
         text(
-            # Explicit ids, because the sequence is not rolled back after the test.
+            # Set the ids, because the sequence is not rolled back after the test.
             "INSERT INTO posts (id, title, content, user_id, date_posted) "
             "SELECT 1000000 + 1000 * n + users.id, '', '-', users.id, "
             "       CAST(:noon AS timestamptz) + n * interval '1 second' "
@@ -161,7 +161,7 @@ LISTS = pytest.mark.parametrize(
 
 
 class TestIndex:
-    """Lists walk an index from the nearer end, and read only the rows of the page."""
+    """Lists scan an index from the nearer end, and read only the rows of the page."""
 
     @LISTS
     async def test_first_page(

@@ -54,7 +54,7 @@ async def test_email_changed(client, ada, user_path, var_dir):
 
     await client.patch(user_path, json=user_in, headers=ada)
 
-    # The old address and the old name.
+    # The email goes to the old email address, and greets the user by the old name.
     [message] = outbox(var_dir)
     assert_notifies(message, "Your email address was changed", "/account")
     assert "new@example.com" not in message.as_string()

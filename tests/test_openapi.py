@@ -26,7 +26,7 @@ OPERATIONS = {
     for method, template, operation in operations(DOCUMENT)
 }
 SCHEMAS: dict[str, Json] = DOCUMENT["components"]["schemas"]
-# A value is bounded if it has a keyword of each of these sets.
+# A schema is bounded if it has a keyword from each of these sets.
 BOUNDS = {
     "string": [{"maxLength", "enum", "const"}],
     "integer": [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}],
@@ -41,7 +41,7 @@ def input_schemas(operation: Json) -> dict[str, Json]:
     """Return the schemas of parameters and bodies, by name or media type."""
     body = operation.get("requestBody", {}).get("content", {})
     inputs = {found["name"]: found for found in operation.get("parameters", [])} | body
-    # The first is compared and never stored; files have their own limit.
+    # If-None-Match is compared but never stored, and files have their own limit.
     ignored = {"If-None-Match", MULTIPART}
     return {name: inputs[name]["schema"] for name in inputs.keys() - ignored}
 
@@ -60,7 +60,7 @@ def unbounded(schema: Json, place: str) -> Iterator[str]:
 
 class TestDocument:
     def test_file_is_up_to_date(self, tmp_path):
-        # The settings of the machine that generates the file have no influence.
+        # The settings of the machine that generates the file must not affect it.
         environment = {"POSTS_PER_PAGE": "7", "MAX_UPLOAD_SIZE_BYTES": "1000"}
         file = tmp_path / "openapi.json"
 
@@ -112,7 +112,7 @@ class TestDocument:
         media = [error["content"]["application/json"] for error in errors]
 
         assert all("$ref" in each["schema"] and each["examples"] for each in media)
-        # Phrases depend on the Python version: 413 was "Request Entity Too Large".
+        # Python's phrases change. In older versions, 413 is "Request Entity Too Large".
         phrases = {status.phrase for status in HTTPStatus}
         assert phrases.isdisjoint(error["description"] for error in errors)
 
@@ -132,7 +132,7 @@ def media_type(name: str) -> str:
 
 
 def invalid_input(name: str) -> dict[str, Any]:
-    """Return an invalid body or query as HTTPX arguments, or else an empty one."""
+    """Return HTTPX arguments with an invalid body or query, if there is either."""
     if "requestBody" in OPERATIONS[name]:
         headers = {"Content-Type": f"{media_type(name)}; boundary=x"}
         return {"content": b"{", "headers": headers}
@@ -142,7 +142,7 @@ def invalid_input(name: str) -> dict[str, Any]:
 async def send(
     client: AsyncClient, name: str, row_id: object = 1, **options: Any
 ) -> Response:
-    """Send a request of an operation, with this id in its path."""
+    """Send an operation's request with this id in the path."""
     method, template = name.split()
     path = re.sub(r"\{\w+\}", str(row_id), template)
     return await client.request(method, path, **options)

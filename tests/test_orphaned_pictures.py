@@ -25,7 +25,7 @@ async def scheduled(db: AsyncSession) -> list[str]:
 
 
 async def add_orphans(db: AsyncSession, *filenames: str) -> None:
-    """Schedule deletions that are due, the first ones first."""
+    """Schedule deletions that are already due, in this order."""
     db.add_all(
         OrphanedPicture(filename=name, delete_after=utcnow() - DAY / number)
         for number, name in enumerate(filenames, 1)
@@ -42,7 +42,7 @@ async def clean_up(db: AsyncSession) -> None:
 
 @pytest.fixture
 def failing_deletion(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Make deletions of `a.jpg` and uploaded pictures fail; collect the attempts."""
+    """Make all deletions except that of `b.jpg` fail, and return the attempts."""
     attempts = []
 
     def fail(filename: str) -> None:

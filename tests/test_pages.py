@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import create_post
 
-# Filled with the fields of a post.
+# The placeholders are fields of a post.
 WITH_POSTS = ["/", "/posts/{id}", "/users/{user_id}/posts"]
 ACCOUNT_PAGES = ["/login", "/register", "/account", "/forgot-password"]
 PAGES = [*WITH_POSTS, "/site/posts", *ACCOUNT_PAGES, "/reset-password"]
@@ -29,7 +29,7 @@ class TestPage:
     async def test_loads_nothing_external_or_inline(self, client, post, path):
         page = (await client.get(path.format(**post))).text
 
-        # A canonical link loads nothing, and a data block is not a script.
+        # A canonical link loads nothing, and JSON-LD is not executed.
         page = re.sub(r'<link rel="canonical"[^>]*>', "", page)
         page = re.sub(r'<script type="application/ld\+json">', "", page)
         external = r"""(?:src|action|srcset)=["']?\s*(?:https?:)?//"""
@@ -38,7 +38,7 @@ class TestPage:
         assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\s(?:style|on\w+)=", page)
 
     @pytest.mark.parametrize("path", WITH_POSTS)
-    async def test_titles_untitled_post_by_its_first_words(self, client, ada, path):
+    async def test_title_of_untitled_post(self, client, ada, path):
         content = "Once upon a time " * 20
         post = await create_post(client, ada, title="", content=content)
 

@@ -1,4 +1,4 @@
-"""Lists page by page: nothing repeats, and nothing is left out."""
+"""Pagination: lists repeat nothing and omit nothing."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -23,13 +23,13 @@ HOUR = timedelta(hours=1)
 
 
 def by_cursor(response: Response) -> str:
-    """Repeat the request with the new cursor."""
+    """Return the URL of the request with the new cursor."""
     cursor = response.json()["next_cursor"]
     return str(response.request.url.copy_set_param("cursor", cursor)) if cursor else ""
 
 
 def by_link(response: Response) -> str:
-    """Follow the `Link` header, like a client that only knows RFC 8288."""
+    """Return the next URL in the `Link` header (RFC 8288)."""
     return response.links.get("next", {}).get("url", "")
 
 
@@ -137,7 +137,7 @@ class TestConcurrentChanges:
     async def test_no_gap_or_repetition(self, client, ada, path, posts, next_url):
         first = await client.get(f"{path}?limit=2")
         await create_post(client, ada)
-        # The cursor refers to the second post.
+        # The cursor refers to the second post, which is among the deleted ones.
         [await client.delete(f"/api/posts/{i}", headers=ada) for i in posts[1:4]]
 
         second = await client.get(next_url(first))
@@ -185,7 +185,7 @@ class TestCursor:
         assert ids(response) == [posts[2]["id"], posts[0]["id"]]
 
     async def test_default_skip(self, client, posts):
-        # Generated clients send all default values.
+        # Some generated clients send all default values.
         first = await client.get("/api/posts?limit=2")
         second = f"{by_cursor(first)}&skip=0"
 
@@ -229,5 +229,5 @@ class TestCursor:
         (error,) = response.json()["detail"]
         assert response.status_code == 422
         assert error["loc"] == ["query", "cursor"]
-        # The input is not echoed.
+        # The response does not repeat the input.
         assert error.keys() == {"type", "loc", "msg"}

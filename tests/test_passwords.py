@@ -1,4 +1,4 @@
-"""Change, forget and reset a password."""
+"""Password changes and password resets."""
 
 import unicodedata
 from datetime import timedelta
@@ -38,7 +38,7 @@ def send(monkeypatch: pytest.MonkeyPatch) -> AsyncMock:
 
 @pytest.fixture
 async def token(client: AsyncClient, ada: Headers, send: AsyncMock) -> str:
-    """Return a reset token of ada."""
+    """Return a reset token for ada."""
     return await request_token(client, send)
 
 
@@ -225,7 +225,7 @@ class TestChangePassword:
             (await client.get("/api/users/me", headers=headers)).status_code
             for headers in (ada, other, new, bob)
         ]
-        # All of this happens in the second in which the tokens were issued.
+        # Sessions end even in the second in which their tokens were issued.
         assert statuses == [401, 401, 200, 200]
 
 
@@ -266,7 +266,7 @@ class TestUnicode:
 
         assert not verify_password(password, hash_password(PASSWORD))
 
-    async def test_length_is_that_of_nfc(self, client):
+    async def test_length_is_measured_in_nfc(self, client):
         password = unicodedata.normalize("NFD", "ä" * 100)
 
         await create_test_user(client, password=password)

@@ -1,4 +1,4 @@
-"""Upload and deletion of profile pictures; test_image_utils.py tests the conversion."""
+"""Upload and deletion of profile pictures. test_image_utils.py tests the conversion."""
 
 import asyncio
 import gc
@@ -48,7 +48,7 @@ Upload = Callable[..., Awaitable[Response]]
 
 @pytest.fixture
 def upload(client: AsyncClient, ada: Headers) -> Upload:
-    """Return a function that uploads a picture of ada."""
+    """Return a function that uploads a picture for ada."""
     return partial(upload_picture, client, ada)
 
 
@@ -145,7 +145,7 @@ class TestUpload:
         assert f"profile_pics/{old}" in list_objects(bucket)
         assert len(list_objects(bucket)) == 2
 
-    async def test_cleanup_was_faster(self, upload, bucket, monkeypatch):
+    async def test_cleanup_during_upload(self, upload, bucket, monkeypatch):
         store_avatar = pictures.store_avatar
 
         async def store_and_clean_up(db: AsyncSession, *rest: Any) -> None:
@@ -159,7 +159,7 @@ class TestUpload:
         assert (response.status_code, response.json()) == (503, UPLOAD_FAILED)
         assert list_objects(bucket) == []
 
-    async def test_account_is_deleted_meanwhile(
+    async def test_account_is_deleted_during_upload(
         self, client, ada, picture_path, bucket, monkeypatch
     ):
         read_avatar = pictures.read_avatar
@@ -308,7 +308,7 @@ class TestDecode:
                 await asyncio.create_task(pictures.decode(file))
 
         assert raised.value.status_code == 503
-        # Files that wait stay on disk.
+        # A file that waits for the decoder must not be read into memory.
         assert file.tell() == 0
 
     @pytest.mark.parametrize("error", [TimeoutError("busy"), ChildProcessError("-9")])

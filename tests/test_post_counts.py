@@ -1,4 +1,4 @@
-"""Triggers count posts in the transaction of each change."""
+"""Triggers update the post counts in the transaction of each change."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ THREE_EACH = {SITE: 9, 1: 3, 2: 3, 3: 3}
 
 @pytest.fixture
 async def posts(db: AsyncSession) -> None:
-    """Add posts 1 to 9: three by each of three users."""
+    """Add posts 1 to 9, three by each of three users."""
     await db.execute(text(ADD_USERS))
     await db.execute(text(ADD_POSTS))
 

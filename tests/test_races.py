@@ -1,4 +1,4 @@
-"""Races between concurrent requests; `--stress` makes them larger and repeats them."""
+"""Races between concurrent requests. `--stress` sends more requests, repeatedly."""
 
 import asyncio
 from collections import Counter
@@ -29,7 +29,7 @@ from tests.conftest import (
 )
 
 Outcome = tuple[int, str]
-# Paths and headers.
+# The path and headers of each user.
 Users = list[tuple[str, Headers]]
 
 NAME_TAKEN = (400, "Username already exists")
@@ -57,12 +57,12 @@ def crowd(stress: bool) -> int:
 
 
 @pytest.fixture(scope="module", autouse=True)
-async def patient_engine() -> AsyncIterator[None]:
-    """Wait longer for locks and connections: a 503 would be right, but hide races."""
+async def long_timeouts() -> AsyncIterator[None]:
+    """Wait longer for locks and connections, because a 503 would hide a race."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "STATEMENT_TIMEOUT", 60.0)
         patch.setattr(engine.pool, "_timeout", 60)
-        # The next pool has the timeout of this one.
+        # Replace the pool. The new one takes over `_timeout`.
         await engine.dispose()
         yield
     engine.pool._timeout = database.POOL_TIMEOUT  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ async def at_once(
     request: Callable[[int], Awaitable[Response]],
     *others: Awaitable[Response],
 ) -> list[Response]:
-    """Send a number of similar requests, and others, before any response arrives."""
+    """Send similar requests and others concurrently, and return all responses."""
     return await asyncio.gather(*map(request, range(number)), *others)
 
 
@@ -281,7 +281,7 @@ class TestPicture:
         assert stored == {user["image_file"]} - {None}
         assert {response.status_code for response in responses} <= {200, 400}
 
-    async def test_none_is_left_of_a_deleted_user(
+    async def test_deleted_user_leaves_no_picture(
         self, client, ada, user_id, bucket, crowd
     ):
         path = f"/api/users/{user_id}"
@@ -376,6 +376,6 @@ class TestPost:
         responses = await at_once(crowd, lambda _: publish(client, ada, "a key"))
 
         assert len({r.content for r in responses if r.status_code == 201}) == 1
-        # A request that waits for longer than a second gets a 409.
+        # A request that waits longer than a second gets a 409.
         assert {response.status_code for response in responses} <= {201, 409}
         assert await count(Post) == await count(IdempotencyKey) == 1

@@ -69,7 +69,7 @@ async def account(client: AsyncClient) -> None:
 
 @pytest.fixture
 async def trusted(client: AsyncClient, account: None) -> None:
-    """Log in to the account from the client IP."""
+    """Log in, so that the client IP becomes trusted for this account."""
     await log_in(client)
 
 
@@ -96,9 +96,9 @@ async def log_in(
 async def fail(
     client: AsyncClient, times: int, *, email: str = EMAIL, ip: str = IP
 ) -> list[int]:
-    """Log in with wrong passwords; return the statuses.
+    """Log in repeatedly with a wrong password, and return the statuses.
 
-    `{}` in the email address or the client IP is the number of the attempt.
+    The number of the attempt replaces `{}` in the email address and the client IP.
     """
     responses = [
         await log_in(client, "wrong", email.format(number), ip.format(number))
@@ -271,7 +271,7 @@ class TestEmails:
 
         responses = [await forget(client, ip=ip) for ip in ips]
 
-        # The limit doesn't reveal that the account exists; the latest link works.
+        # The limit doesn't reveal that the account exists, and the latest link works.
         assert {(r.status_code, r.content) for r in responses} == {
             (202, responses[0].content)
         }
@@ -317,7 +317,7 @@ class TestSignUps:
         [
             ("ada bob eve", [201, 201, 429]),
             ("ada ada ada bob", [201, 400, 400, 201]),
-            # A taken name isn't revealed beyond the limit.
+            # Beyond the limit, the response doesn't reveal that a name is taken.
             ("ada bob ada", [201, 201, 429]),
         ],
     )
@@ -326,7 +326,7 @@ class TestSignUps:
 
         assert [response.status_code for response in responses] == statuses
 
-    async def test_default_suffices_for_a_test_suite(self):
+    async def test_default_allows_100_sign_ups(self):
         default = Settings.model_fields["rate_limit_sign_up_per_ip"].default
         limit = RateLimit(default, ("sign-up", IP))
 
@@ -462,7 +462,7 @@ class TestRedis:
         with redis.Redis.from_url(url) as client:
             retry.call_with_retry(client.ping, lambda _error: None)
         monkeypatch.setattr(settings, "redis_url", SecretStr(url))
-        # Redis responds late on a busy machine.
+        # Redis may respond late on a busy machine.
         monkeypatch.setattr(rate_limit, "REDIS_TIMEOUT", 15)
         yield server
         server.kill()
@@ -470,7 +470,7 @@ class TestRedis:
 
     async def test_processes_share_counters(self, client, server, trusted):
         await fail(client, 8)
-        # Another process has its own memory.
+        # Simulate another process, which has its own memory.
         await reset_rate_limits()
 
         response = await log_in(client)

@@ -1,4 +1,4 @@
-"""The response cache: shared computations, stored responses, and their removal."""
+"""The response cache: sharing, storage and invalidation of responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -59,7 +59,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def bucket() -> None:
-    """Override the S3 bucket, which is slow to set up and not needed here."""
+    """Override the S3 bucket, which is slow to set up and isn't needed here."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def visitor(site: Site) -> AsyncIterator[AsyncClient]:
 
 
 async def start(visitor: AsyncClient, **request: Any) -> "asyncio.Task[Response]":
-    """Start a request and let it proceed until it waits."""
+    """Start a request, and let it run until it has to wait."""
     request = {"method": "GET", "url": "/"} | request
     task = asyncio.create_task(visitor.request(**request))
     for _ in range(20):
@@ -84,7 +84,7 @@ async def start(visitor: AsyncClient, **request: Any) -> "asyncio.Task[Response]
 
 
 async def at_once(site: Site, visitor: AsyncClient, *requests: Json) -> list[Response]:
-    """Start all requests before the site responds; return the responses."""
+    """Start all requests before the site responds, and return the responses."""
     site.may_respond.clear()
     tasks = [await start(visitor, **request) for request in requests]
     site.may_respond.set()
@@ -284,7 +284,7 @@ class TestStorage:
         cache.turn_on()
         await visitor.get("/login")
         await visitor.get("/login")
-        # Requested once each, as a crawler does.
+        # Request each page once, as a crawler does.
         for post_id in range(1, 100):
             await visitor.get(f"/posts/{post_id}")
         calls = site.calls
@@ -341,7 +341,7 @@ LARGE = "x" * 3000
 
 
 class Reader:
-    """A client that reads the start of a response, and the rest on demand."""
+    """A client that reads the start of a response and, on demand, the rest."""
 
     def __init__(self, site: Site, ip: str) -> None:
         self.status = 0
@@ -380,7 +380,7 @@ async def start_reading(site: Site, text: str = LARGE, ip: str = "192.0.2.1") ->
 class TestLargeResponse:
     @pytest.fixture(autouse=True)
     def limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let memory hold two large responses, and one per client IP."""
+        """Limit memory to two large responses, and to one per client IP."""
         monkeypatch.setattr(buffered_response, "LARGE_BYTES", 2000)
         monkeypatch.setattr(buffered_response, "MAX_LARGE_BYTES", 7000)
         monkeypatch.setattr(buffered_response, "MAX_LARGE_BYTES_PER_CLIENT", 4000)
@@ -436,7 +436,7 @@ class TestLargeResponse:
 
         body = await reader.finish()
 
-        # The second chunk may already have been on its way.
+        # The second chunk may already have been sent.
         assert len(body) <= 2 * CHUNK_BYTES
         assert site.middleware._memory._bytes == {}
 
@@ -522,14 +522,14 @@ async def wait_until(holds: Callable[[], bool]) -> None:
 
 
 async def change(statement: str) -> None:
-    """Execute a statement as another process does; return once it is announced."""
+    """Execute a statement as another process would, and wait for its notification."""
     generation = cache.generation
     await execute(database_url(), statement)
     await wait_until(lambda: cache.generation != generation)
 
 
 async def settle() -> None:
-    """Wait until all earlier changes have been announced."""
+    """Wait for the notifications of all earlier changes."""
     await change(f"NOTIFY {cache_listener.CHANNEL}")
 
 

@@ -1,4 +1,4 @@
-"""Validation of input."""
+"""Input validation."""
 
 import json
 import unicodedata
@@ -43,7 +43,7 @@ class TestUsername:
             ("n" * 50, "n" * 50),
             ("  Ada Lovelace\t\n", "Ada Lovelace"),
             (f" {f'e{ACUTE}' * 50} ", "é" * 50),
-            # Zero-width joiners in Devanagari and in an emoji.
+            # A zero-width non-joiner in Devanagari, and a joiner in an emoji.
             ("\u0915\u094d\u200c\u0937", "\u0915\u094d\u200c\u0937"),
             ("\U0001f469\u200d\U0001f4bb", "\U0001f469\u200d\U0001f4bb"),
             ("O'Brien <b>", "O'Brien <b>"),
@@ -56,7 +56,7 @@ class TestUsername:
         "name",
         [
             *("a\0b", "a\u200bb", "a\u2028b", "a\u2029b", "a\ue000b", "a\ud800b"),
-            # Invisible.
+            # Invisible characters, and a number.
             *("\u200d", "\u3164", "\u2800", 7),
         ],
         ids=ascii,
@@ -84,7 +84,7 @@ class TestUsername:
         assert schemas.normalize_username(marks) == marks
 
     def test_longest_decomposed(self):
-        # No letter decomposes into more than these four characters.
+        # No letter decomposes into more than four characters, as this one does.
         name = "\u1fa7" * 50
 
         assert validate(Username, unicodedata.normalize("NFD", name)) == name
@@ -124,7 +124,7 @@ class TestEmail:
         assert validate(ExistingEmail, email.upper()) == email
 
     def test_far_too_long(self, monkeypatch):
-        # The library would normalize it.
+        # The library must not be called, because it would normalize the input.
         monkeypatch.delattr(schemas, "validate_email")
 
         with pytest.raises(ValueError, match="at most 120"):

@@ -11,13 +11,13 @@ from tests.databases import scratch_database
 from tests.server import LiveServer
 from tools import seed
 
-# Not a local host, and nothing listens there.
+# A host that the seed command doesn't consider local, and where nothing listens.
 ELSEWHERE = "postgresql+asyncpg://u:p@127.0.0.2:1/blog"
 
 
 @pytest.fixture(scope="module")
 def blog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Return a server that isn't running, with a migrated and empty database."""
+    """Return a server that isn't running, with an empty, migrated database."""
     with scratch_database(ADMIN_URL) as url:
         blog = LiveServer(tmp_path_factory.mktemp("seed"), database_url=url)
         blog.migrate()

@@ -59,7 +59,7 @@ def static_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def original_version() -> None:
-    """Forget the version of another test's copy."""
+    """Clear the caches, which may describe another test's copy."""
     clear_caches()
 
 
@@ -205,7 +205,7 @@ class TestModules:
         script = (SCRIPTS / f"{name}.js").read_text()
 
         assert "\nexport function init(" in script
-        # Some modal ids are attributes, too: see confirm_delete.
+        # The macro confirm_delete turns the id of its modal into a data attribute.
         assert re.search(rf"data-{name}[\s=>{{]|confirm_delete\(\"{name}\"", TEMPLATES)
 
     @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def put(content: bytes = b"a picture") -> None:
 
 @pytest.fixture(autouse=True)
 def new_client(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Don't reuse clients, which keep their endpoint."""
+    """Retry without delay, and discard the client, which keeps its endpoint."""
     monkeypatch.setattr(
         "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0
     )
@@ -38,7 +38,7 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 @pytest.fixture
 def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Return the directory of local files, which are used without a bucket."""
+    """Store files locally, and return their directory."""
     monkeypatch.setattr(settings, "s3_bucket_name", None)
     monkeypatch.setattr(settings, "var_dir", tmp_path)
     return tmp_path / "media"
@@ -99,7 +99,7 @@ class TestLocalFiles:
 
         assert list((media / "profile_pics").iterdir()) == [media / KEY]
         assert (media / KEY).read_bytes() == b"a picture"
-        # Readable by a web server.
+        # A web server must be able to read the file.
         assert (media / KEY).stat().st_mode & 0o777 == 0o644
 
     def test_delete(self, media):

@@ -23,11 +23,12 @@ class TestTruncate:
             ("See " + "a" * 20, "See " + "a" * 11 + "…"),
             ("Hi\n" + "字" * 20, "Hi\n" + "字" * 12 + "…"),
             ("Python の" + "字" * 20, "Python の" + "字" * 7 + "…"),
-            # The limit is inside of a flag, an accent, or a family.
+            # The limit falls inside a flag, an accented letter, or a family emoji.
             ("🇩🇪" * 10, "🇩🇪" * 7 + "…"),
             ("e\u0301" * 10, "e\u0301" * 7 + "…"),
             (FAMILY * 4, FAMILY * 3 + "…"),
-            # Whitespace with an accent, and after a sign that precedes a number.
+            # Whitespace with an accent, whitespace after a sign that precedes a number,
+            # and a letter with too many accents.
             ("a" * 14 + " \u0301bc", "a" * 14 + "…"),
             ("a" * 13 + "\u0601 bcd", "a" * 13 + "\u0601 …"),
             ("a" + "\u0301" * 20, "…"),
@@ -46,19 +47,19 @@ class TestTruncate:
         ],
         ids=ascii,
     )
-    def test_untitled_post_is_listed_by_its_beginning(self, content):
+    def test_long_words_are_cut(self, content):
         post = Post(title="", content=content)
 
         assert 48 <= len(post.display_title) <= 60
         assert 240 <= len(post.excerpt) <= 300
 
-    def test_untitled_post_is_listed_by_what_is_visible(self):
+    def test_invisible_beginning_is_skipped(self):
         post = Post(title="", content="\u3164\u200b \n" * 100 + "Hello")
 
         assert post.display_title == "Hello"
         assert post.excerpt == "Hello"
 
-    def test_untitled_post_is_listed_with_the_sign_before_a_number(self):
+    def test_sign_before_a_number_is_kept(self):
         assert Post(title="", content=" \u0601\u0661").display_title == "\u0601\u0661"
 
 

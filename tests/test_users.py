@@ -1,4 +1,4 @@
-"""The users API; other files test logins, passwords and pictures."""
+"""The users API. Other files test logins, passwords and pictures."""
 
 from typing import Any
 

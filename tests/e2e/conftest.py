@@ -1,4 +1,4 @@
-"""A server, a monitored browser, users, and what they do in the browser."""
+"""Fixtures and actions for the browser tests: server, users, and monitored pages."""
 
 import os
 import re
@@ -28,13 +28,13 @@ from tests.databases import scratch_database
 from tests.server import PASSWORD, LiveServer, Person
 from tools.demo_site import CHROMIUM_FLAGS
 
-# The headless shell starts and draws in about half the time.
+# The headless shell starts and renders about twice as fast as Chromium.
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 TIMEOUT_MS = 30_000
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
-# Turn forbidden actions of a page into console errors, which fail the test.
+# Report a page's forbidden actions as console errors, which fail the test.
 WATCH = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
@@ -67,7 +67,7 @@ NewPage = Callable[..., Page]
 @pytest.fixture(scope="package")
 def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     if CHROMIUM is None:
-        # A build must not pass without a browser.
+        # CI must not pass without a browser.
         stop = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         stop("The browser tests need Chromium: apt-get install chromium-headless-shell")
     path = tmp_path_factory.mktemp("server")
@@ -77,7 +77,7 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSer
 
 @pytest.fixture
 def server(running_server: LiveServer) -> LiveServer:
-    """Return the server without users, posts and emails."""
+    """Delete all users, posts and emails, and return the server."""
     running_server.sql("TRUNCATE users CASCADE")
     shutil.rmtree(running_server.var_dir / "outbox", ignore_errors=True)
     return running_server
@@ -106,7 +106,7 @@ def post_ids(server: LiveServer) -> list[int]:
 
 
 def edit(server: LiveServer, author: Person, post: Json, **texts: str) -> None:
-    """Update a post while a page shows it."""
+    """Update a post through the API, as if from another browser."""
     server.call("PATCH", f"/api/posts/{post['id']}", author, json=texts)
 
 
@@ -115,8 +115,8 @@ def end_sessions(server: LiveServer) -> None:
     server.sql("UPDATE users SET token_version = token_version + 1")
 
 
-# Package scope, because its event loop would conflict with those of other tests. After
-# the server, because creating and dropping a database needs a loop, too.
+# Playwright's event loop conflicts with those of other tests, so close the browser at
+# the end of the package. Open it after the server, whose database also needs a loop.
 @pytest.fixture(scope="package")
 def browser(running_server: LiveServer) -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -126,7 +126,7 @@ def browser(running_server: LiveServer) -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
-    """Open pages, each in its own context; fail if one does something forbidden."""
+    """Return a function that opens a page in its own context. Fail on violations."""
     violations: list[str] = []
     with ExitStack() as contexts:
 
@@ -149,7 +149,7 @@ def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
 
 
 def storage_of(person: Person | None, origin: str) -> Json:
-    """Return the option for the browser storage of a user."""
+    """Return the context option that stores the user's token."""
     if person is None:
         return {}
     token = {"name": "access_token", "value": person.token}
@@ -163,7 +163,7 @@ def watch(context: BrowserContext, origin: str, violations: list[str]) -> None:
         if is_violation:
             violations.append(description)
 
-    # The browser itself reports failed requests, which a test may cause.
+    # A test may cause failed requests, which the browser reports as errors.
     allowed, own = "Failed to load resource", (f"{origin}/", "data:", "blob:")
     context.on(
         "console", lambda m: forbid(m.type == "error" and allowed not in m.text, m.text)
@@ -226,13 +226,13 @@ def shown_ids(page: Page) -> list[int]:
 
 
 def overflow(page: Page) -> int:
-    """Return by how many pixels the page can be scrolled sideways."""
+    """Return by how many pixels the page is wider than the window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return width
 
 
 def stored(page: Page, prefix: str) -> list[str]:
-    """Return the values that the browser stores under keys with this prefix."""
+    """Return the values in local storage whose keys have this prefix."""
     items = page.evaluate("Object.entries(localStorage)")
     return [value for key, value in items if key.startswith(prefix)]
 
@@ -246,26 +246,26 @@ def expect_logged_out(page: Page) -> None:
 
 
 def expect_success(page: Page, message: str = "") -> None:
-    """Expect the dialog with a success message."""
+    """Expect the success dialog to contain this message."""
     success = dialog(page, "success-modal").filter(has_text=message)
     expect(success).to_be_visible()
 
 
 def expect_error(invalid: Locator, message: str) -> None:
-    """Expect a field to have the focus and an error message."""
+    """Expect an invalid field to have focus and this error message."""
     expect(invalid).to_be_focused()
     expect(invalid).to_have_attribute("aria-invalid", "true")
     expect(invalid).to_have_accessible_description(re.compile(message))
 
 
 def find_violations(page: Page) -> list[str]:
-    """Return axe's violations in both themes, on a phone and on a desktop."""
+    """Return the violations that axe finds in both themes, on a phone and a desktop."""
     page.evaluate(AXE)
     found: list[str] = []
     for viewport in (PHONE, DESKTOP):
         page.set_viewport_size(viewport)
         for theme in ("light", "dark"):
-            # Reduce motion, so that axe measures no color during a transition.
+            # Reduce motion, so that axe doesn't measure colors during a transition.
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             expect(page.locator("html")).to_have_attribute("data-bs-theme", theme)
             found += page.evaluate(RUN_AXE)
@@ -282,7 +282,7 @@ def submit(form: Locator) -> None:
 
 
 def open_dialog(page: Page, name: str) -> Locator:
-    """Press the button that opens a dialog; return the dialog when it is ready."""
+    """Click the button that opens a dialog, and return the dialog once it is ready."""
     opener(page, name).first.click()
     opened = dialog(page, name)
     expect(opened.locator("form")).not_to_have_attribute("aria-busy", "true")
@@ -296,7 +296,7 @@ def start_post(page: Page) -> Locator:
 
 
 def start_edit(page: Page, post: Json) -> Locator:
-    """Go to an own post and open its edit dialog."""
+    """Go to the user's own post and open its edit dialog."""
     page.goto(f"/posts/{post['id']}")
     return open_dialog(page, "post-edit")
 
@@ -312,13 +312,13 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
 
 
 def load_more(page: Page) -> None:
-    """Press the button and wait until the posts are loaded."""
+    """Click the button and wait until more posts are loaded."""
     button(page, "Load more").click()
     expect(page.locator("[data-post-list]")).to_have_attribute("aria-busy", "false")
 
 
 def picture() -> FilePayload:
-    """Create a picture like a camera's."""
+    """Return a JPEG file to upload."""
     file = BytesIO()
     Image.new("RGB", (600, 400), "teal").save(file, "JPEG")
     return FilePayload(name="me.jpg", mimeType="image/jpeg", buffer=file.getvalue())
@@ -326,7 +326,7 @@ def picture() -> FilePayload:
 
 @contextmanager
 def held(page: Page, url: str) -> Iterator[list[Route]]:
-    """Hold matching requests until the context ends; yield them."""
+    """Hold matching requests until the context ends, and yield a list of them."""
     routes: list[Route] = []
     page.route(url, lambda route: routes.append(route))
     yield routes

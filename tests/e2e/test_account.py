@@ -1,4 +1,4 @@
-"""The account page, and resetting a forgotten password."""
+"""The account page, and password resets."""
 
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
@@ -25,7 +25,7 @@ NEW_PASSWORD = "battery staple"
 
 @pytest.fixture
 def account(ada_page: Page) -> Page:
-    """Open the account page of ada."""
+    """Open ada's account page."""
     ada_page.goto("/account")
     expect_logged_in(ada_page, "ada")
     expect(field(main(ada_page), "username")).to_have_value("ada")
@@ -108,7 +108,7 @@ class TestPassword:
 
         page.goto(link)
         expect(page).to_have_url(f"{server.url}/reset-password")
-        # The page can still be reloaded.
+        # Reloading must not lose the token, which is no longer in the URL.
         page.reload()
         fill(page, new_password=NEW_PASSWORD)
         submit(main(page))

@@ -1,4 +1,4 @@
-"""Uploaded pictures have the colors that browsers show."""
+"""Avatars have the colors in which browsers show the uploaded picture."""
 
 from base64 import b64encode
 from io import BytesIO

@@ -13,7 +13,7 @@ ACCOUNT = {"username": "grace", "email": "grace@example.com", "password": PASSWO
 
 
 def operation(page: Page, name: str) -> Locator:
-    """Expand an operation and return its block."""
+    """Expand an operation in Swagger UI and return its section."""
     block = page.locator(f"[id$='-{name}']")
     block.locator(".opblock-summary-control[aria-expanded=false]").click()
     expect(block.locator(".opblock-body")).to_be_visible()
@@ -88,7 +88,7 @@ class TestTrustedTypes:
     def viewer(
         self, browser: Browser, server: LiveServer, request: pytest.FixtureRequest
     ) -> Iterator[Page]:
-        """Open a viewer without monitoring the violations under test."""
+        """Open a documentation page without failing on the violations under test."""
         with browser.new_context(base_url=server.url) as context:
             page = context.new_page()
             page.goto(request.param, wait_until="networkidle")

@@ -48,14 +48,14 @@ RETURN_PATHS = [
 each_string = pytest.mark.parametrize(
     "string", STRINGS, ids=lambda string: ascii(string)[1:25]
 )
-# Names of elements and attributes, which cannot contain text.
+# Hostile text must not change the names of elements and attributes.
 STRUCTURE = """(roots) => roots.map((root) => [...root.querySelectorAll("*")].map(
   (element) => [element.localName, ...element.getAttributeNames().sort()].join(" ")
 ).join("\\n"))"""
 
 
 def as_name(string: str) -> str:
-    """Make a valid username from a string."""
+    """Turn a string into a valid username."""
     return "".join(filter(str.isprintable, string))[:45].strip()
 
 
@@ -65,19 +65,19 @@ def ada_phone(new_page: NewPage, ada: Person) -> Page:
 
 
 def structure(page: Page, selector: str) -> list[str]:
-    """Return the elements inside each match of a selector."""
+    """Return the names of elements and attributes inside each match of a selector."""
     structures: list[str] = page.locator(selector).evaluate_all(STRUCTURE)
     return structures
 
 
 def texts(page: Page, *hooks: str) -> list[tuple[str, ...]]:
-    """Return the texts of the elements with these hooks."""
+    """Return the texts of the elements with these data attributes, grouped by post."""
     found = [page.locator(f"[data-{hook}]").all_text_contents() for hook in hooks]
     return list(zip(*found, strict=True))
 
 
 def page_title(page: Page) -> str | None:
-    """Return the title with all its whitespace."""
+    """Return the title without normalizing its whitespace."""
     return page.locator("title").text_content()
 
 
@@ -93,7 +93,7 @@ def expected_post(post: Json) -> list[str]:
 
 
 def shown_cards(page: Page) -> list[tuple[str, ...]]:
-    """Return the texts of all listed posts."""
+    """Return the title, excerpt and author of every listed post."""
     name = "post-card] [data-byline-target=username"
     return texts(page, "post-card-target=link", "post-card-target=excerpt", name)
 
@@ -103,7 +103,7 @@ def expected_card(post: Json) -> tuple[str, ...]:
 
 
 def expect_whole(page: Page) -> None:
-    """Expect a complete page that is not too wide."""
+    """Expect a page that has its footer and doesn't scroll sideways."""
     expect(page.get_by_role("contentinfo")).to_contain_text("FastAPI Blog")
     assert overflow(page) <= 0
 

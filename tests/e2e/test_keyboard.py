@@ -1,4 +1,4 @@
-"""Everything works with the keyboard alone."""
+"""Everything works without a mouse."""
 
 from playwright.sync_api import Locator, expect
 
@@ -46,7 +46,7 @@ def press_submit(form: Locator, key: str = "Enter") -> None:
 
 
 def type_into(form: Locator, **texts: str) -> None:
-    """Tab to the fields with these names and replace their texts."""
+    """Tab to the fields with these names and replace their contents."""
     for name, text in texts.items():
         tab_to(field(form, name))
         form.page.keyboard.press("ControlOrMeta+A")

@@ -1,4 +1,4 @@
-"""Accessibility and layout of every page. Other tests check the states they reach."""
+"""Accessibility and layout of every page. Other tests check the states that follow."""
 
 import pytest
 from playwright.sync_api import expect
@@ -17,7 +17,7 @@ from tests.e2e.conftest import (
     submit,
 )
 
-# {0} is the id of a user, {1} that of one of their posts, {2} a user without posts.
+# {0} is the id of a user, {1} of one of their posts, {2} of a user without posts.
 OWN_PATHS = ["/", "/posts/{1}", "/account"]
 PUBLIC_PATHS = [
     "/",
@@ -47,7 +47,7 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
-# Less than 44 pixels, apart from rounding.
+# Finds targets less than 44 pixels high, with a tolerance for rounding.
 SMALL_TARGETS = """all => all.filter((e) => !e.matches(".skip-link"))
   .filter((e) => e.getBoundingClientRect().height < 43.5).map((e) => e.outerHTML)"""
 FADED_BUTTONS = """all => all.filter((button) => {
@@ -139,7 +139,7 @@ def test_site_is_installable(page):
     errors = session.send("Page.getInstallabilityErrors")["installabilityErrors"]
 
     assert manifest["errors"] == []
-    # Browsers call a separate context incognito.
+    # Chromium treats the test's separate context as an incognito window.
     assert {error["errorId"] for error in errors} <= {"in-incognito"}
 
 

@@ -98,7 +98,7 @@ class TestOtherTab:
         expect_logged_in(ada_page, "ada")
         ada_page.evaluate("localStorage.clear()")
 
-        # The browser under test has no back/forward cache.
+        # Simulate the back/forward cache, which the browser under test doesn't have.
         ada_page.evaluate(
             "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
         )

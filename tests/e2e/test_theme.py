@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.conftest import STORAGE_BLOCKED, button
 
 LIGHT, DARK = "rgb(251, 249, 244)", "rgb(23, 25, 28)"
-# The page's colors in each painted frame.
+# Records the background color in each frame.
 RECORD_FRAMES = """
 window.frameColors = new Set();
 const look = () => {

@@ -1,4 +1,4 @@
-"""Writing posts: no text is lost, whatever happens."""
+"""Writing posts without ever losing text."""
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
@@ -36,7 +36,7 @@ STORAGE_FULL = "Storage.prototype.setItem = () => { throw new Error('full'); }"
 
 @pytest.fixture
 def form(ada_page: Page) -> Locator:
-    """Open the dialog for a new post and write a text."""
+    """Open the dialog for a new post and type some text."""
     form = start_post(ada_page)
     fill(form, content=TEXT)
     return form
@@ -44,7 +44,7 @@ def form(ada_page: Page) -> Locator:
 
 @pytest.fixture
 def edit_form(ada_page: Page, post: Json) -> Locator:
-    """Open the dialog that edits the post, and write another text."""
+    """Open the edit dialog of the post and type other text."""
     form = start_edit(ada_page, post)
     fill(form, content=TEXT)
     return form
@@ -59,13 +59,13 @@ def form_error(form: Locator) -> Locator:
 
 
 def use_token(page: Page, token: str) -> None:
-    """Change the token as a login in another tab would."""
+    """Change the token, as a login in another tab does."""
     page.evaluate("(token) => localStorage.setItem('access_token', token)", token)
     page.evaluate("() => document.dispatchEvent(new Event('session-change'))")
 
 
-def abandon(form: Locator) -> None:
-    """Close a dialog with unsaved text and confirm."""
+def close_and_keep_draft(form: Locator) -> None:
+    """Close a dialog with unsaved text, and keep the text as a draft."""
     button(form, "Cancel").click()
     button(form, "Close and keep draft").click()
     expect(form).to_be_hidden()
@@ -86,7 +86,7 @@ class TestDraft:
         expect(field(form, "content")).to_have_value(TEXT)
 
     def test_offered_for_its_post_only(self, server, ada, post, edit_form):
-        abandon(edit_form)
+        close_and_keep_draft(edit_form)
         other = server.write(ada)
 
         expect(draft_prompt(start_edit(edit_form.page, other))).to_be_hidden()
@@ -98,7 +98,7 @@ class TestDraft:
         expect(field(edit_form, "content")).to_have_value(TEXT)
 
     def test_not_offered_to_another_user(self, bob, form):
-        abandon(form)
+        close_and_keep_draft(form)
         use_token(form.page, bob.token)
 
         start_post(form.page)
@@ -107,9 +107,9 @@ class TestDraft:
         expect(draft_prompt(form)).to_be_hidden()
 
     def test_ignored_draft_is_kept(self, ada_page, form):
-        abandon(form)
+        close_and_keep_draft(form)
         fill(start_post(ada_page), content="Second thoughts")
-        abandon(form)
+        close_and_keep_draft(form)
 
         start_post(ada_page)
         expect(draft_prompt(form)).to_contain_text("Second thoughts")
@@ -121,7 +121,7 @@ class TestDraft:
         assert stored(ada_page, "draft:") == []
 
     def test_outdated(self, server, ada, post, edit_form):
-        abandon(edit_form)
+        close_and_keep_draft(edit_form)
         edit(server, ada, post, content="Two")
 
         start_edit(edit_form.page, post)
@@ -136,7 +136,7 @@ class TestDraft:
         page.clock.set_fixed_time("2026-03-01T23:50:00Z")
         form = start_post(page)
         fill(form, content=TEXT)
-        abandon(form)
+        close_and_keep_draft(form)
 
         start_post(page)
 
@@ -184,7 +184,7 @@ class TestExpiredSession:
 
 @pytest.fixture
 def failed_form(form: Locator) -> Locator:
-    """Submit the new post; the server publishes it, but the response is lost."""
+    """Submit a new post, which the server publishes but whose response is lost."""
 
     def lose_response(route: Route) -> None:
         route.fetch()
@@ -251,7 +251,7 @@ class TestRetry:
 def conflict(
     server: LiveServer, ada: Person, post: Json, edit_form: Locator
 ) -> Locator:
-    """Save an edit of a post that was edited elsewhere; return the edit dialog."""
+    """Save an edit of a post that was edited elsewhere, and return the edit dialog."""
     edit(server, ada, post, content="Two")
     submit(edit_form)
     expect(edit_form.locator("[data-edit-conflict]")).to_be_focused()

@@ -1,7 +1,7 @@
-"""Fixtures of the stress tests: servers, and figures with limits.
+"""Fixtures for the stress tests: servers, and measurements with limits.
 
-Without `--stress`, the tests are small, and a figure beyond its limit is only reported:
-timings on a busy machine prove nothing.
+Without `--stress`, the tests are small, and a measurement beyond its limit is only
+logged, because timings on a busy machine prove nothing.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Figures:
-    """Measurements of a test, which pytest logs."""
+    """The measurements of a test, which are logged."""
 
     def __init__(self, *, stress: bool) -> None:
         self.stress = stress
@@ -37,7 +37,7 @@ class Figures:
 
 @pytest.fixture
 def figures(stress: bool) -> Iterator[Figures]:
-    """Record measurements; with `--stress`, missed limits are errors."""
+    """Record measurements. With `--stress`, fail if one is beyond its limit."""
     figures = Figures(stress=stress)
     yield figures
     assert not (stress and figures.missed), figures.missed
@@ -47,7 +47,7 @@ def figures(stress: bool) -> Iterator[Figures]:
 def server(
     schema: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """Run the app behind a proxy, without rate limits."""
+    """Run the app as if behind a proxy, without rate limits."""
     with (
         scratch_database(ADMIN_URL) as url,
         LiveServer(
@@ -62,7 +62,7 @@ def server(
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """Run a database server that tests may pause or kill, and must start again."""
+    """Run a database server. A test that pauses or stops it must start it again."""
     postgres = Postgres(tmp_path_factory.mktemp("postgres"))
     postgres.start()
     yield postgres
@@ -73,7 +73,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 def server_on_postgres(
     postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """Run the app with that database server."""
+    """Run the app on a database server that tests may pause or stop."""
     folder = tmp_path_factory.mktemp("server")
     with LiveServer(folder, database_url=postgres.url) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A server that closes connections, hangs or drips when a test says so."""
+"""A server that closes connections, hangs, or responds slowly, as a test chooses."""
 
 import socket
 import time
@@ -12,14 +12,14 @@ Behavior = Callable[[socket.socket], None]
 
 
 class FaultServer(ThreadingTCPServer):
-    """A server that speaks no protocol; its behavior can change."""
+    """A TCP server whose behavior a test can change while it runs."""
 
     daemon_threads = True
     block_on_close = False
     request_queue_size = 100
 
     def __init__(self, behavior: Behavior) -> None:
-        # The class is never used, because `finish_request` runs the behavior.
+        # The handler class is required but never used, because of `finish_request`.
         super().__init__(("127.0.0.1", 0), BaseRequestHandler)
         self.port: int = self.server_address[1]
         self.behavior = behavior
@@ -33,7 +33,7 @@ class FaultServer(ThreadingTCPServer):
         self.server_close()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Run the behavior instead of the request handler class."""
+        """Run the behavior instead of a request handler."""
         # A client may disconnect at any time.
         with suppress(OSError):
             self.behavior(request)
@@ -49,7 +49,7 @@ def hang(client: socket.socket) -> None:
 
 
 def drip(client: socket.socket) -> None:
-    """Send the start of a response, a byte a second."""
+    """Send the start of a response at one byte per second."""
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: ".ljust(3600, b"x"):
         client.send(bytes([byte]))
         time.sleep(1)

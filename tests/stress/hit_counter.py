@@ -1,4 +1,4 @@
-"""The app, which reports the hits of its response cache in a header."""
+"""The app, with a response header that counts the hits of its response cache."""
 
 from starlette.types import Message, Receive, Scope, Send
 

@@ -1,4 +1,4 @@
-"""Load on a server, and what it costs the server and other clients."""
+"""Generate load, and measure how it affects the server and other clients."""
 
 import random
 import re
@@ -49,7 +49,7 @@ def upload(server: LiveServer, person: Person, content: bytes) -> httpx.Request:
 
 
 def picture(width: int = 20, mode: str = "RGB", kind: str = "PNG") -> bytes:
-    """Return a picture whose decoding takes far more memory than its file has."""
+    """Return a black picture, whose file is small even if its pixels are many."""
     output = BytesIO()
     Image.new(mode, (width, width)).save(output, kind, progressive=True)
     return output.getvalue()
@@ -68,7 +68,7 @@ def encoded(request: httpx.Request) -> bytes:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and its response; status 0 means that there was none."""
+    """The outcome of a request. Status 0 means that there was no response."""
 
     status: int
     started: float
@@ -94,7 +94,7 @@ def send_together(
 def flood(
     client: httpx.Client, requests: Sequence[httpx.Request], clients: int
 ) -> Iterator[list[Exchange]]:
-    """Send requests in random order; each client waits for a response."""
+    """Send random requests from several clients until the context ends."""
     exchanges: list[Exchange] = []
     is_over = threading.Event()
 
@@ -119,9 +119,9 @@ def count_statuses(exchanges: Sequence[Exchange]) -> Counter[int]:
 def open_slow_reader(
     port: int, request: bytes, *, ip: str = "127.0.0.1"
 ) -> socket.socket:
-    """Send a request, and read nothing yet."""
+    """Send a request without reading the response."""
     client = socket.socket()
-    # As little as the kernel allows; has no effect after connecting.
+    # Set the smallest buffer that the kernel allows. It must be set before connecting.
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     client.settimeout(60)
     client.bind((ip, 0))
@@ -133,7 +133,7 @@ def open_slow_reader(
 def wait_for(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not holds():
-        assert time.monotonic() < deadline, "the condition doesn't come true"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.1)
 
 
@@ -142,7 +142,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 @contextmanager
 def reads_during(figures: Figures, url: str, what: str) -> Iterator[None]:
-    """Check that another client can read pages."""
+    """Check that another client can read pages while the context runs."""
     with httpx.Client(base_url=url, timeout=60) as client:
         reads = [client.build_request("GET", path) for path in READS]
         with flood(client, reads, 1) as exchanges:
@@ -156,9 +156,9 @@ def reads_during(figures: Figures, url: str, what: str) -> Iterator[None]:
 def memory_limit(
     figures: Figures, server: LiveServer, what: str, *, mib: int
 ) -> Iterator[None]:
-    """Check how much memory the server needs at most."""
+    """Check that the server's memory grows by at most `mib` MiB."""
     before = memory(server)
-    # Forget the maximum so far.
+    # Reset the peak (VmHWM).
     proc(server, "clear_refs").write_text("5")
     yield
     grown = memory(server, "VmHWM") - before
@@ -167,7 +167,7 @@ def memory_limit(
 
 
 def memory(server: LiveServer, kind: str = "VmRSS") -> float:
-    """Return the current (VmRSS) or largest (VmHWM) memory in MiB."""
+    """Return the server's current (VmRSS) or peak (VmHWM) memory in MiB."""
     status = proc(server, "status").read_text()
     return int(re.findall(rf"{kind}:\s+(\d+) kB", status)[0]) / 1024
 
@@ -177,17 +177,17 @@ def open_files(server: LiveServer) -> int:
 
 
 def proc(server: LiveServer, name: str) -> Path:
-    """Return a file about the process."""
+    """Return the path of a file in `/proc` about the server's process."""
     assert server.process
     return Path(f"/proc/{server.process.pid}/{name}")
 
 
 def held_connections(server: LiveServer) -> int:
-    """Return how many database connections requests hold without using them."""
+    """Return how many database connections have been held for half a second."""
     rows = server.sql(
         "SELECT FROM pg_stat_activity WHERE application_name = 'fastapi-blog' "
         "AND datname = current_database() AND state <> 'idle' "
-        # Health checks are faster.
+        # Health checks hold their connection for less time.
         "AND clock_timestamp() - state_change > interval '0.5 seconds'"
     )
     return len(rows)

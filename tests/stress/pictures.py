@@ -1,4 +1,4 @@
-"""Pictures that are expensive, or made to exhaust a decoder."""
+"""Pictures that are expensive to decode, or designed to exhaust a decoder."""
 
 import random
 import struct
@@ -35,13 +35,13 @@ def animated(kind: str, frames: int) -> bytes:
 
 
 def gif(size: Size) -> bytes:
-    """Return a GIF with one frame of 9 x 9 pixels on a screen of any size."""
+    """Return a GIF with one frame of 9 x 9 pixels on a logical screen of this size."""
     content = encoded(Image.new("P", (9, 9)), "GIF")
     return content[:6] + struct.pack("<HH", *size) + content[10:]
 
 
 def many_scans(size: Size, count: int) -> bytes:
-    """Return a progressive JPEG that repeats its last scan: little data, much work."""
+    """Return a progressive JPEG whose repeated last scan makes it slow to decode."""
     content = encoded(Image.new("L", size), "JPEG", progressive=True)
     scan = content.rindex(b"\xff\xda")
     return content[:scan] + content[scan:-2] * count + content[-2:]
@@ -58,19 +58,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(size: Size, pixels: bytes, *extra: bytes, depth: int, color_type: int) -> bytes:
-    """Return a PNG that declares this size, whatever its pixels are."""
+    """Return a PNG that declares this size, even if its pixels don't match."""
     header = struct.pack(">IIBBBBB", *size, depth, color_type, 0, 0, 0)
     chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels)]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
 
 
 def small_png(*extra: bytes, size: Size = (9, 9)) -> bytes:
-    """Return a PNG with 9 x 9 black pixels."""
+    """Return a PNG with 9 x 9 black pixels, which may declare another size."""
     return png(size, zlib.compress(bytes(90)), *extra, depth=8, color_type=0)
 
 
 def large_png(size: Size) -> bytes:
-    """Return a 16-bit RGBA picture with the slowest filter (4, Paeth)."""
+    """Return a 16-bit RGBA PNG that uses the slowest filter (4, Paeth)."""
     row = (random.Random(1).randbytes(61) * size[0])[: 8 * size[0]]
     pixels = zlib.compress((b"\4" + row) * size[1], 1)
     return png(size, pixels, depth=16, color_type=6)

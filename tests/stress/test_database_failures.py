@@ -1,4 +1,4 @@
-"""While the database is stopped, paused or locked, the server responds with 503."""
+"""While the database is stopped, paused or locked, the app responds with 503."""
 
 import signal
 import time
@@ -20,13 +20,13 @@ from tests.stress.load import (
 from tests.stress.postgres import Postgres
 
 CLIENTS = 10
-# The failure is over when as many requests in a row have succeeded.
+# The app has recovered once this many requests in a row have succeeded.
 ENOUGH = 3 * CLIENTS
 
 
 @pytest.fixture
 def requests(server_on_postgres: LiveServer) -> list[httpx.Request]:
-    """Return requests, most of them reads."""
+    """Return a mix of requests, most of which are reads."""
     build = server_on_postgres.client.build_request
     ada = server_on_postgres.sign_up(f"ada-{time.monotonic_ns()}")
     path = f"/api/posts/{server_on_postgres.write(ada)['id']}"
@@ -53,7 +53,7 @@ def pause(_server: LiveServer, postgres: Postgres, seconds: float) -> None:
 
 
 def lock_table(server: LiveServer, _postgres: Postgres, seconds: float) -> None:
-    """Lock a table as a migration does."""
+    """Lock a table, as a migration does."""
     server.sql(
         "DO $$ BEGIN LOCK TABLE posts IN ACCESS EXCLUSIVE MODE; "
         f"PERFORM pg_sleep({seconds}); END $$"
@@ -61,7 +61,7 @@ def lock_table(server: LiveServer, _postgres: Postgres, seconds: float) -> None:
 
 
 def has_recovered(exchanges: list[Exchange], ended: float) -> bool:
-    """Return whether the latest requests were sent after the failure, and succeeded."""
+    """Return whether the latest requests were sent after the failure and succeeded."""
     latest = exchanges[-ENOUGH:]
     successful = [each for each in latest if each.started > ended and each.status < 500]
     return len(successful) == ENOUGH
@@ -71,7 +71,7 @@ class TestDatabaseFailure:
     @pytest.mark.parametrize(
         ("failure", "seconds"),
         [
-            # Seconds without and with `--stress`.
+            # The duration without and with `--stress`.
             (stop, (1, 20)),
             (pause, (4, 60)),
             (lock_table, (4, 12)),
@@ -103,7 +103,7 @@ class TestDatabaseFailure:
 
         with ThreadPoolExecutor() as pool:
             exchanges = pool.submit(send_together, server_on_postgres, requests)
-            # Kills the server after 15 seconds.
+            # This kills the server if it hasn't exited after 15 seconds.
             server_on_postgres.stop()
 
         postgres.resume()

@@ -1,4 +1,4 @@
-"""Migrations while others migrate, read and write, and the older app afterwards."""
+"""Concurrent and blocked migrations, and the older app on the new schema."""
 
 import asyncio
 import io
@@ -75,7 +75,7 @@ async def test_locked_table(empty_database, figures):
 
 
 def unpack_older_app(folder: Path) -> None:
-    """Unpack the files of the commit before the newest migration."""
+    """Unpack the app as it was before the newest migration was added."""
     added = ("--diff-filter=A", "--", "alembic/versions")
     newest = git("log", "-1", "--format=%H", *added).decode().strip()
     archive = git("archive", f"{newest}^")

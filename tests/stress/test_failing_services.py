@@ -25,14 +25,14 @@ from tests.stress.load import (
 )
 
 FAULTS: dict[str, Behavior] = {"closes": close, "hangs": hang, "drips": drip}
-# Without `--stress`: an error, and the worst timeout.
+# These run without `--stress`: an immediate error, and a timeout.
 SHORT = {"closes", "hangs"}
 SECRET = "marked-secret"
 
 
 @pytest.fixture(scope="module")
 def services() -> Iterator[FaultServer]:
-    """Run a server in place of both S3 and the SMTP server."""
+    """Run one server in place of both S3 and the SMTP server."""
     with FaultServer(close) as server:
         yield server
 
@@ -57,7 +57,7 @@ def server(
         ) as server,
     ):
         yield server
-        # The app would keep trying to send its emails.
+        # Kill the app, which would otherwise retry its emails before it exits.
         server.stop(signal.SIGKILL)
     assert SECRET not in server.log.read_text()
 
@@ -66,7 +66,7 @@ def server(
 def fault(
     request: pytest.FixtureRequest, services: FaultServer, stress: bool
 ) -> Iterator[str]:
-    """Make S3 and the SMTP server fail; return how."""
+    """Make S3 and the SMTP server fail, and return the kind of failure."""
     name: str = request.param
     if name not in SHORT and not stress:
         pytest.skip("only with --stress")
@@ -109,7 +109,7 @@ def test_failing_s3(fault, server, figures):
     orphans = {row[0] for row in server.sql("SELECT filename FROM discarded_pictures")}
     assert {f"{fault}-{bob.id}", f"{fault}-{eve.id}"} <= orphans
     slowest = max(exchange.seconds for exchange in exchanges)
-    # Both timeouts: that of the wait for the decoder, and that of S3.
+    # An upload may have to wait for the decoder, and then for S3.
     limit = DECODE_TIMEOUT + UPLOAD_TIMEOUT
     figures.add_seconds(f"slowest response, S3 {fault}", slowest, limit=limit)
 

@@ -1,4 +1,4 @@
-"""Floods, slow clients and aborted requests hardly affect other clients."""
+"""Floods, slow clients and aborted requests have little effect on other clients."""
 
 import random
 import socket
@@ -133,7 +133,7 @@ class TestAbortedRequests:
         wait_for(lambda: open_files(server) <= files + 2)
         assert held_connections(server) == 0
         assert use_whole_pool(server) == {200: POOL_SIZE}
-        # No client has read the responses, but the server logs its errors.
+        # The clients didn't read the responses, so look for errors in the log.
         log = server.log.read_bytes()[log_size:]
         assert b"Traceback" not in log
         assert b'" 500 ' not in log
@@ -156,7 +156,7 @@ def requests_to_abort(server: LiveServer, person: Person) -> list[bytes]:
 
 
 def abort_many(server: LiveServer, requests: list[bytes], number: int) -> None:
-    """Send requests or parts of them, and disconnect at random times."""
+    """Send complete or partial requests, and disconnect at random times."""
 
     def abort(request: bytes) -> None:
         size = random.choice([random.randrange(len(request)), len(request)])
@@ -164,7 +164,7 @@ def abort_many(server: LiveServer, requests: list[bytes], number: int) -> None:
             socket.create_connection(("127.0.0.1", server.port), 60) as client,
             suppress(OSError),
         ):
-            # Seconds to linger: 0 closes with RST instead of FIN.
+            # With a linger time of 0 seconds, closing sends RST instead of FIN.
             linger = struct.pack("ii", random.choice([True, False]), 0)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.sendall(request[:size])
@@ -175,7 +175,7 @@ def abort_many(server: LiveServer, requests: list[bytes], number: int) -> None:
 
 
 def use_whole_pool(server: LiveServer) -> Counter[int]:
-    """Send as many different requests as the pool has connections."""
+    """Send as many concurrent requests as the pool has connections."""
     paths = (f"/api/posts?skip={number}" for number in range(POOL_SIZE))
     requests = [server.client.build_request("GET", path) for path in paths]
     return count_statuses(send_together(server, requests))

@@ -29,7 +29,7 @@ from tests.stress.load import (
 MAX_BODY_BYTES = 5 * 1024 * 1024 + 64 * 1024
 SLOW_HEADERS = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
 SLOW_BODY = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\n"
-# Another IP than that of other clients.
+# Other clients have another IP.
 SLOW_IP = "127.0.1.1"
 
 
@@ -43,7 +43,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}"
 
     def configure(self, replacements: dict[str, str]) -> list[str | Path]:
-        """Write the configuration with other ports and paths; return a command."""
+        """Write the configuration with these replacements, and return the command."""
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         temporary = [f"{kind}_temp_path {self.folder}/{kind};" for kind in kinds]
         replacements |= {
@@ -68,7 +68,7 @@ class Nginx:
 @pytest.fixture
 def stopped_nginx() -> Iterator[Nginx]:
     with tempfile.TemporaryDirectory() as name:
-        # The workers, which run as another user, must be able to enter it.
+        # The workers run as another user, and must be able to enter the directory.
         Path(name).chmod(0o755)
         yield Nginx(Path(name), free_port())
 
@@ -132,7 +132,7 @@ class TestConfiguration:
         httpx.get(f"{nginx.url}/reset-password?token=secret-1", timeout=30)
         httpx.get(f"{nginx.url}/reset-password%3Ftoken=secret-2", timeout=30)
 
-        # nginx writes the line after the response.
+        # nginx logs a request after sending the response.
         wait_for(lambda: log.read_text().count('"GET /reset-password"') == 2)
         assert "secret" not in log.read_text()
 
@@ -153,7 +153,7 @@ class TestConfiguration:
 
 
 def read_status(client: socket.socket) -> bytes:
-    """Return the status of the response, nothing if nginx ends the connection."""
+    """Return the status of the response, or nothing if the connection was closed."""
     with suppress(ConnectionResetError):
         return client.recv(12)[9:]
     return b""
@@ -175,16 +175,16 @@ class TestSlowClients:
                 stack.enter_context(open_slow_reader(nginx.port, start, ip=SLOW_IP))
                 for _ in range(number)
             ]
-            # nginx closes the connections of the others after 15 seconds.
+            # After 15 seconds, nginx closes the connections that it hasn't rejected.
             statuses = Counter(map(read_status, clients))
 
         assert statuses[b"503"] >= number - allowed
-        # None of them has reached the app.
+        # None of the slow requests has reached the app.
         assert SLOW_IP.encode() not in server.log.read_bytes()[log_size:]
 
     def test_do_not_occupy_the_app(self, nginx, server):
         author = server.sign_up("author")
-        # 30 MB: more than the kernel keeps for nginx and the client.
+        # 30 MB is more than the kernel buffers for nginx and the client.
         server.insert_posts(author, 100, length=300_000)
         path = f"/api/users/{author.id}/posts?limit=100"
         headers = {"Connection": "close"}
@@ -192,7 +192,7 @@ class TestSlowClients:
 
         with open_slow_reader(nginx.port, encoded(request)) as reader:
             reader.recv(1)
-            # Waits for the app to send everything, for 5 seconds.
+            # This gives the app 5 seconds to send the whole response.
             server.stop()
             size = sum(map(len, iter(lambda: reader.recv(65_536), b"")))
         server.start()

@@ -24,11 +24,11 @@ from tests.stress.pictures import (
 )
 
 LARGE = (5000, 4000)
-# Made when they are needed, because all of them take minutes.
+# Create them on demand, because creating all of them takes minutes.
 EXPENSIVE: dict[str, Callable[[], bytes]] = {
-    # The narrowest 50-megapixel picture that is decoded at half the size.
+    # The narrowest 50-megapixel picture that is decoded at half size.
     "wide JPEG": partial(progressive, (65_000, 769)),
-    # The largest that is decoded at full size, because half would be too narrow.
+    # The largest picture that is decoded at full size: half size is too narrow.
     "JPEG at full size": partial(progressive, (65_500, 599)),
     "JPEG of 20 scans": partial(many_scans, JPEG_LARGE, 20),
     "PNG": partial(large_png, LARGE),
@@ -36,11 +36,11 @@ EXPENSIVE: dict[str, Callable[[], bytes]] = {
         noise(LARGE, "RGBA", grain=9), "WEBP", quality=0, exif=bytes(3_500_000)
     ),
 }
-# One for each way to approach the limits.
+# These run without `--stress`. Each comes close to the limits in a different way.
 SHORT = {"JPEG at full size", "PNG", "WebP"}
 TEXT = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**20), 9))
 JPEG = encoded(noise((48, 36)), "JPEG")
-# Small files that are ambiguous or need resources; are they accepted?
+# Small files that are ambiguous or expensive, and whether they are accepted.
 HOSTILE = {
     "huge PNG": (small_png(size=(2**31 - 1, 2**31 - 1)), False),
     "PNG with missing pixels": (small_png(size=(90, 90)), False),
@@ -61,8 +61,8 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the decoder's own limits apply, however busy the machine is."""
+def long_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extend the timeout, so that a busy machine can't fail a test."""
     monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 600)
 
 
@@ -74,7 +74,7 @@ def expensive(request: pytest.FixtureRequest, stress: bool) -> bytes:
 
 
 def is_accepted(content: bytes) -> bool:
-    """Return whether a picture is converted; errors of the server are raised."""
+    """Return whether the app converts a picture or rejects it as invalid."""
     try:
         process_profile_image(content)
     except InvalidImage:
@@ -83,7 +83,7 @@ def is_accepted(content: bytes) -> bool:
 
 
 def mutated(rng: random.Random) -> bytes:
-    """Return a picture with changed bytes and a repeated or missing piece."""
+    """Return a file with changed bytes and, possibly, a repeated or missing part."""
     content = bytearray(rng.choice(SMALL))
     for _ in range(rng.randint(1, 8)):
         content[rng.randrange(len(content))] = rng.randrange(256)

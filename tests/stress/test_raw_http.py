@@ -1,4 +1,4 @@
-"""Requests that no HTTP library sends get an error, and the server goes on."""
+"""The server keeps running after malformed and incomplete requests."""
 
 import socket
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ REQUESTS = {
 
 @pytest.fixture(autouse=True)
 def no_traceback(server: LiveServer) -> Iterator[None]:
-    """Check that the server still responds, and has logged no traceback."""
+    """Check that the server still responds and has logged no traceback."""
     log_size = server.log.stat().st_size
     yield
     server.call("GET", "/health")

@@ -1,4 +1,4 @@
-"""Responses of two processes are current while posts change and listeners fail."""
+"""Two processes send current responses while posts change and listeners fail."""
 
 import random
 import threading
@@ -45,7 +45,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServe
 
 @dataclass
 class Writes:
-    """The version of each post, and when each process acknowledged it."""
+    """The latest version of each post, and the acknowledgments of its versions."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     last: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -55,7 +55,7 @@ class Writes:
     )
 
     def begin(self, post_id: int) -> int | None:
-        """Return the next version of a post unless another client is writing it."""
+        """Return the next version of a post, or None while another client writes it."""
         with self.lock:
             if post_id in self.in_progress:
                 return None
@@ -84,7 +84,7 @@ class Writes:
 
 @dataclass
 class Run:
-    """The clients of a run, and what they have seen."""
+    """The clients of a test, and what they have received."""
 
     servers: list[LiveServer]
     author: Person

@@ -1,4 +1,4 @@
-"""Secrets never appear in what the app writes."""
+"""Secrets never appear in the app's log."""
 
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ PASSWORDS = {"current_password": MARK, "new_password": f"{MARK}-new"}
 
 def leaks(server: LiveServer, *secrets: str) -> list[str]:
     """Return the lines of the log that contain a secret."""
-    # How access tokens (RFC 7519) and password hashes start.
+    # The last two are how access tokens (RFC 7519) and password hashes begin.
     secrets += (MARK, PASSWORD, "eyJhbGciOi", "$argon2")
     lines = server.log.read_text(errors="replace").splitlines()
     return [line for line in lines if any(secret in line for secret in secrets)]
