@@ -21,7 +21,7 @@ async function saveProfile(form) {
   const { username, email } = form.elements;
   const current = await getCurrentUser();
   const json = { username: username.value, email: email.value.trim() };
-  // What older accounts have may no longer be valid.
+  // Older accounts may have values that are no longer valid.
   for (const name of Object.keys(json)) if (json[name] === current[name]) delete json[name];
   const user = await request(withId(form.dataset.url, current.id), { method: "PATCH", json });
   username.value = username.defaultValue = user.username;

@@ -29,7 +29,7 @@ async function fetchUser() {
   }
 }
 
-/** Make the next getCurrentUser() ask the server again. */
+/** Make the next getCurrentUser() request the user again. */
 export function clearUserCache() {
   cachedUser = null;
   pendingUser = null;

@@ -30,7 +30,7 @@ async function submit(form, send) {
 
 export function setBusy(form, isBusy) {
   form.ariaBusy = String(isBusy);
-  // Not `disabled`, which would move the focus out of the form.
+  // Don't use `disabled`, which would move the focus out of the form.
   form.querySelector("[type=submit]").ariaDisabled = String(isBusy);
 }
 

@@ -10,7 +10,7 @@ export function init(pager) {
     async ([entry]) => {
       if (!entry.isIntersecting) return;
       observer.unobserve(pager);
-      // After an error, only the button tries again: never send failing requests in a loop.
+      // After an error, only the button tries again, so that requests don't fail in a loop.
       if (await loadOlder(list)) observer.observe(pager);
     },
     { rootMargin: DISTANCE },

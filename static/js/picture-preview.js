@@ -1,5 +1,5 @@
-// Hook: <form data-picture-preview data-max-bytes="5242880"> with an input named file: the
-// chosen picture, cropped to a square, takes the place of the current one.
+// Hook: <form data-picture-preview data-max-bytes="5242880"> with an input named file. The
+// chosen picture, cropped to a square, replaces the current one.
 import { clearErrors, showFieldErrors } from "./form.js";
 import { findTargets } from "./utils.js";
 

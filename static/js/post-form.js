@@ -54,7 +54,7 @@ async function openEditor(form) {
   return editor;
 }
 
-/** Start from the version on the server; what was typed before is now only a draft. */
+/** Start again from the version on the server. What was typed before is kept as a draft. */
 function startEditing(form, editor, saved) {
   editor.saved = saved;
   editor.draftKey = newDraftKey(editor.author.id, form.dataset.postId);

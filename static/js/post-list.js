@@ -16,7 +16,7 @@ export function init(list) {
 
 function belongsAtTop(list, post) {
   const { page, authorId } = list.dataset;
-  // Published by an earlier attempt whose response was lost, the post may be there already.
+  // The post may be listed already: an earlier attempt published it, but its response was lost.
   const isShown = list.querySelector(`[data-post-id="${post.id}"]`);
   return !isShown && page === "1" && (!authorId || authorId === String(post.user_id));
 }
@@ -30,7 +30,7 @@ function prepend(list, post) {
 
 /** Append up to `limit` older posts; return the first new card, or null. */
 export function loadOlder(list, limit = Number(list.dataset.limit)) {
-  // One request after the other: each continues after the posts that the last one added.
+  // Send one request at a time, because each continues after the posts that the last one added.
   queue = queue.then(() => loadNow(list, limit));
   return queue;
 }

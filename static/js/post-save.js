@@ -13,7 +13,7 @@ export async function fetchSavedPost(url) {
   const { json: post, etag } = await requestWithETag(url);
   return {
     title: post.title,
-    // As a textarea normalizes it, or unchanged text would count as changed.
+    // Normalize line endings as a textarea does. Otherwise, unchanged text would count as changed.
     content: post.content.replace(/\r\n?/g, "\n"),
     version: post.date_updated ?? post.date_posted,
     etag,
@@ -24,7 +24,7 @@ export function keepDraft(editor, text) {
   saveDraft(editor.draftKey, { ...text, version: editor.saved.version });
 }
 
-/** Publish the post; sent again after a lost response, it is not published twice. */
+/** Publish the post. If the response was lost, sending it again doesn't publish it twice. */
 export async function createPost(url, editor, text) {
   try {
     const headers = { "Idempotency-Key": editor.draftKey };
@@ -47,7 +47,7 @@ export async function updatePost(url, editor, text, attempts = 2) {
     if (error.status !== 412) throw error;
   }
   const current = await fetchSavedPost(url);
-  // The ETag also changes with the author's name and picture: that is no conflict.
+  // The ETag also changes with the author's name and picture, which isn't a conflict.
   const isSameText = !differs(current, editor.saved);
   editor.saved = current;
   return isSameText && attempts > 1 ? updatePost(url, editor, text, attempts - 1) : null;

@@ -13,7 +13,7 @@ export function init(article) {
 
 function show(article, post) {
   const { title, content } = findTargets(article, "post-view");
-  // Not `document.title`, which collapses whitespace.
+  // Don't use `document.title`, which collapses whitespace.
   const pageTitle = document.querySelector("title");
   pageTitle.textContent = pageTitle.textContent.replace(title.textContent, () => post.display_title);
   title.textContent = post.display_title;

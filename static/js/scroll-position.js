@@ -9,8 +9,8 @@ export function init(list) {
   window.addEventListener("pagehide", () => remember(list));
 }
 
-// Remember how many posts there were, and the first ones in view: several, because any of
-// them may be deleted before the user comes back.
+// Remember how many posts there were and which ones were in view. Remember several of them,
+// because any of them may be deleted before the user comes back.
 function remember(list) {
   const cards = [...list.querySelectorAll("[data-post-card]")];
   const visible = cards
