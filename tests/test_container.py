@@ -17,12 +17,14 @@ from tests.conftest import ADMIN_URL
 from tests.databases import free_port, scratch_database
 from tests.server import server_settings, wait_until_healthy
 
+FOLDERS = ("alembic", "certificates", "middleware", "routers", "static", "templates")
+
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a directory with the image's code and the packages in requirements.txt."""
     root = tmp_path_factory.mktemp("image")
-    for folder in ("alembic", "middleware", "routers", "static", "templates"):
+    for folder in FOLDERS:
         shutil.copytree(BASE_DIR / folder, root / folder)
     for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
         shutil.copy(file, root)
