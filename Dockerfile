@@ -7,8 +7,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/venv
 ENV PATH="/opt/venv/bin:$PATH"
-COPY requirements.txt /tmp/requirements.txt
-RUN pip install -r /tmp/requirements.txt
+COPY requirements.txt requirements-otel.txt /tmp/
+RUN pip install -r /tmp/requirements-otel.txt
 
 # Production: only the virtual environment and the code.
 FROM python:3.14-slim-bookworm

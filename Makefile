@@ -70,6 +70,9 @@ lock: .venv/installed ## Pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
 		--output-file requirements.txt pyproject.toml
+	echo '-r requirements.txt' > requirements-otel.txt
+	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
+		--constraints requirements.txt --group otel >> requirements-otel.txt
 	echo '-r requirements.txt' > requirements-dev.txt
 	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
 		--constraints requirements.txt --group dev >> requirements-dev.txt

@@ -45,7 +45,7 @@ DUMMY_HASH = password_hasher.hash(secrets.token_urlsafe())
 # seconds. One worker is enough, because Argon2 itself uses several threads. With a
 # niceness of 19, a login took more than two seconds while other clients kept requesting
 # pages. With 0, a flood of logins would slow down pages.
-_hashing = BoundedExecutor("hashing", max_workers=1, max_queue=63, niceness=10)
+hashing = BoundedExecutor("hashing", max_workers=1, max_queue=63, niceness=10)
 
 oauth2_scheme = OAuth2PasswordBearer(
     tokenUrl="/api/users/token",
@@ -79,7 +79,7 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
 async def hash_password_async(password: str) -> str:
     """Run `hash_password` in a thread, or raise `QueueFull` if too many calls wait."""
-    return await _hashing.run(hash_password, password)
+    return await hashing.run(hash_password, password)
 
 
 async def verify_password_async(password: str, user: models.User | None) -> bool:
@@ -90,7 +90,7 @@ async def verify_password_async(password: str, user: models.User | None) -> bool
     """
     # Verify a dummy hash for unknown users, so that timing doesn't reveal accounts.
     stored = user.password_hash if user else DUMMY_HASH
-    matches = await _hashing.run(verify_password, password, stored)
+    matches = await hashing.run(verify_password, password, stored)
     return matches and user is not None
 
 

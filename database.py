@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from config import BASE_DIR, settings
@@ -245,6 +246,12 @@ def reconnect_to_writer(context: ExceptionContext) -> None:
     """Drop all connections after a failover, because they lead to the old server."""
     if sqlstate(context.original_exception) == READ_ONLY_TRANSACTION:
         context.is_disconnect = True
+
+
+def connections_in_use() -> int:
+    """Return how many connections of the pool are in use."""
+    pool = engine.pool
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
 
 AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)

@@ -19,6 +19,7 @@ import regex
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from config import BASE_DIR, LOCAL_HOSTS, settings
+from counters import EMAILS_DROPPED, EMAILS_RETRIED, EMAILS_SENT, counts
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ async def _retry(
     """Try to deliver an email again after each delay, and a last time at the end."""
     try:
         for delay in RETRY_DELAYS:
+            counts[EMAILS_RETRIED] += 1
             logger.warning("Email %s not sent (%s), retrying", kind, cause)
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
@@ -130,6 +132,11 @@ async def _retry(
                 return
     except asyncio.CancelledError:
         cause = f"{cause}; no time left for another attempt"
+    log_dropped_email(kind, cause)
+
+
+def log_dropped_email(kind: str, cause: str) -> None:
+    counts[EMAILS_DROPPED] += 1
     logger.error("Email %s not sent: %s", kind, cause)
 
 
@@ -189,6 +196,7 @@ async def deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
                     await client.noop()
                 else:
                     await client.send_message(message)
+                    counts[EMAILS_SENT] += 1
     except TimeoutError as error:
         raise aiosmtplib.SMTPTimeoutError("The delivery timed out") from error
 
@@ -307,7 +315,7 @@ async def _send(
             is_dry_run=is_dry_run,
         )
     except asyncio.CancelledError:
-        logger.error("Email %s not sent: the server is stopping", template)
+        log_dropped_email(template, "the server is stopping")
         raise
     except (aiosmtplib.SMTPException, OSError) as error:
-        logger.error("Email %s not sent: %s", template, error_summary(error))
+        log_dropped_email(template, error_summary(error))

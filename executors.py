@@ -32,17 +32,23 @@ class BoundedExecutor:
         self._name = name
         self._niceness = niceness
         self._executor = ThreadPoolExecutor(max_workers, name, self._set_niceness)
+        self.in_progress = 0
+        """Number of calls that wait or run."""
         self._slots = threading.BoundedSemaphore(max_workers + max_queue)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function in a thread, or raise `QueueFull` if the queue is full."""
         if not self._slots.acquire(blocking=False):
             raise QueueFull(self._name)
+        self.in_progress += 1
         future = self._executor.submit(function, *arguments)
         # Release the slot when the function returns. This coroutine may end earlier,
         # because it can be canceled.
         future.add_done_callback(lambda _future: self._slots.release())
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            self.in_progress -= 1
 
     def _set_niceness(self) -> None:
         # On other systems, this would change the niceness of the whole process.

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import logging
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,6 +36,7 @@ from static_files import (
     VersionedStaticFiles,
     static_version,
 )
+from telemetry import telemetry_config
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,6 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     await dispose_engine()
 
 
-# By default, FastAPI looks for an OpenTelemetry exporter on every request.
-has_telemetry = any(name.startswith("OTEL_") for name in os.environ)
-
 app = FastAPI(
     title="fastapi-blog",
     summary="The API of a blog: accounts, posts and profile pictures.",
@@ -102,11 +99,7 @@ app = FastAPI(
     openapi_tags=openapi.TAGS,
     generate_unique_id_function=lambda route: route.name,
     lifespan=lifespan,
-    telemetry={
-        "tracing": has_telemetry,
-        "metrics": has_telemetry,
-        "logs": has_telemetry,
-    },
+    telemetry=telemetry_config(),
     redirect_slashes=False,
     # FastAPI's own pages load scripts from another host.
     docs_url=None,

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
 
+from fastapi import HTTPException
 from limits import RateLimitItem, errors, parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter as Limiter
 
 from config import settings
+from counters import RATE_LIMITED, counts
 from exceptions import TOO_MANY_ATTEMPTS
 from logs import Outage
 
@@ -178,6 +180,12 @@ _trusted_clients = FallbackStorage()
 # Counting
 
 
+def too_many_attempts(seconds: float) -> HTTPException:
+    """Return a 429 that tells the client when to try again."""
+    counts[RATE_LIMITED] += 1
+    return TOO_MANY_ATTEMPTS.exception(Retry_After=str(max(1, math.ceil(seconds))))
+
+
 _requests = LRUMemoryStorage()
 
 
@@ -186,7 +194,7 @@ async def count_request(network: str) -> None:
     limit = _parse(settings.rate_limit_default)
     if await _requests.incr(network, limit.get_expiry()) > limit.amount:
         seconds = await _requests.get_expiry(network) - time.time()
-        raise TOO_MANY_ATTEMPTS.exception(Retry_After=str(max(1, math.ceil(seconds))))
+        raise too_many_attempts(seconds)
 
 
 async def hit(*limits: RateLimit) -> None:
@@ -194,8 +202,7 @@ async def hit(*limits: RateLimit) -> None:
     for position, limit in enumerate(limits, 1):
         if not await _add(limit, 1):
             await _refund(*limits[:position])
-            seconds = str(await _seconds_left(limit))
-            raise TOO_MANY_ATTEMPTS.exception(Retry_After=seconds)
+            raise too_many_attempts(await _seconds_left(limit))
 
 
 @asynccontextmanager
@@ -224,9 +231,9 @@ async def _add(limit: RateLimit, amount: int) -> bool:
     return await _counters.run(Limiter.hit, limit, cost=amount)
 
 
-async def _seconds_left(limit: RateLimit) -> int:
+async def _seconds_left(limit: RateLimit) -> float:
     stats = await _counters.run(Limiter.get_window_stats, limit)
-    return max(1, math.ceil(stats.reset_time - time.time()))
+    return stats.reset_time - time.time()
 
 
 # Logins

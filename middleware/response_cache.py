@@ -34,6 +34,7 @@ from cachetools import LRUCache
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from fastapi.telemetry._api import _route_selected
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -217,6 +218,9 @@ class ResponseCacheMiddleware:
         if response is None:
             response = await self._compute(scope, key, may_store=may_store)
         scope["route"] = response.route
+        if "fastapi.telemetry" in scope:
+            # FastAPI only does this when it selects a route. It has no public function.
+            _route_selected(scope=scope, path=getattr(response.route, "path", None))
         if if_none_match and response.is_known_to(if_none_match):
             await response.send_not_modified(send)
         elif response.is_large:

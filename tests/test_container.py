@@ -17,12 +17,13 @@ from tests.conftest import ADMIN_URL
 from tests.databases import free_port, scratch_database
 from tests.server import server_settings, wait_until_healthy
 
+REQUIREMENTS = str(BASE_DIR / "requirements-otel.txt")
 FOLDERS = ("alembic", "certificates", "middleware", "routers", "static", "templates")
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a directory with the image's code and the packages in requirements.txt."""
+    """Create a directory with the image's code and the packages in requirements-otel.txt."""
     root = tmp_path_factory.mktemp("image")
     for folder in FOLDERS:
         shutil.copytree(BASE_DIR / folder, root / folder)
@@ -30,7 +31,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, root)
     venv.create(root / "venv", with_pip=True)
     # Don't spend a fifth of the time on compiling modules that are never imported.
-    pip(root, "install", "-q", "--no-compile", "-r", str(BASE_DIR / "requirements.txt"))
+    pip(root, "install", "-q", "--no-compile", "-r", REQUIREMENTS)
     return root
 
 

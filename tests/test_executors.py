@@ -80,7 +80,7 @@ def full_queue(ada: Headers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill the queue for password hashing after ada has signed up."""
     executor = BoundedExecutor("full", max_workers=1, max_queue=0)
     executor._slots.acquire()
-    monkeypatch.setattr(auth, "_hashing", executor)
+    monkeypatch.setattr(auth, "hashing", executor)
 
 
 @pytest.mark.usefixtures("full_queue")
