@@ -65,10 +65,12 @@ async def end_check(check: "asyncio.Future[Any]") -> None:
     response_model=LivenessResponse,
     responses=openapi_headers("X-Client-IP"),
 )
-async def liveness(response: Response) -> LivenessResponse:
+async def liveness(request: Request, response: Response) -> LivenessResponse:
     """Check that the process responds, without querying the database.
 
-    For load balancers and containers: to replace tasks would not repair the database.
+    For load balancers and containers, because replacing tasks wouldn't repair the
+    database. `X-Client-IP` is your IP as the app sees it behind its proxies.
     """
     response.headers.update(NO_STORE)
+    response.headers["X-Client-IP"] = request.scope["client"][0]
     return LivenessResponse()

@@ -80,4 +80,5 @@ class TestLiveness:
         response = await client.get("/health/live")
 
         assert (response.status_code, response.json()) == (200, {"status": "alive"})
+        assert response.headers["x-client-ip"] == "127.0.0.1"
         assert response.headers["cache-control"] == "no-store"
