@@ -23,7 +23,7 @@ FOLDERS = ("alembic", "certificates", "middleware", "routers", "static", "templa
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a directory with the image's code and the packages in requirements-otel.txt."""
+    """Create a directory with the code and the packages of the image."""
     root = tmp_path_factory.mktemp("image")
     for folder in FOLDERS:
         shutil.copytree(BASE_DIR / folder, root / folder)

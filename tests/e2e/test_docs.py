@@ -32,7 +32,7 @@ def authorize(page: Page, email: str) -> None:
     """Log in through the dialog."""
     button(page, "Authorize").first.click()
     form = page.locator(".auth-container")
-    expect(form).to_contain_text("the username is the email address")
+    expect(form).to_contain_text("The username is the email address")
     form.get_by_label("username:").fill(email)
     form.get_by_label("password:").fill(PASSWORD)
     form.get_by_role("button", name="Apply given OAuth2 credentials").click()
