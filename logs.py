@@ -20,6 +20,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the current request, which background tasks inherit; empty outside requests."""
 
 
+encode_json = json.JSONEncoder(default=str).encode
+
+
 class TextFormatter(logging.Formatter):
     """A readable line, followed by the traceback if there is one."""
 
@@ -45,7 +48,7 @@ class JSONFormatter(logging.Formatter):
         fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return encode_json(fields)
 
 
 def configure_logging() -> None:
@@ -54,6 +57,10 @@ def configure_logging() -> None:
     is_json = settings.uses_json_logs
     handler.setFormatter(JSONFormatter() if is_json else TextFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler])
+    # The formats need neither callers nor threads, whose lookup takes half of the time.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # uvicorn configures its loggers before it imports the app.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()

@@ -89,7 +89,7 @@ def log_error(scope: Scope, error: BaseException, *, started: bool) -> HTTPExcep
         # uvicorn would log a traceback.
         logger.warning("Canceled after the timeout for a graceful shutdown")
         return TOO_BUSY.exception()
-    path = loggable_path(scope)
+    path = loggable_path(scope["path"])
     logger.error("Unhandled error on %s %s", scope["method"], path, exc_info=error)
     return HTTPException(500)
 

@@ -1,9 +1,10 @@
 """Request ids, and a log line for each request."""
 
 import logging
+import os
 import re
 import time
-import uuid
+from functools import lru_cache
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,7 +32,7 @@ class RequestLogMiddleware:
             await self.app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        current_id = requested_id(scope) or uuid.uuid4().hex.encode()
+        current_id = requested_id(scope) or os.urandom(16).hex().encode()
         # Reset below: several requests may share a task if there is no server.
         token = request_id.set(current_id.decode())
         status = size_bytes = 0
@@ -64,19 +65,20 @@ def requested_id(scope: Scope) -> bytes | None:
     return None
 
 
-def loggable_path(scope: Scope) -> str:
+@lru_cache(maxsize=1000)
+def loggable_path(path: str) -> str:
     """Return the path, encoded and without its query.
 
     Some email clients and users encode the question mark.
     """
-    return quote(scope["path"].partition("?")[0])
+    return quote(path.partition("?")[0])
 
 
 def log_request(scope: Scope, status: int, size_bytes: int, seconds: float) -> None:
     """Log a request; the status is 0 if the client got no response."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    path = loggable_path(scope)
+    path = loggable_path(scope["path"])
     client_ip = scope["client"][0]
     route = getattr(scope.get("route"), "path", None)
     fields = {
