@@ -38,6 +38,8 @@ CONVENTIONAL_APP = "benchmarks.conventional:app"
 DATABASE_APP = "benchmarks.ceilings:database"
 MEMORY_APP = "benchmarks.ceilings:memory"
 NO_CACHE = {"RESPONSE_CACHE_BYTES": "0"}
+# Headers that differ between identical responses.
+VARYING = (b"date", b"x-request-id")
 
 
 def create_filled_database(servers: Servers, admin: URL, name: str, posts: int) -> URL:
@@ -117,6 +119,6 @@ def check_memory_ceiling(servers: Servers) -> None:
 
 
 def content(response: httpx.Response) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return the headers, except for the date, and the body."""
-    headers = [header for header in response.headers.raw if header[0] != b"date"]
+    """Return the body, and the headers that don't vary."""
+    headers = [header for header in response.headers.raw if header[0] not in VARYING]
     return sorted(headers), response.content

@@ -110,3 +110,32 @@ class TestDatabaseFailure:
         server_on_postgres.start()
         assert process.returncode in {0, -signal.SIGTERM}
         assert set(count_statuses(exchanges.result())) <= {0, 200, 503}
+
+
+def test_read_only_server(server_on_postgres, figures):
+    """After a failover, the old server is read-only."""
+    server = server_on_postgres
+    ada = server.sign_up("read-only")
+    build = server.client.build_request
+    write = build("POST", "/api/posts", json={"content": "x"}, headers=ada.headers)
+    health, alive = build("GET", "/health"), build("GET", "/health/live")
+
+    set_read_only(server, "on")
+    statuses = [server.client.send(write).status_code for _ in range(20)]
+    probes = [server.client.send(probe).status_code for probe in (health, alive)]
+    set_read_only(server, "off")
+    started = time.monotonic()
+    wait_for(lambda: server.client.send(health).status_code == 200)
+    wait_for(lambda: server.client.send(write).status_code == 201)
+
+    assert set(statuses) == {503}
+    assert probes == [503, 200]
+    assert "the server is read-only" in server.log.read_text()
+    figures.add_seconds("recovery, read-only", time.monotonic() - started, limit=2)
+
+
+def set_read_only(server: LiveServer, value: str) -> None:
+    server.sql(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    server.sql("SELECT pg_reload_conf()")
+    shown = "SHOW default_transaction_read_only"
+    wait_for(lambda: server.sql(shown)[0][0] == value)

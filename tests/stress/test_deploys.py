@@ -2,9 +2,13 @@
 
 import asyncio
 import io
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 
 from config import BASE_DIR
 from tests.conftest import ADMIN_URL
-from tests.databases import scratch_database
-from tests.server import LiveServer, clean_environment
+from tests.databases import free_port, scratch_database
+from tests.server import LiveServer, clean_environment, server_settings
 
 
 @pytest.fixture
@@ -112,3 +117,131 @@ def test_older_app_on_new_schema(tmp_path, empty_database):
     server.client.close()
 
     assert statuses == {200: 600}
+
+
+NGINX = """
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    proxy_temp_path {folder}/proxy;
+    client_body_temp_path {folder}/body;
+    proxy_cache_path {folder}/cache keys_zone=files:1m;
+    upstream app {{ {servers} keepalive 16; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://app;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            # A request that fails must be seen.
+            proxy_next_upstream off;
+            {options}
+        }}
+    }}
+}}
+"""
+
+
+class LoadBalancer:
+    """nginx in front of servers that can be drained, like the targets of an ALB."""
+
+    def __init__(self, folder: Path, *, options: str = "") -> None:
+        self.folder, self.options, self.port = folder, options, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def balance(self, *servers: LiveServer, signal: str = "reload") -> None:
+        """Send new requests to these servers only."""
+        lines = "".join(f"server 127.0.0.1:{each.port};" for each in servers)
+        config = NGINX.format(
+            folder=self.folder, port=self.port, servers=lines, options=self.options
+        )
+        (self.folder / "nginx.conf").write_text(config)
+        self.run(*(("-s", signal) if signal else ()))
+
+    def run(self, *arguments: str) -> None:
+        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert program is not None, "apt-get install nginx-light"
+        command = [program, "-c", str(self.folder / "nginx.conf"), *arguments]
+        subprocess.run(command, check=True)
+
+
+@pytest.fixture
+def two_servers(
+    tmp_path: Path, empty_database: str
+) -> Iterator[tuple[LiveServer, LiveServer]]:
+    """Return two servers with the settings of the image, of which the first runs."""
+    first, second = (
+        LiveServer(tmp_path / name, database_url=empty_database, **server_settings())
+        for name in ("first", "second")
+    )
+    first.migrate()
+    first.start()
+    yield first, second
+    for server in (first, second):
+        server.stop()
+        server.client.close()
+
+
+def test_rolling_restart(tmp_path, two_servers, stress):
+    first, second = two_servers
+    balancer = LoadBalancer(tmp_path)
+    balancer.balance(first, signal="")
+    ada = first.sign_up("ada")
+    total = 20_000 if stress else 1_000
+    statuses: Counter[int] = Counter()
+    done = threading.Event()
+
+    def use() -> None:
+        with httpx.Client(base_url=balancer.url, timeout=30) as client:
+            while not done.is_set():
+                post = {"content": "Some text"}
+                written = client.post("/api/posts", json=post, headers=ada.headers)
+                paths = ("/", "/api/posts", f"/posts/{written.json()['id']}")
+                read = [client.get(path).status_code for path in paths]
+                statuses.update([written.status_code, *read])
+
+    with ThreadPoolExecutor(4) as threads:
+        users = [threads.submit(use) for _ in range(4)]
+        old, new = first, second
+        while statuses.total() < total:
+            new.start()
+            balancer.balance(old, new)
+            time.sleep(0.5)
+            balancer.balance(new)
+            # nginx finishes the requests in progress.
+            time.sleep(1)
+            old.stop()
+            old, new = new, old
+        done.set()
+        [user.result() for user in users]
+    balancer.run("-s", "stop")
+
+    assert set(statuses) == {200, 201}
+
+
+def test_no_old_files_under_new_paths(tmp_path, two_servers):
+    old, new = two_servers
+    new.directory = tmp_path / "new"
+    shutil.copytree(
+        BASE_DIR,
+        new.directory,
+        ignore=shutil.ignore_patterns(".*", "var", "node_modules", "tests"),
+    )
+    (new.directory / "static" / "css" / "main.css").write_text("/* new */")
+    cached = "proxy_cache files; proxy_cache_valid 404 0s;"
+    balancer = LoadBalancer(tmp_path, options=cached)
+    new.start()
+    page = new.client.get("/login").text
+    [path] = re.findall(r"/static/\w+/css/main.css", page)
+
+    balancer.balance(old, new, signal="")
+    for _ in range(10):
+        httpx.get(balancer.url + path)
+    balancer.balance(new)
+    old.stop()
+    time.sleep(1)
+
+    assert httpx.get(balancer.url + path).text == "/* new */"
+    balancer.run("-s", "stop")
