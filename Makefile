@@ -29,14 +29,14 @@ coverage: .venv/installed ## Run the same tests and check branch coverage
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
-stress: .venv/installed ## Run races, load and fault-injection tests (one hour)
+stress: .venv/installed ## Run race, load and fault-injection tests (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
 
-bench: .venv/installed ## Compare the speed with that of a conventional app (wrk, 8 minutes)
+bench: .venv/installed ## Compare performance with a conventional app (wrk, 8 minutes)
 	$(BIN)/python -m benchmarks
 
-bench-quick: .venv/installed ## The same with 10,000 posts only (2 minutes)
+bench-quick: .venv/installed ## Run the benchmark with only 10,000 posts (2 minutes)
 	$(BIN)/python -m benchmarks --quick
 
 lighthouse: .venv/installed node_modules/.package-lock.json ## Audit the pages with Lighthouse (Chromium, Node)
@@ -84,7 +84,7 @@ lock: .venv/installed ## Pin the newest versions of all dependencies
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 		echo "Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	@echo "Installing about 120 packages into .venv; this takes a minute or two"
+	@echo "Installing about 150 packages into .venv; this takes a minute or two"
 	@$(BIN)/python -m pip install --disable-pip-version-check --retries 1 -r requirements-dev.txt || { \
 		echo "The packages could not be installed; check the network connection and run make again" >&2; exit 1; }
 	touch $@

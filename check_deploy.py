@@ -26,7 +26,7 @@ from email_utils import build_message, deliver, error_summary
 
 HTTP_TIMEOUT = 10
 RETRY_INTERVAL = 2
-# A random key has more of them.
+# A random key has more distinct characters than this.
 MIN_DISTINCT_CHARACTERS = 16
 # For documentation (RFC 5737), so that no client of the site has it.
 FORGED_IP = "203.0.113.99"

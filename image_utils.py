@@ -37,7 +37,8 @@ def process_profile_image(content: bytes) -> tuple[bytes, str]:
     Blocks until a separate process (`image_decoder.py`) has decoded the picture.
 
     Returns:
-        A JPEG of 300 x 300 pixels (RGB, upright, no metadata), and `<uuid4 hex>.jpg`.
+        A 300 x 300 pixel JPEG (RGB, upright, no metadata) and its filename, `<uuid4
+        hex>.jpg`.
 
     Raises:
         InvalidImage: The picture can't be decoded, has too many pixels, or takes more
@@ -77,7 +78,7 @@ def _environment_without_secrets() -> dict[str, str]:
 
 
 def upload_profile_image(content: bytes, filename: str) -> None:
-    """Store an avatar, or raise `StorageError` if that may have failed."""
+    """Store an avatar, or raise `StorageError` if it might not have been stored."""
     storage.put(f"{FOLDER}/{filename}", content, content_type="image/jpeg")
 
 

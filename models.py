@@ -154,7 +154,7 @@ class User(Base):
 
     @classmethod
     def active_with_email(cls, email: str) -> Select["User"]:
-        """Select the user with this email address who may log in."""
+        """Select the user with this email address, if they are allowed to log in."""
         return cls.with_email(email).where(cls.is_active)
 
 

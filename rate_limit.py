@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 redis_outage = Outage("Redis")
 
-# This many keys take about 15 MB of memory in each storage.
+# This many keys take about 15 MB of memory in each store.
 MAX_KEYS = 50_000
 REDIS_TIMEOUT = 0.25
 # Number of seconds to count in memory before trying Redis again.

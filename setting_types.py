@@ -23,7 +23,7 @@ from sqlalchemy.exc import ArgumentError
 SENDER_FORMAT = "must be one email address, or Name <name@example.com>"
 POSTGRESQL_SCHEMES = {"postgresql+asyncpg", "postgresql", "postgres"}
 SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
-# Other drivers' values of `ssl`.
+# Values that other drivers accept for `ssl`.
 SSL_SWITCHES = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 DRIVER_PARAMETERS = {

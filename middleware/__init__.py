@@ -60,7 +60,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
     # Outside all middleware that raises errors.
     app.add_middleware(ServerErrorMiddleware)
-    # Outside the error handling, so that scripts of allowed origins can read errors.
+    # Outside the error handling, so that scripts from allowed origins can read errors.
     if settings.cors_origins:
         origins = settings.cors_origins
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS_OPTIONS)

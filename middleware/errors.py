@@ -78,7 +78,7 @@ class ServerErrorMiddleware:
                 await response(scope, receive, send)
             elif not complete and isinstance(error, Exception):
                 raise
-            # Otherwise a background task failed: response and connection are fine.
+            # Otherwise, a background task failed, and the response is complete.
 
 
 def log_error(scope: Scope, error: BaseException, *, started: bool) -> HTTPException:

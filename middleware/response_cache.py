@@ -164,7 +164,7 @@ class Computation:
         return self.generation == cache.generation and age < JOIN_TIMEOUT
 
     def has_succeeded(self) -> bool:
-        """Return whether its result can be shared; errors contain a request id."""
+        """Return whether the result can be shared. Errors contain a request ID."""
         return (
             not self.result.cancelled()
             and self.result.exception() is None

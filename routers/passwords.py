@@ -1,4 +1,4 @@
-"""Change a password, with a reset token or with the current password.
+"""Change a password, using either a reset token or the current password.
 
 The route that sends reset links is in `users.py`.
 """

@@ -175,7 +175,7 @@ async def commit_user(
 async def check_unique(
     db: AsyncSession, username: str, email: str, *, exclude_id: int | None = None
 ) -> None:
-    """Raise a 400 if another user has the username or the email address."""
+    """Raise a 400 if another user already has this username or email address."""
     others = User.id != exclude_id if exclude_id is not None else true()
     username_taken, email_taken = (
         await db.execute(
@@ -325,8 +325,8 @@ async def send_reset_link(
     """Send an email with a new reset token, which replaces older ones.
 
     For an unknown email address, do the same work but send nothing, so that the timing
-    of concurrent requests reveals nothing. Trusted clients aren't limited, because
-    others could use up the user's daily limit.
+    of concurrent requests reveals nothing. Trusted clients are exempt from the daily
+    limit. Otherwise, an attacker could lock the user out by using it up.
     """
     await asyncio.sleep(rng.uniform(0, MAX_EMAIL_DELAY))
     limit = RateLimit(settings.rate_limit_emails_per_account, ("reset", email))

@@ -6,7 +6,7 @@ import { findTargets } from "./utils.js";
 
 export function init(page) {
   watchUser((user) => {
-    // Not while the confirmation is shown: account-delete.js leaves the page itself.
+    // Don't redirect while the confirmation is shown. account-delete.js leaves the page later.
     if (!user && !page.hasAttribute("data-deleted")) goToLogin();
   });
   getCurrentUser().catch(({ message }) => {

@@ -82,7 +82,7 @@ async function createApiError(response, token) {
   return new ApiError(getErrorMessage(data), { status, fields: fieldErrors(data.detail) });
 }
 
-// Of server errors, only a 503 tells users what to do, unless the database is unavailable.
+// Among 5xx errors, only a 503 tells users what to do, unless the database is unavailable.
 function hasAdvice(status, { detail }) {
   return status === 503 && Boolean(detail) && detail !== DATABASE_UNAVAILABLE;
 }

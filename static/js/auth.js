@@ -1,4 +1,4 @@
-// The user who is logged in to this browser.
+// The user logged in on this browser.
 import { request } from "./api.js";
 import { forgetToken, getToken, setToken } from "./token.js";
 

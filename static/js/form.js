@@ -1,4 +1,4 @@
-// What all forms share: validate, submit one request at a time, show errors at their fields.
+// Shared by all forms: validate, submit one request at a time, show errors at their fields.
 // Hooks inside a <form>: data-form-target, and data-form-error-for="<name of the input>".
 import { REQUIRED, characterCount, count, findTargets, getErrorMessage } from "./utils.js";
 

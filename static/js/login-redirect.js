@@ -32,7 +32,7 @@ export function goBack() {
   window.location.replace(target.pathname === window.location.pathname ? home : target);
 }
 
-/** Go to the login page, and come back to this page afterwards. */
+/** Go to the login page, and come back to this page afterward. */
 export function goToLogin() {
   window.location.replace(withReturnPath(document.documentElement.dataset.loginUrl));
 }

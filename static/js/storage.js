@@ -1,4 +1,5 @@
-// localStorage that never throws: it may be blocked or full, and the page must still work.
+// Wrappers for localStorage that never throw. It may be blocked or full, and the page must
+// still work.
 
 export function read(key) {
   try {

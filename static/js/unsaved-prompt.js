@@ -1,4 +1,4 @@
-// Asks before unsaved text is left behind by closing its modal or leaving the page.
+// Asks before the author closes the modal or leaves the page with unsaved text.
 // Hook: <div data-unsaved-prompt> in a form. The form has data-unsaved while it has changes.
 import { findTargets, hideModal } from "./utils.js";
 

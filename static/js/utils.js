@@ -20,7 +20,7 @@ export function getErrorMessage(error) {
 
 function validationMessage({ type, msg }) {
   if (type === "missing") return REQUIRED;
-  const text = msg.replace(/^(Value error,|String) /, "It ");
+  const text = msg.replace(/^(?:Value error,|String) (.)/, (_, first) => first.toUpperCase());
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
@@ -34,7 +34,7 @@ export function characterCount(text) {
   return [...text].length;
 }
 
-/** Shorten a text to at most this many characters as people count them, with an ellipsis. */
+/** Shorten text to at most `length` user-perceived characters, with an ellipsis. */
 export function truncate(text, length) {
   const characters = [];
   for (const { segment } of new Intl.Segmenter().segment(text)) {

@@ -338,7 +338,7 @@ class TestSubmit:
         [
             ("username", "", "This field is required."),
             ("username", "ADA", "already exists"),
-            ("username", "a\u200bb", "It must not"),
+            ("username", "a\u200bb", "Must not"),
             ("username", "x" * 51, "at most 50 characters"),
             ("email", "ada@example.com", "already registered"),
             ("email", "müller@example.com", "symbol"),
