@@ -76,4 +76,6 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(RequestLogMiddleware)
     # Outermost, so that all other middleware sees the client IP that the load balancer
     # reports. The reported scheme doesn't matter, because no URL is built from it.
-    app.add_middleware(ClientIPMiddleware, hops=settings.proxy_hops)
+    app.add_middleware(
+        ClientIPMiddleware, hops=settings.proxy_hops, may_warn=settings.is_production
+    )

@@ -1,11 +1,22 @@
 """The client IP behind trusted proxies."""
 
 import ipaddress
+import logging
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from config import HEALTH_PATHS
+
 # All clients whose IP is unknown share one rate limit.
 UNKNOWN_IP = "127.0.0.1"
+# RFC 1918 and RFC 6598.
+PRIVATE_NETWORKS = [
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+]
+
+logger = logging.getLogger(__name__)
 
 
 class ClientIPMiddleware:
@@ -15,9 +26,17 @@ class ClientIPMiddleware:
     entries before those of the trusted proxies.
     """
 
-    def __init__(self, app: ASGIApp, hops: int) -> None:
+    def __init__(self, app: ASGIApp, hops: int, *, may_warn: bool = False) -> None:
+        """Configure the middleware.
+
+        Args:
+            app: The next ASGI app.
+            hops: Number of trusted proxies in front of the app.
+            may_warn: Whether to log a warning for the first private client IP.
+        """
         self.app = app
         self.hops = hops
+        self.may_warn = may_warn
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -26,8 +45,11 @@ class ClientIPMiddleware:
             ip = peer[0]
             if forwarded:
                 ip = self._client_ip(peer[0], peer[1], b",".join(forwarded))
-            # Change the scope in place, because uvicorn's access log reads it too.
             scope["client"] = peer if ip == peer[0] else (ip, 0)
+            # Load balancers, whose IP is private, send health checks without a proxy.
+            if self.may_warn and scope["path"] not in HEALTH_PATHS and is_private(ip):
+                self.may_warn = False
+                logger.warning("Is TRUSTED_PROXY_HOPS too low? A client IP is %s", ip)
         await self.app(scope, receive, send)
 
     def _client_ip(self, peer: str, port: int, forwarded: bytes) -> str:
@@ -42,6 +64,16 @@ class ClientIPMiddleware:
         if self.hops > len(entries):
             return UNKNOWN_IP
         return parse_ip(entries[-self.hops])
+
+
+@lru_cache(maxsize=1000)
+def is_private(ip: str) -> bool:
+    """Return whether an IP belongs to a private network rather than the internet."""
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return False
+    return any(address in network for network in PRIVATE_NETWORKS)
 
 
 def port_of(entry: str) -> int | None:

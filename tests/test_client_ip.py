@@ -21,6 +21,19 @@ async def seen_client(site: Any, client: Any, *forwarded_for: bytes) -> Any:
     return scope["client"]
 
 
+@pytest.mark.parametrize(
+    ("ip", "warnings"),
+    [(b"10.1.2.3", 1), (b"100.64.0.1", 1), (b"8.8.8.8", 0), (b"::1", 0)],
+)
+async def test_private_ip_is_logged_once(caplog, ip, warnings):
+    site = ClientIPMiddleware(AsyncMock(), 1, may_warn=True)
+
+    for _ in range(2):
+        await seen_client(site, PEER, ip)
+
+    assert len(caplog.messages) == warnings
+
+
 class TestTrustedProxies:
     @pytest.mark.parametrize(
         ("hops", "forwarded_for", "client_ip"),
