@@ -23,7 +23,7 @@ REVISION = text("SELECT version_num FROM alembic_version")
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """The state of the database, as far as requests depend on it."""
+    """What requests need from the database."""
 
     revision: str
     """Revision of the schema, or `none`."""

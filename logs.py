@@ -26,7 +26,7 @@ encode_json = json.JSONEncoder(default=str).encode
 class TextFormatter(logging.Formatter):
     """A readable line, followed by the traceback if there is one."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overridden
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- overrides a method
         level = f"{record.levelname}:"
         current_id = request_id.get()
         suffix = f" [{current_id}]" if current_id else ""
