@@ -32,7 +32,7 @@ class RequestLogMiddleware:
             await self.app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        current_id = requested_id(scope) or os.urandom(16).hex().encode()
+        current_id = requested_id(scope) or os.urandom(8).hex().encode()
         # Reset below: several requests may share a task if there is no server.
         token = request_id.set(current_id.decode())
         status = size_bytes = 0

@@ -135,7 +135,7 @@ class TestRequestId:
 
         ids = {response.headers["x-request-id"] for response in responses}
         assert len(ids) == 2
-        assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
+        assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
 
 
 class TestOutage:
