@@ -49,7 +49,7 @@ async function copyStyle({ from, to }, file) {
   for (const [name, content] of images) await writeFile(path.join(to, name), content);
 }
 
-// ReDoc loads its logo from a CDN; show this site's icon instead.
+// ReDoc would load its logo from a CDN. Show this site's icon instead.
 async function copyRedoc({ from, to }, file) {
   const images = new Map();
   const text = await readFile(path.join(from, file), "utf8");

@@ -1,5 +1,5 @@
-// Hook: <form data-account-delete data-url="/api/users/ID"> in a modal; the input named
-// confirmation takes the password or the username.
+// Hook: <form data-account-delete data-url="/api/users/ID"> in a modal. The input named
+// confirmation accepts the password or the username.
 import { request } from "./api.js";
 import { fetchToken, getCurrentUser, logout } from "./auth.js";
 import { onSubmit, showFieldErrors } from "./form.js";

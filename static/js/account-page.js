@@ -1,12 +1,12 @@
-// Hook: <div data-account-page>: only for users who are logged in. It has data-deleted while
-// the confirmation that the account was deleted is shown.
+// Hook: <div data-account-page>. Anonymous visitors are sent to the login page. The element
+// gets data-deleted once the account has been deleted.
 import { getCurrentUser, watchUser } from "./auth.js";
 import { goToLogin } from "./login-redirect.js";
 import { findTargets } from "./utils.js";
 
 export function init(page) {
   watchUser((user) => {
-    // Don't redirect while the confirmation is shown. account-delete.js leaves the page later.
+    // After a deletion, account-delete.js leaves the page once the user closes the message.
     if (!user && !page.hasAttribute("data-deleted")) goToLogin();
   });
   getCurrentUser().catch(({ message }) => {

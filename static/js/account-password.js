@@ -5,7 +5,7 @@ import { onSubmit, showStatus } from "./form.js";
 
 export function init(form) {
   watchUser((user) => {
-    // Tells password managers whose password this is.
+    // Tell password managers which account the password belongs to.
     if (user) form.elements.username.value = user.email;
   });
   onSubmit(form, changePassword);
@@ -17,7 +17,7 @@ async function changePassword(form) {
     method: "PATCH",
     json: { current_password: current_password.value, new_password: new_password.value },
   });
-  // The change has revoked the old token; the new one keeps this browser logged in.
+  // The change revoked the old token. The new one keeps this browser logged in.
   setToken(token.access_token);
   current_password.value = "";
   new_password.value = "";

@@ -1,5 +1,5 @@
 // Hook: <form data-account-picture data-url="/api/users/ID/picture"> with an input named
-// file and a button that removes the picture. picture-preview.js shows the pictures.
+// file and a button that removes the picture. picture-preview.js shows the current picture.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
 import { clearErrors, onSubmit, showErrors, showStatus } from "./form.js";

@@ -1,4 +1,4 @@
-// The only module that talks to the API: use `request`.
+// The only module that sends requests to the API. Other modules call its functions.
 import { getToken, removeToken } from "./token.js";
 import { getErrorMessage } from "./utils.js";
 
@@ -10,14 +10,14 @@ const DATABASE_UNAVAILABLE = "Database unavailable";
 const STILL_RUNNING = "Your first attempt is still being processed. Please try again in a moment.";
 const SESSION_EXPIRED = "Your session has expired. Please log in again.";
 
-// These errors of the API do not name the field.
+// These API errors don't name the field that they are about.
 const FIELD_BY_MESSAGE = {
   "Username already exists": "username",
   "Email already registered": "email",
   "Current password is incorrect": "current_password",
 };
 
-/** An error with a message for the user; `fields` has a message for each input by name. */
+/** An error with a message for the user. `fields` maps names of inputs to their messages. */
 export class ApiError extends Error {
   constructor(message, { status = 0, fields = {}, cause } = {}) {
     super(message, { cause });
@@ -82,7 +82,7 @@ async function createApiError(response, token) {
   return new ApiError(getErrorMessage(data), { status, fields: fieldErrors(data.detail) });
 }
 
-// Among 5xx errors, only a 503 tells users what to do, unless the database is unavailable.
+// Of the 5xx errors, only a 503 tells users what to do, unless it is "Database unavailable".
 function hasAdvice(status, { detail }) {
   return status === 503 && Boolean(detail) && detail !== DATABASE_UNAVAILABLE;
 }

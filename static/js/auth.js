@@ -1,4 +1,4 @@
-// The user logged in on this browser.
+// Finds out who is logged in, tells other modules when that changes, and logs users in and out.
 import { request } from "./api.js";
 import { forgetToken, getToken, setToken } from "./token.js";
 
@@ -7,7 +7,7 @@ export { getToken, setToken };
 let cachedUser = null;
 let pendingUser = null;
 
-/** Return the current user, or null; throw if the request fails. */
+/** Return the current user, or null if the visitor is anonymous. Throw if the request fails. */
 export async function getCurrentUser() {
   if (!getToken()) return null;
   if (cachedUser) return cachedUser;
@@ -29,19 +29,19 @@ async function fetchUser() {
   }
 }
 
-/** Make the next getCurrentUser() request the user again. */
+/** Make the next call of getCurrentUser() send a request. */
 export function clearUserCache() {
   cachedUser = null;
   pendingUser = null;
 }
 
-/** Call `show` with the user, or null, now and after every change. */
+/** Call `show` with the current user (or null) now and after every change. */
 export function watchUser(show) {
   const update = async () => {
     try {
       show(await getCurrentUser());
     } catch {
-      // The request failed: leave the page as it is and keep the session.
+      // The request failed. Leave the page as it is and keep the session.
     }
   };
   document.addEventListener("session-change", update);
@@ -55,7 +55,7 @@ export function announceProfileChange() {
   document.dispatchEvent(new Event("profile-change"));
 }
 
-/** Return a new token; throw an ApiError with status 401 if the password is wrong. */
+/** Return a new token. Throw an ApiError with status 401 if the password is wrong. */
 export async function fetchToken(email, password) {
   const token = await request(document.documentElement.dataset.tokenUrl, {
     method: "POST",
@@ -70,5 +70,5 @@ export function logout() {
   window.location.assign(document.documentElement.dataset.homeUrl);
 }
 
-// Added while this module loads, so that it runs before the listeners of watchUser.
+// Added when this module loads, so that it runs before the listeners that watchUser adds.
 document.addEventListener("session-change", clearUserCache);

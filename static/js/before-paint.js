@@ -1,12 +1,12 @@
-// A blocking script, so that the first paint has the right colors and navbar links, and
-// anonymous visitors go straight from pages that require a login to the login page.
+// Blocks rendering, so that the first paint has the right colors and navbar links. On pages
+// that require a login, sends anonymous visitors straight to the login page.
 // theme-toggle.js and navbar.js take over later.
 (() => {
   const read = (key) => {
     try {
       return localStorage.getItem(key);
     } catch {
-      return null; // Storage is blocked: follow the system's theme.
+      return null; // Storage is blocked, so follow the system's theme.
     }
   };
   const root = document.documentElement;

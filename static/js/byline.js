@@ -1,4 +1,4 @@
-// Author and dates of a post. Hook: <p data-byline>, from posts/_byline.html.
+// The author and dates of a post. Hook: <p data-byline>, from posts/_byline.html.
 import { findTargets, formatDate, withId } from "./utils.js";
 
 export function showAuthor(root, user) {

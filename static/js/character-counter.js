@@ -1,4 +1,4 @@
-// Hook: <p data-character-counter="id-of-the-input">; the input has data-max-length.
+// Hook: <p data-character-counter="id-of-the-input">. The input has data-max-length.
 import { characterCount, count } from "./utils.js";
 
 // The counter stays empty until this many characters are left.

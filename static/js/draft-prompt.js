@@ -1,11 +1,11 @@
-// Offers a draft when the form opens: restore it, discard it, or leave it for later.
+// Offers to restore or discard a draft when the form opens. Authors may also ignore the offer.
 // Hook: <div data-draft-prompt> in a post form.
 import { findDraft, removeDraft } from "./drafts.js";
 import { findTargets, formatDate, formatTime, truncate } from "./utils.js";
 
 const EXCERPT_LENGTH = 80;
 
-/** Offer the newest draft of this post; `onRestore(draft)` runs if the author restores it. */
+/** Offer the newest draft of this post. If the author restores it, call `onRestore(draft)`. */
 export function showDraftPrompt(form, author, saved, onRestore) {
   const prompt = form.querySelector("[data-draft-prompt]");
   const draft = findDraft(author.id, form.dataset.postId, saved);

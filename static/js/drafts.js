@@ -1,6 +1,6 @@
-// Unsaved text in localStorage, under "draft:<user>:<post or new>:<random>". The form gets a new
-// key each time it opens, so that two tabs don't overwrite each other's drafts, unless both
-// restore the same one.
+// Keeps unsaved text in localStorage, under "draft:<user id>:<post id or new>:<random>". The form
+// gets a new key each time it opens, so that two tabs don't overwrite each other's drafts. Two
+// tabs share a key only if both restore the same draft.
 import { keysWithPrefix, read, remove, write } from "./storage.js";
 
 export function newDraftKey(userId, postId) {
@@ -36,6 +36,6 @@ function parse(json) {
   try {
     return JSON.parse(json);
   } catch {
-    return {}; // Not written by this module.
+    return {}; // The value isn't JSON, so another script wrote it.
   }
 }

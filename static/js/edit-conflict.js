@@ -1,5 +1,5 @@
 // Shows the current version of a post that was edited elsewhere while the author was writing.
-// Hook: <div data-edit-conflict> in a post form that edits a post.
+// Hook: <div data-edit-conflict> in the form for editing a post.
 import { findTargets } from "./utils.js";
 
 export function showConflict(form, current, { onKeepMine, onUseCurrent }) {

@@ -1,4 +1,5 @@
-// Hook: <form data-forgot-password data-url="/api/users/forgot-password"> with email.
+// Hook: <form data-forgot-password data-url="/api/users/forgot-password"> with an
+// input named email.
 import { request } from "./api.js";
 import { onSubmit, showStatus } from "./form.js";
 

@@ -1,8 +1,8 @@
-// Shared by all forms: validate, submit one request at a time, show errors at their fields.
+// What all forms share: validation, one request at a time, and error messages next to fields.
 // Hooks inside a <form>: data-form-target, and data-form-error-for="<name of the input>".
 import { REQUIRED, characterCount, count, findTargets, getErrorMessage } from "./utils.js";
 
-/** Validate and submit `form` with `send(form)`, which may throw an ApiError. */
+/** On submit, validate `form` and call `send(form)`, which may throw an ApiError. */
 export function onSubmit(form, send) {
   form.noValidate = true;
   form.querySelector("[type=submit]").disabled = false;
@@ -30,7 +30,7 @@ async function submit(form, send) {
 
 export function setBusy(form, isBusy) {
   form.ariaBusy = String(isBusy);
-  // Don't use `disabled`, which would move the focus out of the form.
+  // Don't use `disabled`, because a disabled button loses the focus.
   form.querySelector("[type=submit]").ariaDisabled = String(isBusy);
 }
 
@@ -58,14 +58,14 @@ function isVisible(input) {
 function validateInput(input) {
   const { minLength, maxLength } = input.dataset;
   const length = characterCount(input.type === "text" ? input.value.trim() : input.value);
-  // A password may consist of spaces.
+  // A password may consist only of spaces.
   if (input.required && !(input.type === "password" ? input.value : input.value.trim())) return REQUIRED;
   if (length < minLength) return `Use at least ${count(Number(minLength), "character")}.`;
   if (length > maxLength) return `Use at most ${count(Number(maxLength), "character")} (currently ${length}).`;
   return input.validationMessage;
 }
 
-/** Show the errors of an ApiError at their fields, or else above the form. */
+/** Show an ApiError next to the fields that it is about, or else above the form. */
 export function showErrors(form, error) {
   const fields = Object.entries(error.fields ?? {}).filter(([name]) => errorElement(form, name));
   if (fields.length) showFieldErrors(form, Object.fromEntries(fields));

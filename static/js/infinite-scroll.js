@@ -1,5 +1,5 @@
-// Hook: <p data-infinite-scroll> at the end of a post list. The button of load-more.js stays
-// for keyboard users and for trying again.
+// Hook: <p data-infinite-scroll> at the end of a post list. The "Load more" button stays for
+// keyboard users and for retries.
 import { loadOlder } from "./post-list.js";
 
 const DISTANCE = "400px";
@@ -10,7 +10,7 @@ export function init(pager) {
     async ([entry]) => {
       if (!entry.isIntersecting) return;
       observer.unobserve(pager);
-      // After an error, only the button tries again, so that requests don't fail in a loop.
+      // After an error, only the button retries, so that requests don't fail in a loop.
       if (await loadOlder(list)) observer.observe(pager);
     },
     { rootMargin: DISTANCE },

@@ -1,4 +1,4 @@
-// Hook: <p data-load-more> in a post list: a button replaces the link to older posts.
+// Hook: <p data-load-more> in a post list. A button replaces the link to older posts.
 import { loadOlder } from "./post-list.js";
 import { findTargets } from "./utils.js";
 

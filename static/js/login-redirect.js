@@ -1,6 +1,6 @@
-// Where to go after logging in or registering.
-// Hooks: <a href="/login" data-login-redirect>, a link to a page that returns here afterward, and
-// data-login-redirect-skip on pages that are not worth coming back to.
+// When users have logged in or registered, sends them back to the page they came from.
+// Hooks: <a href="/login" data-login-redirect> for a link to the login or registration page, and
+// data-login-redirect-skip for pages to which users don't need to return.
 
 const home = document.documentElement.dataset.homeUrl;
 
@@ -16,32 +16,32 @@ function withReturnPath(href) {
   return url;
 }
 
-/** Return the path to come back to: this page, or the one that led to this login page. */
+/** Return this page's path or, with data-login-redirect-skip, the path in its `next` parameter. */
 function returnPath() {
   const { pathname, search } = window.location;
   if (!document.querySelector("[data-login-redirect-skip]")) return pathname + search;
   return new URLSearchParams(search).get("next") ?? home;
 }
 
-/** Go to the return path, or to the home page if it is on another site or is this page. */
+/** Go to the return path. If it leads to this page or to another site, go to the home page. */
 export function goBack() {
-  // The form and the session watcher both call this; a second navigation would cancel the first.
+  // The form and its watchUser() listener both call this, but only one may navigate.
   if (isLeaving) return;
   isLeaving = true;
   const target = new URL(sameOriginUrl(returnPath()) ?? home, window.location.origin);
   window.location.replace(target.pathname === window.location.pathname ? home : target);
 }
 
-/** Go to the login page, and come back to this page afterward. */
+/** Go to the login page, which sends the user back to this page. */
 export function goToLogin() {
   window.location.replace(withReturnPath(document.documentElement.dataset.loginUrl));
 }
 
 /** Return the URL of `path` on this site, or null if it leads to another site. */
 function sameOriginUrl(path) {
-  // "//[" can't be parsed.
+  // Some paths, such as "//[", can't be parsed.
   if (!path?.startsWith("/") || !URL.canParse(path, window.location.origin)) return null;
-  // Parse it as the browser does: "//evil.example" and "/\evil.example" name another host.
+  // Parse it as browsers do, because "//evil.example" and "/\evil.example" name another host.
   const url = new URL(path, window.location.origin);
   return url.origin === window.location.origin ? url.href : null;
 }

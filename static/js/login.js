@@ -1,4 +1,4 @@
-// Hook: <form data-login> with email and password.
+// Hook: <form data-login> with inputs named email and password.
 import { fetchToken, setToken, watchUser } from "./auth.js";
 import { onSubmit, showFieldErrors } from "./form.js";
 import { goBack } from "./login-redirect.js";
@@ -8,7 +8,7 @@ const STORAGE_BLOCKED =
 
 export function init(form) {
   onSubmit(form, logIn);
-  // Already logged in, or logged in from another tab.
+  // The user may already be logged in, or may log in from another tab.
   watchUser((user) => user && goBack());
 }
 

@@ -1,6 +1,6 @@
-// Each element with data-<module> is passed to the `init` of that module, such as <form
-// data-login> to login.js. In it, the module finds elements with data-<module>-target="<name>".
-// Modules without `init` are only imported by others.
+// Passes each element with data-<module> to the `init` of that module: login.js gets <form
+// data-login>. Inside the element, a module finds others by data-<module>-target="<name>".
+// Modules without `init` are only imported by other modules.
 import * as characterCounter from "./character-counter.js";
 import * as loginRedirect from "./login-redirect.js";
 import * as modalFocus from "./modal-focus.js";
@@ -10,7 +10,7 @@ import * as postForm from "./post-form.js";
 import * as themeToggle from "./theme-toggle.js";
 import * as unsavedPrompt from "./unsaved-prompt.js";
 
-// Imported statically, so that the form for posts is ready before its modal can open.
+// These are imported statically, so that the post form is ready before its modal can open.
 start("theme-toggle", themeToggle);
 start("navbar", navbar);
 start("login-redirect", loginRedirect);
@@ -20,7 +20,7 @@ start("character-counter", characterCounter);
 start("post-form", postForm);
 start("unsaved-prompt", unsavedPrompt);
 
-// The other modules of this page, from <html data-modules="login">.
+// The page lists its other modules in <html data-modules="login">.
 const names = document.documentElement.dataset.modules.split(" ").filter(Boolean);
 const modules = await Promise.all(names.map((name) => import(`./${name}.js`)));
 

@@ -1,5 +1,6 @@
-// Hook: <body data-modal-focus>. A modal must not contain the focus while it closes, or
-// browsers refuse to hide it from screen readers. Bootstrap then focuses the opener again.
+// Hook: <body data-modal-focus>. If the focus were in a modal while it closes, browsers would
+// refuse to hide the modal from screen readers. Bootstrap focuses the opener afterward.
+// When a modal opens, its first input gets the focus.
 export function init(body) {
   body.addEventListener("hide.bs.modal", (event) => {
     if (!event.defaultPrevented) document.activeElement.blur();

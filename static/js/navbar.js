@@ -1,5 +1,5 @@
-// Hook: <header data-navbar>. data-session on <html>, which before-paint.js sets first, decides
-// whether the links for users or for anonymous visitors are visible.
+// Hook: <header data-navbar>. The value of data-session on <html> selects the links for users
+// or for anonymous visitors. before-paint.js sets it first.
 import { logout, watchUser } from "./auth.js";
 import { findTargets, withId } from "./utils.js";
 

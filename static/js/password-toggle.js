@@ -3,7 +3,7 @@ export function init(button) {
   const input = document.getElementById(button.dataset.passwordToggle);
   button.hidden = false;
   button.addEventListener("click", () => setVisible(button, input, input.type === "password"));
-  // Hide it before submitting, so that the browser never remembers it as plain text.
+  // Hide the password on submit, so that the browser doesn't save it as ordinary text.
   input.form.addEventListener("submit", () => setVisible(button, input, false), { capture: true });
 }
 

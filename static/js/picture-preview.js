@@ -1,5 +1,5 @@
-// Hook: <form data-picture-preview data-max-bytes="5242880"> with an input named file. The
-// chosen picture, cropped to a square, replaces the current one.
+// Hook: <form data-picture-preview data-max-bytes="5242880"> with an input named file. Shows
+// the chosen picture, cropped to a square, in place of the current one.
 import { clearErrors, showFieldErrors } from "./form.js";
 import { findTargets } from "./utils.js";
 
@@ -44,7 +44,7 @@ function tooLargeMessage(form) {
   return `That file is too large. The maximum is ${Number((form.dataset.maxBytes / 1048576).toFixed(2))} MB.`;
 }
 
-// On a canvas, because the content security policy allows no blob: or data: images.
+// Use a canvas, because the content security policy allows no blob: or data: images.
 function drawSquare(canvas, bitmap) {
   const side = Math.min(bitmap.width, bitmap.height);
   const left = (bitmap.width - side) / 2;

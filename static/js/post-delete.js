@@ -10,7 +10,7 @@ export function init(form) {
 async function deletePost(form) {
   await request(form.dataset.url, { method: "DELETE" });
   await hideModal(form.closest(".modal").id);
-  // Replace the page, so that Back does not lead to a post that no longer exists.
+  // Replace the history entry, so that the Back button doesn't lead to the deleted post.
   const goHome = () => window.location.replace(document.documentElement.dataset.homeUrl);
   showSuccess("Post deleted.", { onClose: goHome });
 }

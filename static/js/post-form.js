@@ -1,5 +1,5 @@
-// Hook: <form data-post-form data-url="/api/posts"> in a modal. With data-post-id it edits
-// that post. An `editor` is { author, saved, draftKey } while the modal is open.
+// Hook: <form data-post-form data-url="/api/posts"> in a modal. With data-post-id, it edits
+// that post. While the modal is open, `editor` is { author, saved, draftKey }.
 import { getCurrentUser } from "./auth.js";
 import { showDraftPrompt } from "./draft-prompt.js";
 import { differs, newDraftKey, removeDraft } from "./drafts.js";
@@ -54,7 +54,7 @@ async function openEditor(form) {
   return editor;
 }
 
-/** Start again from the version on the server. What was typed before is kept as a draft. */
+/** Fill the form with the saved version. What the author typed before stays in a draft. */
 function startEditing(form, editor, saved) {
   editor.saved = saved;
   editor.draftKey = newDraftKey(editor.author.id, form.dataset.postId);

@@ -1,5 +1,5 @@
 // Hook: <div data-post-list data-url="/api/posts" data-cursor="..." data-page="1"
-// data-author-id="">. A post the user publishes appears at the top of the first page.
+// data-author-id="">. Adds older posts at the end, and the user's new posts at the top.
 import { request } from "./api.js";
 import { createCard } from "./post-card.js";
 import { count, findTargets, getErrorMessage } from "./utils.js";
@@ -16,7 +16,7 @@ export function init(list) {
 
 function belongsAtTop(list, post) {
   const { page, authorId } = list.dataset;
-  // The post may be listed already: an earlier attempt published it, but its response was lost.
+  // The post may already be listed, if an earlier attempt published it but the response was lost.
   const isShown = list.querySelector(`[data-post-id="${post.id}"]`);
   return !isShown && page === "1" && (!authorId || authorId === String(post.user_id));
 }
@@ -28,9 +28,9 @@ function prepend(list, post) {
   if (empty) empty.hidden = true;
 }
 
-/** Append up to `limit` older posts; return the first new card, or null. */
+/** Append up to `limit` older posts. Return the first new card, or null. */
 export function loadOlder(list, limit = Number(list.dataset.limit)) {
-  // Send one request at a time, because each continues after the posts that the last one added.
+  // Send one request at a time, because each continues where the previous one ended.
   queue = queue.then(() => loadNow(list, limit));
   return queue;
 }
@@ -48,7 +48,7 @@ async function loadNow(list, limit) {
   }
 }
 
-// The cursor names the last post shown, so new and deleted posts do not shift the next page.
+// The cursor refers to the last post shown, so new and deleted posts don't shift the next page.
 function fetchOlder(list, limit) {
   const { cursor, url } = list.dataset;
   return request(`${url}?${new URLSearchParams({ cursor, limit: Math.min(limit, MAX_PER_REQUEST) })}`);

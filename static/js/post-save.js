@@ -1,4 +1,4 @@
-// The requests of post-form.js.
+// The API requests that post-form.js needs.
 import { ApiError, request, requestWithETag } from "./api.js";
 import { differs, newDraftKey, saveDraft } from "./drafts.js";
 
@@ -6,7 +6,7 @@ const KEY_REUSED = "Idempotency-Key was used for another request";
 const ALREADY_PUBLISHED =
   "Your first attempt went through, so that version is already published. Try again to publish this one as well.";
 const DELETED_SINCE =
-  "Your post was published and then deleted. Try again to publish it again.";
+  "Your post was published, but has since been deleted. Try again to republish it.";
 
 /** Return the text of the post at `url`, with its version and ETag. */
 export async function fetchSavedPost(url) {
@@ -24,7 +24,7 @@ export function keepDraft(editor, text) {
   saveDraft(editor.draftKey, { ...text, version: editor.saved.version });
 }
 
-/** Publish the post. If the response was lost, sending it again doesn't publish it twice. */
+/** Publish a post. If the response is lost, a retry doesn't publish it twice. */
 export async function createPost(url, editor, text) {
   try {
     const headers = { "Idempotency-Key": editor.draftKey };
@@ -38,7 +38,7 @@ export async function createPost(url, editor, text) {
   }
 }
 
-/** Update the post; return null, and set `editor.saved`, if its text was edited elsewhere. */
+/** Update a post. If its text was edited elsewhere, update `editor.saved` and return null. */
 export async function updatePost(url, editor, text, attempts = 2) {
   try {
     const headers = { "If-Match": editor.saved.etag };
@@ -47,7 +47,7 @@ export async function updatePost(url, editor, text, attempts = 2) {
     if (error.status !== 412) throw error;
   }
   const current = await fetchSavedPost(url);
-  // The ETag also changes with the author's name and picture, which isn't a conflict.
+  // A new username or picture also changes the ETag, but isn't a conflict.
   const isSameText = !differs(current, editor.saved);
   editor.saved = current;
   return isSameText && attempts > 1 ? updatePost(url, editor, text, attempts - 1) : null;

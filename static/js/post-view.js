@@ -1,4 +1,4 @@
-// Hook: <article data-post-view data-author-id="7">: its author can edit and delete the post.
+// Hook: <article data-post-view data-author-id="7">. Only the author sees Edit and Delete.
 import { watchUser } from "./auth.js";
 import { showDates } from "./byline.js";
 import { findTargets } from "./utils.js";

@@ -1,10 +1,10 @@
-// If the session expires while the author is writing, the form itself asks for the password.
+// If the session expires while the author is writing, the post form asks for the password.
 // Hook: <div data-reauth> with an input named password, in a form.
 import { fetchToken, getCurrentUser, setToken } from "./auth.js";
 import { showFieldErrors } from "./form.js";
 import { findTargets } from "./utils.js";
 
-/** Return what `send()` returns, or null after asking for the password of `author`. */
+/** Return what `send()` returns, or ask for the author's password and return null. */
 export async function withReauthentication(author, form, send) {
   const prompt = form.querySelector("[data-reauth]");
   if (!(await isLoggedIn(author, form, prompt))) return null;
@@ -21,7 +21,7 @@ export async function withReauthentication(author, form, send) {
 
 async function isLoggedIn(author, form, prompt) {
   if (!prompt.hidden) return logIn(author, form);
-  // Another user may have logged in from another tab: never publish this text as theirs.
+  // Another user may have logged in from another tab. Never publish this text under their name.
   const user = await getCurrentUser();
   if (user?.id === author.id) return true;
   showPrompt(author, form, prompt);

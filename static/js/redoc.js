@@ -3,5 +3,5 @@ import "./trusted-types.js";
 
 const root = document.querySelector("#redoc");
 
-// Search runs in a worker built from a string, which the content security policy forbids.
+// Search would run in a worker built from a string, which the content security policy forbids.
 window.Redoc.init(root.dataset.openapiUrl, { disableSearch: true }, root);

@@ -1,4 +1,5 @@
-// Hook: <form data-register data-url="/api/users"> with username, email and password.
+// Hook: <form data-register data-url="/api/users"> with inputs named username,
+// email and password.
 import { request } from "./api.js";
 import { fetchToken, setToken, watchUser } from "./auth.js";
 import { onSubmit } from "./form.js";
@@ -18,7 +19,7 @@ async function register(form) {
   try {
     if (setToken(await fetchToken(email.value.trim(), password.value))) return goBack();
   } catch {
-    // The account exists; the login page will show why logging in failed.
+    // The account has been created. The login page shows what went wrong if users try again.
   }
   return goToLogin();
 }

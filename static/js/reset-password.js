@@ -16,8 +16,8 @@ export function init(page) {
   });
 }
 
-// Remove the token from the address bar at once, so that it does not stay in the history.
-// The state of this history entry keeps it, so that the page can be reloaded.
+// Remove the token from the URL at once, so that it doesn't stay in the browser's history. Keep
+// it in the state of the history entry, so that the form still works after a reload.
 function readAndHideToken() {
   const token = new URLSearchParams(window.location.search).get("token") ?? history.state?.resetToken;
   history.replaceState({ resetToken: token }, "", window.location.pathname);

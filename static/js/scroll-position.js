@@ -1,5 +1,5 @@
-// Hook: <div data-post-list data-scroll-position>: going back to the list shows the posts
-// that were loaded before, at the same position.
+// Hook: <div data-post-list data-scroll-position>. When the user goes back to the list, loads
+// as many posts as before and restores the scroll position.
 import { MAX_PER_REQUEST, loadOlder } from "./post-list.js";
 
 const MAX_REMEMBERED = 5;
@@ -9,8 +9,8 @@ export function init(list) {
   window.addEventListener("pagehide", () => remember(list));
 }
 
-// Remember how many posts there were and which ones were in view. Remember several of them,
-// because any of them may be deleted before the user comes back.
+// Remember how many posts were loaded and which ones were in view. Remember several, because
+// some may be deleted before the user comes back.
 function remember(list) {
   const cards = [...list.querySelectorAll("[data-post-card]")];
   const visible = cards
@@ -24,7 +24,7 @@ async function restore(list) {
   const position = history.state?.posts;
   const missing = position ? position.count - list.querySelectorAll("[data-post-card]").length : 0;
   if (missing <= 0) return;
-  // The browser would scroll to the old position before or after the posts arrive.
+  // Otherwise, the browser may scroll while the posts are still loading.
   history.scrollRestoration = "manual";
   for (let left = missing; left > 0; left -= MAX_PER_REQUEST) await loadOlder(list, left);
   const anchor = position.visible.find(({ id }) => findCard(list, id));

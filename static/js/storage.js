@@ -1,5 +1,5 @@
-// Wrappers for localStorage that never throw. It may be blocked or full, and the page must
-// still work.
+// Wrappers for localStorage that never throw, because pages must also work if it is blocked
+// or full.
 
 export function read(key) {
   try {

@@ -3,7 +3,7 @@ import "./trusted-types.js";
 
 const root = document.querySelector("#swagger-ui");
 
-// Swagger UI itself reads each "_" in "#/posts/create_post" as an escaped space.
+// By default, Swagger UI reads each "_" in "#/posts/create_post" as an escaped space.
 const deepLinks = {
   statePlugins: {
     layout: {
@@ -30,7 +30,7 @@ window.SwaggerUIBundle({
   deepLinking: true,
   plugins: [deepLinks],
   persistAuthorization: true,
-  // Highlighting long responses takes seconds.
+  // Highlighting a long response would take seconds.
   syntaxHighlight: false,
   tryItOutEnabled: true,
   validatorUrl: null,

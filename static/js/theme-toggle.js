@@ -1,10 +1,10 @@
-// Light, dark, or auto. Hook: <div data-theme-toggle> around <button value="dark">.
+// Hook: <div data-theme-toggle> with buttons whose values are light, dark and auto.
 // <meta data-theme-toggle-color="dark"> sets the color of the browser's own interface.
 import { read, write } from "./storage.js";
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 
-// Kept here too, so that the choice applies to this page even if storage is blocked.
+// Also kept in memory, so that the choice applies to this page even if storage is blocked.
 let choice = read("theme") ?? "auto";
 
 export function init(toggle) {

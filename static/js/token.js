@@ -1,4 +1,4 @@
-// The access token of this browser. Every change, including one in another tab, dispatches
+// The access token of this browser. A new or removed token, even in another tab, dispatches
 // a "session-change" event on the document.
 import { read, remove, write } from "./storage.js";
 
@@ -8,21 +8,21 @@ export function getToken() {
   return read(KEY);
 }
 
-/** Return whether the token was stored; if storage is blocked, users can't stay logged in. */
+/** Return whether the token was stored. If storage is blocked, users can't stay logged in. */
 export function setToken(token) {
   const isStored = write(KEY, token);
   announce();
   return isStored;
 }
 
-/** Remove the token; with `rejected`, only if it is still the current one. */
+/** Remove the token. If `rejected` is given, keep a newer token that has replaced it. */
 export function removeToken(rejected = getToken()) {
   if (getToken() !== rejected) return;
   forgetToken();
   announce();
 }
 
-/** Remove the token without an event, because the page is about to be left. */
+/** Remove the token without dispatching an event, because the user is leaving the page. */
 export function forgetToken() {
   remove(KEY);
 }
@@ -35,7 +35,7 @@ window.addEventListener("storage", (event) => {
   if (event.key === KEY || event.key === null) announce();
 });
 
-// A page restored from the back/forward cache has missed storage events.
+// A page restored from the back/forward cache may have missed storage events.
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) announce();
 });

@@ -1,5 +1,6 @@
 // Asks before the author closes the modal or leaves the page with unsaved text.
-// Hook: <div data-unsaved-prompt> in a form. The form has data-unsaved while it has changes.
+// Hook: <div data-unsaved-prompt> in a form. The form has data-unsaved while its text
+// isn't saved.
 import { findTargets, hideModal } from "./utils.js";
 
 export function setUnsaved(form, isUnsaved) {

@@ -4,14 +4,14 @@ import { Modal } from "../vendor/bootstrap-5.3.9/bootstrap.esm.min.js";
 export const REQUIRED = "This field is required.";
 const UNKNOWN_ERROR = "An unexpected error occurred. Please try again.";
 
-/** Return elements under `root` with data-<module>-target, by the names in that attribute. */
+/** Return the elements in `root` that have data-<module>-target, by the attribute's value. */
 export function findTargets(root, module) {
   const attribute = `data-${module}-target`;
   const elements = [...root.querySelectorAll(`[${attribute}]`)];
   return Object.fromEntries(elements.map((element) => [element.getAttribute(attribute), element]));
 }
 
-/** Return a message for the user from an error, or from the API's `{ detail }`. */
+/** Return the message for the user in an error, or in the API's `{ detail }`. */
 export function getErrorMessage(error) {
   const detail = error?.detail;
   if (Array.isArray(detail)) return detail.map(validationMessage).join(" ") || UNKNOWN_ERROR;
@@ -29,7 +29,7 @@ export function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** Count code points as the server does: an emoji is one character, not two. */
+/** Count code points, as the server does. Most emoji count as one character, not two. */
 export function characterCount(text) {
   return [...text].length;
 }
@@ -49,7 +49,7 @@ export function escapeHtml(text) {
   return String(text).replace(/[&<>"']/g, (character) => entities[character]);
 }
 
-/** Return "November 03, 2026": the day in UTC, as the server formats it. */
+/** Format a date in UTC as the server does: "November 03, 2026". */
 export function formatDate(dateString) {
   return new Date(dateString).toLocaleDateString("en-US", {
     month: "long",
@@ -59,7 +59,7 @@ export function formatDate(dateString) {
   });
 }
 
-/** Return "07:41 PM UTC". */
+/** Format a time in UTC: "07:41 PM UTC". */
 export function formatTime(date) {
   return date.toLocaleTimeString("en-US", {
     hour: "2-digit",
@@ -69,7 +69,7 @@ export function formatTime(date) {
   });
 }
 
-/** Insert an id into a URL from the server: "/users/ID/posts". */
+/** Insert an id into a URL that contains "ID", such as "/users/ID/posts". */
 export function withId(url, id) {
   return url.replace("ID", id);
 }
@@ -81,7 +81,7 @@ export function showModal(id) {
   Modal.getOrCreateInstance(element).show();
 }
 
-/** Resolve when the modal is hidden and the focus is back where it was. */
+/** Hide a modal. Resolve once it is hidden and the focus is back where it was. */
 export function hideModal(id) {
   const element = document.getElementById(id);
   const modal = Modal.getInstance(element);
@@ -92,7 +92,7 @@ export function hideModal(id) {
   });
 }
 
-/** Show a success message; `link` leads to the result, `onClose` runs after it closes. */
+/** Show a success message, with a link to the post. Call `onClose` after it closes. */
 export function showSuccess(message, { link = null, onClose = null } = {}) {
   const modal = document.getElementById("success-modal");
   const targets = findTargets(modal, "utils");

@@ -152,7 +152,7 @@ class TestDraft:
 
 
 class TestExpiredSession:
-    def test_password_is_asked(self, server, edit_form):
+    def test_asks_for_password(self, server, edit_form):
         end_sessions(server)
         submit(edit_form)
         expect(field(edit_form, "password")).to_be_focused()
@@ -184,7 +184,7 @@ class TestExpiredSession:
 
 @pytest.fixture
 def failed_form(form: Locator) -> Locator:
-    """Submit a new post, which the server publishes but whose response is lost."""
+    """Submit a new post and lose the response after the server publishes the post."""
 
     def lose_response(route: Route) -> None:
         route.fetch()
@@ -239,7 +239,7 @@ class TestRetry:
     def test_deleted_post(self, server, failed_form):
         server.sql("DELETE FROM posts")
         button(failed_form, "Try again").click()
-        expect(form_error(failed_form)).to_contain_text("then deleted")
+        expect(form_error(failed_form)).to_contain_text("has since been deleted")
 
         button(failed_form, "Try again").click()
 
