@@ -17,7 +17,7 @@ from tests.databases import admin_url, scratch_database
 
 ADMIN_URL = admin_url()
 _cleanup = ExitStack()
-# Handlers run in reverse order: drop the databases before their server stops.
+# Exit handlers run in reverse order, so the server outlives the databases on it.
 atexit.register(_cleanup.close)
 os.environ |= {
     "VAR_DIR": _cleanup.enter_context(tempfile.TemporaryDirectory()),
@@ -29,9 +29,9 @@ os.environ |= {
     "S3_REGION": "us-east-2",
     "FRONTEND_URL": "http://127.0.0.1:8000",
     "RATE_LIMIT_ENABLED": "false",
-    # At INFO, HTTPX logs the URLs that the tests request.
+    # At INFO, HTTPX would log every request that the tests send.
     "LOG_LEVEL": "WARNING",
-    # Tests send many Host headers. Only tests/test_allowed_hosts.py tests the check.
+    # Tests use many hosts. Only tests/test_allowed_hosts.py tests which are allowed.
     "ALLOWED_HOSTS": "*",
     # Use the cheapest Argon2 parameters, because tests don't need slow hashes.
     "ARGON2_TIME_COST": "1",
@@ -72,18 +72,18 @@ openapi_spec = OpenAPISpec(app.openapi())
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--stress", action="store_true", help="run races and load at full size"
+        "--stress", action="store_true", help="run race and load tests at full size"
     )
 
 
 @pytest.fixture(scope="session")
 def stress(request: pytest.FixtureRequest) -> bool:
-    """Return whether races and load run at full size."""
+    """Return whether race and load tests run at full size."""
     return bool(request.config.getoption("--stress"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check all responses of the run against the OpenAPI document."""
+    """Check every response that the tests receive against the OpenAPI document."""
     config.pluginmanager.register(CoveragePlugin(openapi_spec))
 
 
@@ -102,7 +102,7 @@ async def reset_rate_limits() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 async def schema() -> AsyncIterator[None]:
-    """Create the tables for the whole run."""
+    """Create the tables once for the whole run."""
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     yield
@@ -120,7 +120,7 @@ def mocked_s3() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bucket(mocked_s3: None) -> Iterator[Any]:
-    """Create an empty in-memory bucket, and return the client that the app uses."""
+    """Create an empty in-memory bucket, and return the S3 client that the app uses."""
     client = storage.s3_client()
     client.create_bucket(
         Bucket="test-bucket",
@@ -130,14 +130,14 @@ def bucket(mocked_s3: None) -> Iterator[Any]:
     for backend in get_backend("s3").values():
         for region in backend.values():
             region.reset()
-    # A test with other settings may have left a client for them.
+    # A test that changed the settings may have made the app create another client.
     if storage.s3_client() is not client:
         storage.s3_client.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def end_outages() -> None:
-    """End earlier outages, because each is logged only once a minute."""
+    """End outages of earlier tests, because each is logged only once a minute."""
     for outage in (database_outage, rate_limit.redis_outage):
         outage.end()
 
@@ -153,7 +153,7 @@ async def connection(schema: None) -> AsyncIterator[AsyncConnection]:
 
 @pytest.fixture
 def new_session(connection: AsyncConnection) -> Callable[[], AsyncSession]:
-    """Return a session factory, whose commits are savepoints in that transaction."""
+    """Return a factory for sessions whose commits don't end the transaction."""
     return lambda: AsyncSession(
         connection, join_transaction_mode="create_savepoint", expire_on_commit=False
     )
@@ -170,7 +170,7 @@ def make_client() -> AsyncClient:
     """Return a client that calls the app in this process, without a server."""
     return AsyncClient(
         transport=ASGITransport(app),
-        # Use the host and port of a local browser.
+        # Use the URL of the development server.
         base_url="http://127.0.0.1:8000",
         # Use one id for all requests, so that equal responses have equal headers.
         headers={"X-Request-ID": REQUEST_ID},
@@ -194,7 +194,7 @@ async def client(new_session: Callable[[], AsyncSession]) -> AsyncIterator[Async
 
 @pytest.fixture
 async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
-    """Return a client whose requests use separate connections and really commit."""
+    """Return a client whose requests use separate connections and commit."""
     async with make_client() as client:
         yield client
     async with AsyncSessionLocal() as session:
@@ -205,7 +205,7 @@ async def concurrent_client(schema: None) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 def cache_on() -> Iterator[None]:
-    """Turn on the response cache, which in production the listener turns on."""
+    """Turn on the response cache. In production, the cache listener does that."""
     cache.turn_on()
     yield
     cache.turn_off()
@@ -304,7 +304,7 @@ def list_objects(bucket: Any) -> list[str]:
 
 
 class CountingBody:
-    """A request body without a declared length, which counts the bytes read."""
+    """A request body without a declared length. It counts the bytes that are read."""
 
     def __init__(self, size: int, *, start: bytes = b"") -> None:
         self.start = start
@@ -337,13 +337,13 @@ async def user_id(client: AsyncClient, ada: Headers) -> int:
 
 @pytest.fixture
 def user_path(user_id: int) -> str:
-    """Return ada's path in the API."""
+    """Return the API path of ada's account."""
     return f"/api/users/{user_id}"
 
 
 @pytest.fixture
 async def post(client: AsyncClient, ada: Headers) -> Json:
-    """Return a post by ada."""
+    """Publish a post as ada and return it."""
     return await create_post(client, ada)
 
 

@@ -1,4 +1,4 @@
-"""Scratch databases, which tests create and drop."""
+"""Scratch databases that tests create and drop."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ EMBEDDED_DIR = Path(__file__).resolve().parents[1] / "var" / "test-postgres"
 
 
 def admin_url() -> URL:
-    """Return the URL of a configured or embedded server that can create databases."""
+    """Return the URL of a configured or embedded server to create databases on."""
     given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL")
     if given:
         return make_url(given)

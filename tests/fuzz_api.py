@@ -122,7 +122,7 @@ def main() -> int:
         "--seed",
         type=int,
         default=secrets.randbelow(2**32),
-        help="seed of an earlier run, to repeat it",
+        help="seed of an earlier run to repeat",
     )
     arguments = parser.parse_args()
     with TemporaryDirectory() as name:

@@ -53,7 +53,7 @@ schemathesis.openapi.format(
 def valid_data_acceptance(
     context: CheckContext, response: Response, case: Case
 ) -> bool | None:
-    """Run `positive_data_acceptance`, but allow errors about `RULES_IN_WORDS`."""
+    """Run `positive_data_acceptance`, but allow the errors in `RULES_IN_WORDS`."""
     if response.status_code == 422 and any(
         words in response.text for words in RULES_IN_WORDS
     ):

@@ -47,7 +47,7 @@ def journey(url: str, photo: bytes) -> None:
 
 
 def parsed(response: Response[Any], kind: type[Parsed]) -> Parsed:
-    """Return the content of a response, which must be successful and of this type."""
+    """Check that a response is successful and of this type, and return its content."""
     assert response.status_code < HTTPStatus.MULTIPLE_CHOICES, response
     assert isinstance(response.parsed, kind), response
     return response.parsed

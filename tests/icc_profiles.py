@@ -1,4 +1,4 @@
-"""Build small ICC profiles (ICC.1:2001-04), because real ones may not be copied."""
+"""Build small ICC profiles (ICC.1:2001-04), because real ones are copyrighted."""
 
 import struct
 from itertools import product

@@ -1,8 +1,8 @@
 """Check that the tests receive the responses that openapi.json declares, and no others.
 
 An undeclared response fails the test that received it. A declared response that no test
-received fails a complete run. Errors may also arrive as problem details (RFC 9457),
-which the document mentions only in its description.
+received fails a complete run. Errors may also be problem details (RFC 9457), which the
+document mentions only in its description.
 """
 
 import re
@@ -44,7 +44,7 @@ def follow(document: Json, node: Json) -> Json:
 
 
 def detail_of(body: Any) -> Iterator[str]:
-    """Yield an error's text, with 0 for numbers because they depend on the settings."""
+    """Yield an error's text, with 0 in place of numbers that depend on settings."""
     if isinstance(body, dict) and isinstance(body.get("detail"), str):
         yield f"detail {NUMBER.sub('0', body['detail'])}"
 
@@ -100,7 +100,7 @@ class OpenAPISpec:
                     f"{name} {each}" for each in declared_traits(declaration)
                 }
                 media = declaration.get("content", {}).get("application/json", {})
-                # Schemas refer to `#/components/...`.
+                # Schemas contain references to `#/components/...`.
                 components = {"components": document["components"]}
                 self.validators[name] = Draft202012Validator(
                     media.get("schema", {}) | components,

@@ -54,7 +54,7 @@ class LiveServer:
     def __init__(
         self, folder: Path, *, database_url: str | None = None, **settings: str
     ) -> None:
-        """Choose a port and settings. By default, the app runs embedded PostgreSQL."""
+        """Choose a port and settings. The default database is embedded PostgreSQL."""
         folder.mkdir(parents=True, exist_ok=True)
         self.var_dir = folder / "var"
         self.log = folder / "server.log"

@@ -104,7 +104,7 @@ class TestVerifyAccessToken:
 
         assert verify_access_token(token) is None
 
-    # These algorithms should have a longer key.
+    # PyJWT warns that these algorithms need a longer key.
     @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
     @pytest.mark.parametrize(
         ("algorithm", "key"),

@@ -1,4 +1,4 @@
-"""Access to every operation of the API by every kind of caller."""
+"""Access to every API operation by every kind of caller."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ NEW_USER = {"username": "eve", "email": "eve@example.com", "password": PASSWORD}
 LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 RESET = {"token": "unknown", "new_password": "battery staple"}
 
-# The status of ada's request, and the HTTPX arguments for a valid request.
+# The expected status of a valid request by ada, and its HTTPX arguments.
 PROTECTED: dict[str, tuple[int, Json]] = {
     "GET /api/users/me": (200, {}),
     "PATCH /api/users/me/password": (200, {"json": PASSWORDS}),

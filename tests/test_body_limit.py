@@ -19,7 +19,7 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
 
 class TestSize:
     @pytest.mark.parametrize(("size", "status"), [(MIB, 201), (MIB + 1, 413)])
-    async def test_of_complete_body(self, client, size, status):
+    async def test_complete_body(self, client, size, status):
         user = {"username": "ada", "email": "ada@example.com", "password": "12345678"}
         body = json.dumps(user).encode().ljust(size)
 
@@ -38,7 +38,7 @@ class TestSize:
         ],
         ids=["streamed", "streamed form", "declared", "many digits"],
     )
-    async def test_of_large_body(self, client, path, headers, max_read):
+    async def test_large_body(self, client, path, headers, max_read):
         body = CountingBody(20 * MIB)
 
         response = await client.post(path, content=body, headers=headers)
@@ -50,7 +50,7 @@ class TestSize:
     @pytest.mark.parametrize(
         ("method", "path", "status"), [("POST", "/login", 405), ("GET", "/", 200)]
     )
-    async def test_of_unneeded_body(self, client, method, path, status):
+    async def test_unneeded_body(self, client, method, path, status):
         body = CountingBody(20 * MIB)
 
         response = await client.request(method, path, content=body)
@@ -68,7 +68,7 @@ class TestTimeout:
             ("PATCH", "/api/users/{}/picture", MULTIPART),
         ],
     )
-    async def test_of_incomplete_body(
+    async def test_incomplete_body(
         self, client, ada, user_id, monkeypatch, method, path, headers
     ):
         async def incomplete() -> AsyncIterator[bytes]:
@@ -104,5 +104,5 @@ class TestTimeout:
 
         await BodyLimitMiddleware(site)(scope, receive, AsyncMock())
 
-        # The timeout ends with the body, because only a disconnect can follow.
+        # There is no timeout after the body, because only a disconnect can follow.
         assert timeout_at.call_args_list == [call(100 + seconds), call(None)]

@@ -1,4 +1,4 @@
-"""The deployment check, run as an operator runs it."""
+"""The deployment check, run as operators run it."""
 
 import json
 import subprocess

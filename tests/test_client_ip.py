@@ -58,9 +58,9 @@ class TestTrustedProxies:
 
         assert client[0] == client_ip
 
-    async def test_client_ip_is_in_access_log(self):
-        # uvicorn logs the client in this scope. Without the middleware, that is the
-        # header's first entry, which the client controls.
+    async def test_client_ip_is_logged(self):
+        # uvicorn sets the client to the header's first entry, which clients control.
+        # The app must replace it, because it logs the client in this scope.
         header = b"203.0.113.66, 192.0.2.1"
 
         client = await seen_client(app, ("203.0.113.66", 0), header)

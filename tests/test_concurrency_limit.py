@@ -19,7 +19,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture(autouse=True)
 async def two_requests(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Allow two concurrent requests."""
+    """Allow two concurrent requests per client IP."""
     monkeypatch.setattr(settings, "rate_limit_enabled", True)
     monkeypatch.setattr(settings, "rate_limit_concurrent_requests", 2)
     await reset_rate_limits()
@@ -29,7 +29,7 @@ async def two_requests(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def in_progress(client: AsyncClient, *ips: str) -> AsyncIterator[None]:
-    """Keep a request of each client IP in progress until the context ends."""
+    """Keep a request from each client IP in progress until the context ends."""
     arrived, may_continue = asyncio.Semaphore(0), asyncio.Event()
 
     async def slow_body() -> AsyncIterator[bytes]:

@@ -80,7 +80,7 @@ class TestSettings:
             ("Ada L. <a@blog.example>", '"Ada L." <a@blog.example>'),
         ],
     )
-    def test_sender_is_ready_for_headers(self, given, sender):
+    def test_sender_is_encoded(self, given, sender):
         assert make_settings(MAIL_FROM=given).mail_from == sender
 
     def test_empty_variable_means_default(self, monkeypatch):

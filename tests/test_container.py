@@ -30,7 +30,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
         shutil.copy(file, root)
     venv.create(root / "venv", with_pip=True)
-    # Don't spend a fifth of the time on compiling modules that are never imported.
+    # Don't compile the modules, because most of them are never imported.
     pip(root, "install", "-q", "--no-compile", "-r", REQUIREMENTS)
     return root
 

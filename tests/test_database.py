@@ -174,7 +174,7 @@ class TestDisconnected:
     @pytest.mark.parametrize(
         ("path", "status"), [("/login", 200), ("/api/users/me", 401)]
     )
-    async def test_no_data_is_needed(self, disconnected, path, status):
+    async def test_database_is_not_needed(self, disconnected, path, status):
         response = await disconnected.get(path, headers=auth_header("forged"))
 
         assert response.status_code == status
@@ -250,7 +250,7 @@ class TestInterruption:
 
     async def test_lost_connections_are_replaced(self, concurrent_client):
         ada = await sign_up(concurrent_client, "ada")
-        # Don't use a pooled connection, which would not terminate itself.
+        # Don't use a pooled connection, because it would not terminate itself.
         await execute(
             database_url(),
             "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "

@@ -39,7 +39,7 @@ def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mailbox:
-    """The handler of an SMTP server, which records emails and replies with errors."""
+    """An SMTP handler that records emails, or replies with errors."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
@@ -144,7 +144,7 @@ def certified(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
 
 
 async def start_reset_email(username: str = "ada", to_email: str = EMAIL) -> None:
-    """Try to send an email once; retries run in the background."""
+    """Try to send an email once. Retries run in the background."""
     await send_password_reset_email(to_email=to_email, username=username, token=TOKEN)
 
 
@@ -244,7 +244,7 @@ class TestLocalHostname:
         assert mailbox.client_names == [sent]
 
 
-class TestInternationalAddress:
+class TestInternationalEmailAddress:
     async def test_domain_is_ascii(self, plain_server, mailbox):
         await send_reset_email(to_email="ada@bücher.example")
 
@@ -268,7 +268,7 @@ class TestInternationalAddress:
 
 
 class TestUnknownEmail:
-    """Unknown email addresses take as much work, so that timing reveals no accounts."""
+    """Unknown email addresses cause the same work, so timing reveals no accounts."""
 
     async def test_same_statements(self, client, ada):
         with capture_queries() as for_known:
@@ -533,7 +533,7 @@ class TestOutbox:
         assert EMAIL not in caplog.text
         assert TOKEN not in caplog.text
 
-    async def test_international_address(self, var_dir):
+    async def test_international_email_address(self, var_dir):
         await send_reset_email(to_email=LEGACY_EMAIL)
 
         [file] = (var_dir / "outbox").iterdir()

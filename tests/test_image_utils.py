@@ -32,13 +32,13 @@ def plain(mode: str, color: Any, size: Size = (64, 48)) -> Image.Image:
 
 
 def animated(kind: str, size: Size = (64, 48)) -> bytes:
-    """Encode a red and a blue frame."""
+    """Encode an animation of a red and a blue frame."""
     blue = plain("RGB", BLUE)
     return encoded(plain("RGB", RED, size), kind, save_all=True, append_images=[blue])
 
 
 def palette() -> Image.Image:
-    """Return a palette picture whose pixels all have index 0, red."""
+    """Return a palette picture whose pixels all have index 0, which is red."""
     image = plain("P", 0)
     image.putpalette([*RED, *GREEN, *BLUE, *WHITE])
     return image
@@ -52,7 +52,7 @@ def quarters() -> Image.Image:
 
 
 def distance(image: Image.Image, color: Color) -> int:
-    """Return the largest difference of any channel of any pixel from a color."""
+    """Return the largest difference between a pixel and a color, in any channel."""
     difference = ImageChops.difference(image, Image.new("RGB", image.size, color))
     return max(high for _low, high in difference.getextrema())  # type: ignore[misc]
 

@@ -93,6 +93,6 @@ class TestLogin:
 
         await log_in(client, email, "wrong")
 
-        # With equal parameters, verifying takes equal time for every email address.
+        # With equal parameters, verification takes equally long for every account.
         [parameters] = [stored.rsplit("$", 2)[0] for stored in hashes]
         assert parameters == hash_password("x").rsplit("$", 2)[0]

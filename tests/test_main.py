@@ -66,8 +66,8 @@ def is_async(call: Any) -> bool:
 
 
 def test_no_operation_runs_in_a_thread():
-    # FastAPI calls plain functions in a thread. The request then waits longer when the
-    # event loop is busy.
+    # FastAPI calls plain functions in a thread, which makes requests wait longer when
+    # the event loop is busy.
     routes = [route for router in ROUTERS for route in router.routes]
     operations = [route.dependant for route in routes if isinstance(route, APIRoute)]
 

@@ -20,7 +20,7 @@ ADA = "ada@example.com"
 def in_process(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The pool belongs to the event loop of the tests.
+    # Don't close the pool, which belongs to the event loop of the tests.
     monkeypatch.setattr("manage.dispose_engine", AsyncMock())
     caplog.set_level(logging.INFO)
 
@@ -34,7 +34,7 @@ async def manage(*arguments: str, stdin: str = "", **environment: str) -> Result
 
 @pytest.fixture
 async def site(concurrent_client: AsyncClient) -> AsyncClient:
-    """Return a client whose writes other processes see."""
+    """Return a client that commits, so that commands see its changes."""
     return concurrent_client
 
 

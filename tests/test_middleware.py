@@ -85,7 +85,7 @@ class TestFormCharset:
         "charset",
         ["; charset=punycode", ";CHARSET=utf-16", "; charset*=a''b"],
     )
-    async def test_of_form_is_ignored(self, client, charset):
+    async def test_charset_of_form_is_ignored(self, client, charset):
         await create_test_user(client)
         fields = {"username": "ada@example.com", "password": PASSWORD}
         body = "".join(
@@ -161,7 +161,7 @@ class TestSecurityHeaders:
 
 class TestHost:
     @pytest.mark.parametrize("path", [*READABLE, *FAILING, "/login/", "/api/users"])
-    async def test_of_request_is_never_used(self, client, post, path):
+    async def test_host_of_request_is_never_used(self, client, post, path):
         evil = "evil.example"
         headers = {"Host": evil, "X-Forwarded-Host": evil, "Forwarded": f"host={evil}"}
 

@@ -1,4 +1,4 @@
-"""Titles and excerpts of posts, and the number and plans of queries per request."""
+"""Titles and excerpts of posts, the number of queries per request, and query plans."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -48,7 +48,7 @@ class TestPreview:
 
 @pytest.fixture
 async def ids(client: AsyncClient, ada: Headers, bob: Headers) -> dict[str, int]:
-    """Return the ids of ada and of one of her posts, for use in paths."""
+    """Return the ids of ada and one of her posts, for use in paths."""
     posts = [await create_post(client, author) for author in (bob, bob, ada, ada)]
     return {"post": posts[-1]["id"], "user": posts[-1]["user_id"]}
 

@@ -132,7 +132,7 @@ def media_type(name: str) -> str:
 
 
 def invalid_input(name: str) -> dict[str, Any]:
-    """Return HTTPX arguments with an invalid body or query, if there is either."""
+    """Return HTTPX arguments with an invalid body or query, if there is one to send."""
     if "requestBody" in OPERATIONS[name]:
         headers = {"Content-Type": f"{media_type(name)}; boundary=x"}
         return {"content": b"{", "headers": headers}

@@ -25,7 +25,7 @@ EDITED = datetime(2026, 2, 1, 23, 59, 59, tzinfo=UTC)
 
 
 class Page(HTMLParser):
-    """The metadata in the head of a page, parsed as browsers do."""
+    """The metadata in the head of a page, parsed as browsers parse it."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class TestPostList:
         assert f'href="/posts/{post["id"]}"' in page
         assert f'href="/users/{post["user_id"]}/posts"' in page
 
-    async def test_of_author_omits_other_posts(self, client, post, bob):
+    async def test_author_page_omits_other_posts(self, client, post, bob):
         await create_post(client, bob, title="By bob")
 
         page = (await client.get(f"/users/{post['user_id']}/posts")).text

@@ -1,4 +1,4 @@
-"""Pagination: lists repeat nothing and omit nothing."""
+"""Pagination: lists neither repeat nor omit a post."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -23,7 +23,7 @@ HOUR = timedelta(hours=1)
 
 
 def by_cursor(response: Response) -> str:
-    """Return the URL of the request with the new cursor."""
+    """Return the request's URL with the next cursor."""
     cursor = response.json()["next_cursor"]
     return str(response.request.url.copy_set_param("cursor", cursor)) if cursor else ""
 

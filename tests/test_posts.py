@@ -217,7 +217,7 @@ class TestEditPost:
         assert response.status_code == 422
         assert response.json()["detail"][0]["loc"] == ["body", field]
 
-    async def test_again(self, client, ada, post):
+    async def test_repeated_edit(self, client, ada, post):
         first = (await change(client, ada, post, **COFFEE)).json()
 
         again = (await change(client, ada, post, **COFFEE)).json()
@@ -226,7 +226,7 @@ class TestEditPost:
         assert again == first
         assert reverted["date_updated"] > first["date_updated"]
 
-    async def test_place_in_list(self, client, ada, post):
+    async def test_order_is_kept(self, client, ada, post):
         newer = await create_post(client, ada)
 
         edited = (await change(client, ada, post, **COFFEE)).json()

@@ -1,4 +1,4 @@
-"""Races between concurrent requests. `--stress` sends more requests, repeatedly."""
+"""Races between concurrent requests. `--stress` sends more, in a hundred rounds."""
 
 import asyncio
 from collections import Counter
@@ -62,7 +62,7 @@ async def long_timeouts() -> AsyncIterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "STATEMENT_TIMEOUT", 60.0)
         patch.setattr(engine.pool, "_timeout", 60)
-        # Replace the pool. The new one takes over `_timeout`.
+        # Replace the pool. The new pool inherits `_timeout`.
         await engine.dispose()
         yield
     engine.pool._timeout = database.POOL_TIMEOUT  # type: ignore[attr-defined]

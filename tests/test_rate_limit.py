@@ -96,7 +96,7 @@ async def log_in(
 async def fail(
     client: AsyncClient, times: int, *, email: str = EMAIL, ip: str = IP
 ) -> list[int]:
-    """Log in repeatedly with a wrong password, and return the statuses.
+    """Try to log in repeatedly with a wrong password, and return the statuses.
 
     The number of the attempt replaces `{}` in the email address and the client IP.
     """

@@ -23,7 +23,7 @@ from tests.databases import execute
 
 
 class Site:
-    """An app that responds with its current text, behind the middleware."""
+    """The middleware around an app that responds with the current `text`."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -84,7 +84,7 @@ class TestUsername:
         assert schemas.normalize_username(marks) == marks
 
     def test_longest_decomposed(self):
-        # No letter decomposes into more than four characters, as this one does.
+        # This letter decomposes into four characters, which is the maximum.
         name = "\u1fa7" * 50
 
         assert validate(Username, unicodedata.normalize("NFD", name)) == name
@@ -120,7 +120,7 @@ class TestEmail:
             validate(Email, email)
 
     @pytest.mark.parametrize("email", ["müller@example.com", f"{'a' * 65}@example.com"])
-    def test_of_older_account(self, email):
+    def test_older_account(self, email):
         assert validate(ExistingEmail, email.upper()) == email
 
     def test_far_too_long(self, monkeypatch):

@@ -1,4 +1,4 @@
-"""The seed command."""
+"""The command that adds demo content."""
 
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.databases import scratch_database
 from tests.server import LiveServer
 from tools import seed
 
-# A host that the seed command doesn't consider local, and where nothing listens.
+# The seed command doesn't consider this host local, and nothing listens there.
 ELSEWHERE = "postgresql+asyncpg://u:p@127.0.0.2:1/blog"
 
 

@@ -97,7 +97,7 @@ class TestVersion:
 
 
 class TestCaching:
-    async def test_of_current_version(self, client):
+    async def test_current_version(self, client):
         response = await client.get(static_path("css/main.css"))
 
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
@@ -106,13 +106,13 @@ class TestCaching:
     @pytest.mark.parametrize(
         ("version", "cache_control"), [("", HOUR), (f"{OTHER_VERSION}/", "no-store")]
     )
-    async def test_of_other_version(self, client, version, cache_control):
+    async def test_other_version(self, client, version, cache_control):
         response = await client.get(f"/static/{version}css/main.css")
 
         assert response.content == (STATIC_DIR / "css" / "main.css").read_bytes()
         assert response.headers["cache-control"] == cache_control
 
-    async def test_of_missing_file(self, client):
+    async def test_missing_file(self, client):
         response = await client.get(static_path("css/nothing.css"))
 
         assert response.status_code == 404
@@ -174,7 +174,7 @@ class TestFile:
 
 class TestReferences:
     @pytest.mark.parametrize("path", [*PAGES, "/nothing", "/docs", "/redoc"])
-    async def test_of_page(self, client, post, path):
+    async def test_page(self, client, post, path):
         page = await client.get(path.format(**post))
         files = set(re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text))
 
@@ -183,7 +183,7 @@ class TestReferences:
         assert statuses == {200}
         assert all(static_version() in file or "default.jpg" in file for file in files)
 
-    def test_of_manifest(self):
+    def test_manifest(self):
         icons = json.loads((STATIC_DIR / "site.webmanifest").read_text())["icons"]
 
         assert all((STATIC_DIR / icon["src"]).is_file() for icon in icons)
@@ -193,7 +193,7 @@ class TestReferences:
     @pytest.mark.parametrize(
         "sheet", sorted(STATIC_DIR.rglob("*.css")), ids=lambda sheet: sheet.name
     )
-    def test_of_stylesheet(self, sheet):
+    def test_stylesheet(self, sheet):
         names = re.findall(r"""(?:url\(|@import\s+)["']?([^"')]+)""", sheet.read_text())
 
         assert [name for name in names if not (sheet.parent / name).is_file()] == []

@@ -23,7 +23,7 @@ def put(content: bytes = b"a picture") -> None:
 
 @pytest.fixture(autouse=True)
 def new_client(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retry without delay, and discard the client, which keeps its endpoint."""
+    """Retry without delay, and discard the client, because it keeps its endpoint."""
     monkeypatch.setattr(
         "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0
     )

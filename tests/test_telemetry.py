@@ -24,7 +24,7 @@ SECRET = "marked-secret"
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Keep what the app exports."""
+    """A collector that keeps what the app exports."""
 
     exported: dict[str, list[bytes]]
 
@@ -42,7 +42,7 @@ class Collector(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
-    """Return what the app exports for some requests, by path of the collector."""
+    """Return what the app exports for some requests, by the collector's paths."""
     Collector.exported = {}
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     Thread(target=collector.serve_forever).start()
@@ -81,7 +81,7 @@ class TestTraces:
         names = [name for name, _attributes in spans]
 
         assert names.count("POST /api/users") == 1
-        # One of them was cached.
+        # One of the two responses came from the cache.
         assert names.count("GET /login") == 2
         assert "GET /health" not in names
 

@@ -34,7 +34,7 @@ TIMEOUT_MS = 30_000
 PHONE: ViewportSize = {"width": 360, "height": 740}
 DESKTOP: ViewportSize = {"width": 1280, "height": 900}
 
-# Report a page's forbidden actions as console errors, which fail the test.
+# Log policy violations and injected scripts as console errors, which fail the test.
 WATCH = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
@@ -115,8 +115,8 @@ def end_sessions(server: LiveServer) -> None:
     server.sql("UPDATE users SET token_version = token_version + 1")
 
 
-# Playwright's event loop conflicts with those of other tests, so close the browser at
-# the end of the package. Open it after the server, whose database also needs a loop.
+# Playwright's event loop conflicts with those of other tests. Close the browser after
+# the last test in this package. Start it after the server, whose database needs a loop.
 @pytest.fixture(scope="package")
 def browser(running_server: LiveServer) -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -126,7 +126,7 @@ def browser(running_server: LiveServer) -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
-    """Return a function that opens a page in its own context. Fail on violations."""
+    """Return a function that opens pages. Fail if `watch` has found an error."""
     violations: list[str] = []
     with ExitStack() as contexts:
 
@@ -149,7 +149,7 @@ def new_page(browser: Browser, server: LiveServer) -> Iterator[NewPage]:
 
 
 def storage_of(person: Person | None, origin: str) -> Json:
-    """Return the context option that stores the user's token."""
+    """Return the browser context option that logs a user in."""
     if person is None:
         return {}
     token = {"name": "access_token", "value": person.token}
@@ -157,13 +157,13 @@ def storage_of(person: Person | None, origin: str) -> Json:
 
 
 def watch(context: BrowserContext, origin: str, violations: list[str]) -> None:
-    """Record forbidden actions of all pages in a context."""
+    """Record errors and external requests of all pages in a browser context."""
 
     def forbid(is_violation: bool, description: str) -> None:
         if is_violation:
             violations.append(description)
 
-    # A test may cause failed requests, which the browser reports as errors.
+    # Tests may make requests fail, which the browser logs as console errors.
     allowed, own = "Failed to load resource", (f"{origin}/", "data:", "blob:")
     context.on(
         "console", lambda m: forbid(m.type == "error" and allowed not in m.text, m.text)
@@ -226,7 +226,7 @@ def shown_ids(page: Page) -> list[int]:
 
 
 def overflow(page: Page) -> int:
-    """Return by how many pixels the page is wider than the window."""
+    """Return how many pixels wider than the window the page is."""
     width: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return width
 
@@ -252,14 +252,14 @@ def expect_success(page: Page, message: str = "") -> None:
 
 
 def expect_error(invalid: Locator, message: str) -> None:
-    """Expect an invalid field to have focus and this error message."""
+    """Expect a field to be focused, invalid, and described by this error message."""
     expect(invalid).to_be_focused()
     expect(invalid).to_have_attribute("aria-invalid", "true")
     expect(invalid).to_have_accessible_description(re.compile(message))
 
 
 def find_violations(page: Page) -> list[str]:
-    """Return the violations that axe finds in both themes, on a phone and a desktop."""
+    """Return the accessibility errors in both themes, on a phone and on a desktop."""
     page.evaluate(AXE)
     found: list[str] = []
     for viewport in (PHONE, DESKTOP):
@@ -312,7 +312,7 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
 
 
 def load_more(page: Page) -> None:
-    """Click the button and wait until more posts are loaded."""
+    """Click "Load more" and wait until the posts are loaded."""
     button(page, "Load more").click()
     expect(page.locator("[data-post-list]")).to_have_attribute("aria-busy", "false")
 
@@ -326,7 +326,7 @@ def picture() -> FilePayload:
 
 @contextmanager
 def held(page: Page, url: str) -> Iterator[list[Route]]:
-    """Hold matching requests until the context ends, and yield a list of them."""
+    """Hold back matching requests until the context ends, and yield a list of them."""
     routes: list[Route] = []
     page.route(url, lambda route: routes.append(route))
     yield routes

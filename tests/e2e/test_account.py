@@ -108,7 +108,7 @@ class TestPassword:
 
         page.goto(link)
         expect(page).to_have_url(f"{server.url}/reset-password")
-        # Reloading must not lose the token, which is no longer in the URL.
+        # A reload must not lose the token, which is no longer in the URL.
         page.reload()
         fill(page, new_password=NEW_PASSWORD)
         submit(main(page))

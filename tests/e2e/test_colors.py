@@ -1,4 +1,4 @@
-"""Avatars have the colors in which browsers show the uploaded picture."""
+"""Avatars have the same colors as the uploaded picture in a browser."""
 
 from base64 import b64encode
 from io import BytesIO

@@ -29,7 +29,7 @@ def execute_request(block: Locator, status: int) -> Locator:
 
 
 def authorize(page: Page, email: str) -> None:
-    """Log in through the dialog."""
+    """Log in through Swagger UI's dialog."""
     button(page, "Authorize").first.click()
     form = page.locator(".auth-container")
     expect(form).to_contain_text("The username is the email address")
@@ -88,7 +88,7 @@ class TestTrustedTypes:
     def viewer(
         self, browser: Browser, server: LiveServer, request: pytest.FixtureRequest
     ) -> Iterator[Page]:
-        """Open a documentation page without failing on the violations under test."""
+        """Open a documentation page without failing on errors that a test causes."""
         with browser.new_context(base_url=server.url) as context:
             page = context.new_page()
             page.goto(request.param, wait_until="networkidle")

@@ -48,7 +48,7 @@ RETURN_PATHS = [
 each_string = pytest.mark.parametrize(
     "string", STRINGS, ids=lambda string: ascii(string)[1:25]
 )
-# Hostile text must not change the names of elements and attributes.
+# Lists the names of elements and attributes, which hostile text must not change.
 STRUCTURE = """(roots) => roots.map((root) => [...root.querySelectorAll("*")].map(
   (element) => [element.localName, ...element.getAttributeNames().sort()].join(" ")
 ).join("\\n"))"""
@@ -103,7 +103,7 @@ def expected_card(post: Json) -> tuple[str, ...]:
 
 
 def expect_whole(page: Page) -> None:
-    """Expect a page that has its footer and doesn't scroll sideways."""
+    """Expect the page to have its footer and no horizontal scrolling."""
     expect(page.get_by_role("contentinfo")).to_contain_text("FastAPI Blog")
     assert overflow(page) <= 0
 

@@ -1,4 +1,4 @@
-"""Accessibility and layout of every page. Other tests check the states that follow."""
+"""Accessibility and layout of every page when it opens."""
 
 import pytest
 from playwright.sync_api import expect
@@ -17,7 +17,7 @@ from tests.e2e.conftest import (
     submit,
 )
 
-# {0} is the id of a user, {1} of one of their posts, {2} of a user without posts.
+# {0} is a user's id, {1} the id of their post, {2} the id of a user without posts.
 OWN_PATHS = ["/", "/posts/{1}", "/account"]
 PUBLIC_PATHS = [
     "/",
@@ -47,7 +47,7 @@ new PerformanceObserver((list) => {
   }
 }).observe({ type: "layout-shift", buffered: true });
 """
-# Finds targets less than 44 pixels high, with a tolerance for rounding.
+# Finds controls less than 44 pixels high, with a tolerance for rounding.
 SMALL_TARGETS = """all => all.filter((e) => !e.matches(".skip-link"))
   .filter((e) => e.getBoundingClientRect().height < 43.5).map((e) => e.outerHTML)"""
 FADED_BUTTONS = """all => all.filter((button) => {

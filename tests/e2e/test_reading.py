@@ -52,7 +52,7 @@ class TestLoadMore:
         ids = post_ids(server)
         page.goto("/")
         server.write(ada)
-        # Some are on the page, including the last one, from which the list continues.
+        # Some of these are on the page, including the last one, which the cursor names.
         server.sql(f"DELETE FROM posts WHERE id BETWEEN {ids[2]} AND {ids[9]}")
         load_more(page)
         server.sql(f"DELETE FROM posts WHERE id IN ({ids[12]}, {ids[27]}, {ids[28]})")

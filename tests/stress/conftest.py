@@ -62,7 +62,7 @@ def server(
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """Run a database server. A test that pauses or stops it must start it again."""
+    """Run a database server. A test that pauses or stops it must also resume it."""
     postgres = Postgres(tmp_path_factory.mktemp("postgres"))
     postgres.start()
     yield postgres

@@ -49,7 +49,7 @@ def upload(server: LiveServer, person: Person, content: bytes) -> httpx.Request:
 
 
 def picture(width: int = 20, mode: str = "RGB", kind: str = "PNG") -> bytes:
-    """Return a black picture, whose file is small even if its pixels are many."""
+    """Return a black picture, whose file is small even if it has many pixels."""
     output = BytesIO()
     Image.new(mode, (width, width)).save(output, kind, progressive=True)
     return output.getvalue()
@@ -142,7 +142,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 @contextmanager
 def reads_during(figures: Figures, url: str, what: str) -> Iterator[None]:
-    """Check that another client can read pages while the context runs."""
+    """Read pages while the context runs. Check that it works, and record the times."""
     with httpx.Client(base_url=url, timeout=60) as client:
         reads = [client.build_request("GET", path) for path in READS]
         with flood(client, reads, 1) as exchanges:
@@ -183,7 +183,7 @@ def proc(server: LiveServer, name: str) -> Path:
 
 
 def held_connections(server: LiveServer) -> int:
-    """Return how many database connections have been held for half a second."""
+    """Return how many database connections have been held for over half a second."""
     rows = server.sql(
         "SELECT FROM pg_stat_activity WHERE application_name = 'fastapi-blog' "
         "AND datname = current_database() AND state <> 'idle' "

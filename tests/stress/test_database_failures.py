@@ -71,7 +71,7 @@ class TestDatabaseFailure:
     @pytest.mark.parametrize(
         ("failure", "seconds"),
         [
-            # The duration without and with `--stress`.
+            # The durations in seconds, without and with `--stress`.
             (stop, (1, 20)),
             (pause, (4, 60)),
             (lock_table, (4, 12)),
@@ -113,7 +113,7 @@ class TestDatabaseFailure:
 
 
 def test_read_only_server(server_on_postgres, figures):
-    """After a failover, the old server is read-only."""
+    """The app may stay connected to the old server after a failover."""
     server = server_on_postgres
     ada = server.sign_up("read-only")
     build = server.client.build_request

@@ -139,7 +139,7 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
-            # A request that fails must be seen.
+            # Don't retry failed requests, which the test must see.
             proxy_next_upstream off;
             {options}
         }}
@@ -180,7 +180,7 @@ class LoadBalancer:
 def two_servers(
     tmp_path: Path, empty_database: str
 ) -> Iterator[tuple[LiveServer, LiveServer]]:
-    """Return two servers with the settings of the image, of which the first runs."""
+    """Return two servers with the image's settings. Only the first one is running."""
     first, second = (
         LiveServer(tmp_path / name, database_url=empty_database, **server_settings())
         for name in ("first", "second")
@@ -219,7 +219,7 @@ def test_rolling_restart(tmp_path, two_servers, stress):
             balancer.balance(old, new)
             time.sleep(0.5)
             balancer.balance(new)
-            # nginx finishes the requests in progress.
+            # Give nginx time to finish the requests in progress.
             time.sleep(1)
             old.stop()
             old, new = new, old

@@ -25,7 +25,7 @@ from tests.stress.load import (
 )
 
 FAULTS: dict[str, Behavior] = {"closes": close, "hangs": hang, "drips": drip}
-# These run without `--stress`: an immediate error, and a timeout.
+# These also run without `--stress`: an immediate error, and a timeout.
 SHORT = {"closes", "hangs"}
 SECRET = "marked-secret"
 
@@ -69,7 +69,7 @@ def fault(
     """Make S3 and the SMTP server fail, and return the kind of failure."""
     name: str = request.param
     if name not in SHORT and not stress:
-        pytest.skip("only with --stress")
+        pytest.skip("runs only with --stress")
     services.behavior = FAULTS[name]
     yield name
     services.behavior = close

@@ -60,7 +60,7 @@ def person(server: LiveServer) -> Person:
 
 
 class TestFlood:
-    def test_of_logins(self, limited_server, figures):
+    def test_logins(self, limited_server, figures):
         requests = [
             login(limited_server, f"user-{n}@example.com", ip=f"192.0.2.{n % 256}")
             for n in range(10_000)
@@ -70,7 +70,7 @@ class TestFlood:
 
         assert statuses == {401}
 
-    def test_of_pictures(self, server, person, figures):
+    def test_pictures(self, server, person, figures):
         large = picture(7000 if figures.stress else 1000, "CMYK", "JPEG")
         requests = [upload(server, person, file) for file in (large, picture())]
 
@@ -98,7 +98,7 @@ def send_flood(
 
 
 class TestSlowReaders:
-    def test_hold_little(self, server, person, figures):
+    def test_hold_little_memory(self, server, person, figures):
         number = 100 if figures.stress else 30
         server.insert_posts(person, 200, length=100_000)
         build, path = server.client.build_request, f"/api/users/{person.id}/posts"

@@ -29,7 +29,7 @@ from tests.stress.load import (
 MAX_BODY_BYTES = 5 * 1024 * 1024 + 64 * 1024
 SLOW_HEADERS = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
 SLOW_BODY = b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\n"
-# Other clients have another IP.
+# No other client uses this IP.
 SLOW_IP = "127.0.1.1"
 
 
@@ -132,7 +132,7 @@ class TestConfiguration:
         httpx.get(f"{nginx.url}/reset-password?token=secret-1", timeout=30)
         httpx.get(f"{nginx.url}/reset-password%3Ftoken=secret-2", timeout=30)
 
-        # nginx logs a request after sending the response.
+        # nginx sends the response before it logs the request.
         wait_for(lambda: log.read_text().count('"GET /reset-password"') == 2)
         assert "secret" not in log.read_text()
 

@@ -28,7 +28,7 @@ LARGE = (5000, 4000)
 EXPENSIVE: dict[str, Callable[[], bytes]] = {
     # The narrowest 50-megapixel picture that is decoded at half size.
     "wide JPEG": partial(progressive, (65_000, 769)),
-    # The largest picture that is decoded at full size: half size is too narrow.
+    # The largest picture that is decoded at full size. Half of its height is too small.
     "JPEG at full size": partial(progressive, (65_500, 599)),
     "JPEG of 20 scans": partial(many_scans, JPEG_LARGE, 20),
     "PNG": partial(large_png, LARGE),
@@ -36,7 +36,7 @@ EXPENSIVE: dict[str, Callable[[], bytes]] = {
         noise(LARGE, "RGBA", grain=9), "WEBP", quality=0, exif=bytes(3_500_000)
     ),
 }
-# These run without `--stress`. Each comes close to the limits in a different way.
+# These also run without `--stress`. Each comes close to the limits in a different way.
 SHORT = {"JPEG at full size", "PNG", "WebP"}
 TEXT = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**20), 9))
 JPEG = encoded(noise((48, 36)), "JPEG")
@@ -62,19 +62,19 @@ SMALL = [
 
 @pytest.fixture(autouse=True)
 def long_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Extend the timeout, so that a busy machine can't fail a test."""
+    """Extend the timeout, so that tests don't fail on a busy machine."""
     monkeypatch.setattr(image_utils, "DECODE_TIMEOUT", 600)
 
 
 @pytest.fixture(params=EXPENSIVE)
 def expensive(request: pytest.FixtureRequest, stress: bool) -> bytes:
     if not stress and request.param not in SHORT:
-        pytest.skip("runs with --stress")
+        pytest.skip("runs only with --stress")
     return EXPENSIVE[request.param]()
 
 
 def is_accepted(content: bytes) -> bool:
-    """Return whether the app converts a picture or rejects it as invalid."""
+    """Return whether the app accepts a picture."""
     try:
         process_profile_image(content)
     except InvalidImage:

@@ -45,7 +45,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServe
 
 @dataclass
 class Writes:
-    """The latest version of each post, and the acknowledgments of its versions."""
+    """The latest version of each post, and when each version was acknowledged."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     last: dict[int, int] = field(default_factory=lambda: defaultdict(int))
