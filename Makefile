@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --num
 
 .PHONY: run migrate demo test coverage test-e2e stress bench bench-quick lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
-run: migrate ## Serve http://127.0.0.1:8000 with reload
+run: migrate ## Serve http://127.0.0.1:8000 with auto-reload
 	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
 	$(BIN)/python -m uvicorn main:app --reload --reload-include "*.html" --host $(HOST) --port $(PORT) \
 		--no-server-header --timeout-graceful-shutdown 5
@@ -17,23 +17,23 @@ run: migrate ## Serve http://127.0.0.1:8000 with reload
 migrate: .venv/installed ## Apply all database migrations
 	$(BIN)/python -m alembic upgrade head
 
-demo: migrate ## Fill the database with demo users and posts
+demo: migrate ## Add demo users and posts
 	$(BIN)/python -m tools.seed $(DEMO)
 
 test: .venv/installed ## Run all tests except those in a browser or under load
 	$(PYTEST)
 
-coverage: .venv/installed ## Run the same tests and check branch coverage
+coverage: .venv/installed ## Run the same tests and measure branch coverage
 	$(PYTEST) --cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile
 
-stress: .venv/installed ## Run race, load and fault-injection tests (one hour)
+stress: .venv/installed ## Run race, load and fault tests at full size (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
 
-bench: .venv/installed ## Compare performance with a conventional app (wrk, 8 minutes)
+bench: .venv/installed ## Compare the performance with a conventional app (wrk, 8 minutes)
 	$(BIN)/python -m benchmarks
 
 bench-quick: .venv/installed ## Run the benchmark with only 10,000 posts (2 minutes)
@@ -77,7 +77,7 @@ lock: .venv/installed ## Pin the newest versions of all dependencies
 	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
 		--constraints requirements.txt --group dev >> requirements-dev.txt
 
-# touch comes last, so that an interrupted installation starts over.
+# touch comes last, so that make repeats an interrupted installation.
 .venv/installed: requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		echo "Python 3.11 or later is required; select it with make PYTHON=python3.12" >&2; exit 1; }
@@ -89,5 +89,5 @@ lock: .venv/installed ## Pin the newest versions of all dependencies
 		echo "The packages could not be installed; check the network connection and run make again" >&2; exit 1; }
 	touch $@
 
-clean: ## Remove build files; keep the data in var/
+clean: ## Remove .venv, build files and caches, and keep the data in var/
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache
