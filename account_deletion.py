@@ -1,4 +1,4 @@
-"""Deletion of accounts and posts, which may be too many for one statement."""
+"""Delete accounts and posts, in batches if there are many posts."""
 
 from datetime import datetime
 
@@ -13,7 +13,7 @@ BATCH_SIZE = 5_000
 
 
 async def delete_account(db: AsyncSession, user_id: int) -> bool:
-    """Delete a user with posts, tokens and picture; return False if there is none."""
+    """Delete a user and all their data. Return False if the user doesn't exist."""
     await delete_posts_of(db, user_id)
     statement = delete(User).where(User.id == user_id).returning(User.image_file)
     deleted = (await db.execute(statement)).first()
@@ -33,7 +33,7 @@ async def delete_posts_of(
     """Delete a user's posts in batches, and leave the last batch uncommitted.
 
     If there are many posts, a cascade would exceed the statement timeout. With `since`,
-    delete only the posts from that time on. Returns the number of deleted posts.
+    older posts are kept. Returns the number of deleted posts.
     """
     posts = select(Post.date_posted, Post.id).where(Post.user_id == user_id)
     if since is not None:

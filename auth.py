@@ -65,7 +65,7 @@ def hash_password(password: str) -> str:
 
 
 def verify_password(plain_password: str, hashed_password: str) -> bool:
-    """Return whether a password matches a hash. Unknown types of hashes never match.
+    """Return whether a password matches a hash. Unknown hash types never match.
 
     Slow on purpose. Async code must call `verify_password_async` instead.
     """
@@ -78,7 +78,7 @@ def verify_password(plain_password: str, hashed_password: str) -> bool:
 
 
 async def hash_password_async(password: str) -> str:
-    """Run `hash_password` in a thread, or raise `QueueFull` if too many calls wait."""
+    """Run `hash_password` in a thread, or raise `QueueFull` if too many are waiting."""
     return await hashing.run(hash_password, password)
 
 
@@ -179,7 +179,7 @@ async def get_current_user(
 
     Raises:
         HTTPException: 401 if the token is missing, forged, expired or revoked, or if
-            its user has been deleted.
+            its user has been deleted or deactivated.
     """
     if token is None:
         raise NOT_AUTHENTICATED.exception()

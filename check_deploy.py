@@ -28,9 +28,9 @@ HTTP_TIMEOUT = 10
 RETRY_INTERVAL = 2
 # A random key has more distinct characters than this.
 MIN_DISTINCT_CHARACTERS = 16
-# For documentation (RFC 5737), so that no client of the site has it.
+# Reserved for documentation (RFC 5737), so it can't be the IP of a real client.
 FORGED_IP = "203.0.113.99"
-# Of the server, minus those that others use and that only superusers get.
+# Connections left for the app: not reserved for superusers or used by other programs.
 FREE_CONNECTIONS = text(
     "SELECT current_setting('max_connections')::int "
     "- current_setting('superuser_reserved_connections')::int "
@@ -81,7 +81,7 @@ def check_tls() -> Check:
 
 
 def check_connections(free: int) -> Check:
-    """Check the connections of this task and of its successor during a deployment."""
+    """Check that this task and its successor can both connect during a deployment."""
     processes = int(os.environ.get("WEB_CONCURRENCY", "1"))
     needed = 2 * processes * (settings.db_pool_size + 1)
     message = f"{needed} needed by two tasks, {free} available"

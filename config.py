@@ -102,9 +102,9 @@ class Settings(BaseSettings):
     """Key that signs access tokens, at least 32 bytes (48 for HS384, 64 for HS512).
     Required in production. Unset: a random key in `var/secret_key`."""
     secret_key_previous: Annotated[tuple[SecretStr, ...], NoDecode, CommaSeparated] = ()
-    """Earlier keys, comma-separated. Tokens that they signed stay valid."""
+    """Earlier keys, comma-separated. Tokens signed with them stay valid."""
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
-    """Algorithm for signing access tokens. Tokens with any other one are rejected."""
+    """Algorithm for signing access tokens. Tokens that use another one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
 
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     rate_limit_login_per_account_and_ip: Rate = "10/5 minutes"
     """Failed logins per account and client IP."""
     rate_limit_login_per_account: Rate = "100/hour"
-    """Failed logins per account, from all client IPs together. The same limit applies
+    """Failed logins per account, across all client IPs combined. The same limit applies
     separately to each client IP from which the user has logged in during the last 30
     days."""
     rate_limit_login_per_ip: Rate = "100/5 minutes"

@@ -45,7 +45,7 @@ STATEMENT_TIMEOUT = 2.0
 
 APPLICATION_NAME = "fastapi-blog"
 VERIFYING_MODES = {"verify-ca", "verify-full"}
-# Amazon RDS and Aurora have certificate authorities that systems don't trust.
+# Operating systems don't trust the certificate authorities of Amazon RDS and Aurora.
 RDS_CERTIFICATES = BASE_DIR / "certificates" / "rds.pem"
 
 is_pooled = settings.database_pool_mode == "transaction"
@@ -163,7 +163,7 @@ def server_settings(*, for_requests: bool) -> dict[str, str]:
     if not for_requests:
         return {"application_name": APPLICATION_NAME, "jit": "off"}
     if is_pooled:
-        # PgBouncer rejects other settings: it shares sessions.
+        # PgBouncer rejects other settings, because clients share its sessions.
         return {"application_name": APPLICATION_NAME}
     timeout = f"{STATEMENT_TIMEOUT:g}s"
     return {
@@ -277,8 +277,8 @@ async def fetch(
     """Run a query in one round trip, and retry once if the connection was lost.
 
     If the session is in a transaction, or uses another engine (as in tests), the query
-    runs in that session instead. Through a pooler, it needs a transaction, which keeps
-    it on one connection.
+    runs in that session instead. Through a pooler, the query needs a transaction,
+    which keeps it on one connection.
     """
     if db.bind is not engine or db.in_transaction() or is_pooled:
         return (await db.execute(statement, parameters)).all()

@@ -1,4 +1,4 @@
-"""Whether the database can serve requests: writable, with the schema of the code."""
+"""Whether the database can serve requests: writable, with an up-to-date schema."""
 
 import asyncio
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ async def read_database_state(db: AsyncSession) -> DatabaseState:
         # In a thread, because the first call reads all migrations.
         is_current = await asyncio.to_thread(is_current_revision, revision)
     if is_read_only:
-        # After a failover, it leads to the old server.
+        # After a failover, this connection leads to the old server.
         await db.invalidate()
     return DatabaseState(revision or "none", is_current, is_read_only)
 

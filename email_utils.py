@@ -30,10 +30,10 @@ DELIVERY_TIMEOUT = 12
 # Seconds to wait before the second, third and fourth attempt.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
-# Seconds for the last attempt of the emails that wait when the app stops.
+# Seconds for a last attempt to send waiting emails when the app stops.
 STOP_TIMEOUT = 5
 
-# Emails that wait for another attempt.
+# Emails waiting for another attempt.
 _retries: set[asyncio.Task[None]] = set()
 _stopping = asyncio.Event()
 _deliveries = asyncio.Semaphore(MAX_DELIVERIES)
@@ -82,7 +82,7 @@ async def send_email(
     except aiosmtplib.SMTPException as error:
         if not _is_temporary(error) or not RETRY_DELAYS:
             raise
-        # Not in the background task of the request, which would delay a shutdown.
+        # Not in the request's background task, because that would delay a shutdown.
         retry = asyncio.create_task(
             _retry(message, kind, error_summary(error), is_dry_run=is_dry_run)
         )
@@ -114,7 +114,7 @@ def build_message(
 async def _retry(
     message: EmailMessage, kind: str, cause: str, *, is_dry_run: bool
 ) -> None:
-    """Try to deliver an email again after each delay, and a last time at the end."""
+    """Retry an email after each delay. At shutdown, retry it once more."""
     try:
         for delay in RETRY_DELAYS:
             counts[EMAILS_RETRIED] += 1
@@ -207,7 +207,7 @@ def _connect() -> tuple[str, socket.socket]:
     try:
         name = socket.getfqdn()
         sock = socket.create_connection(address, SMTP_TIMEOUT)
-    # UnicodeError is raised if the server's name is invalid, such as `smtp..example`.
+    # UnicodeError: The server name is invalid (`smtp..example`, for example).
     except (OSError, UnicodeError) as error:
         raise aiosmtplib.SMTPConnectError(str(error)) from error
     # Many servers reject host names without a dot, such as those of containers.

@@ -33,7 +33,7 @@ class BoundedExecutor:
         self._niceness = niceness
         self._executor = ThreadPoolExecutor(max_workers, name, self._set_niceness)
         self.in_progress = 0
-        """Number of calls that wait or run."""
+        """Number of calls that are waiting or running."""
         self._slots = threading.BoundedSemaphore(max_workers + max_queue)
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:

@@ -37,7 +37,7 @@ GRAY_LEVELS = {"L;2": 3, "L;4": 15}
 JPEG_QUALITY = 85
 
 # Maximum size of the ICC profile and of each text in a PNG, in bytes. Some profiles
-# exceed Pillow's limit of 1 MiB, so use the limit of libpng.
+# exceed Pillow's limit of 1 MiB, so use libpng's limit.
 PngImagePlugin.MAX_TEXT_CHUNK = 8_000_000
 
 

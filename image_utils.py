@@ -83,5 +83,5 @@ def upload_profile_image(content: bytes, filename: str) -> None:
 
 
 def delete_profile_image(filename: str) -> None:
-    """Delete an avatar if it exists. Raise `StorageError` if that may have failed."""
+    """Delete an avatar if it exists. Raise `StorageError` if that might have failed."""
     storage.delete(f"{FOLDER}/{filename}")

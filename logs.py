@@ -1,4 +1,4 @@
-"""Log format, request ids, and messages about services that are unavailable."""
+"""Log format, request ids, and messages about unavailable services."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object in one line, which contains the traceback as a string."""
+    """A JSON object on one line, with the traceback as a string if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -57,7 +57,7 @@ def configure_logging() -> None:
     is_json = settings.uses_json_logs
     handler.setFormatter(JSONFormatter() if is_json else TextFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler])
-    # The formats need neither callers nor threads, whose lookup takes half of the time.
+    # The formats don't use callers or threads. Looking them up takes half of the time.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -136,7 +136,7 @@ def create_user(
 
 @app.command()
 def list_users(skip: int = 0, limit: int = 100) -> None:
-    """List users by id: id, email address, username and state."""
+    """List users by id, with their email address, username and state."""
     statement = select(User).order_by(User.id).offset(skip).limit(limit)
 
     async def fetch(db: AsyncSession) -> Sequence[User]:
@@ -167,7 +167,7 @@ def deactivate_user(user: UserArgument, *, yes: Yes = False) -> None:
     async def deactivate(db: AsyncSession) -> int:
         found = await find_user(user, db)
         found.is_active = False
-        # Tokens from before must not work after a reactivation.
+        # Earlier tokens must not work again after a reactivation.
         found.token_version += 1
         await db.execute(PasswordResetToken.deletion_for(found.id))
         await db.commit()
@@ -250,7 +250,7 @@ def delete_post(post_id: int, *, yes: Yes = False) -> None:
 
 @app.command()
 def delete_posts(user: UserArgument, *, since: Since = None, yes: Yes = False) -> None:
-    """Permanently delete the posts of a user, or those since a time."""
+    """Permanently delete a user's posts, or only those published since a given time."""
     period = f" since {since:%Y-%m-%d %H:%M} UTC" if since else ""
     confirm(f"Permanently delete all posts of user {user}{period}?", yes=yes)
     start = since.replace(tzinfo=UTC) if since else None

@@ -83,7 +83,7 @@ class User(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH))
-    # lower() depends on the database's locale, and may only convert A to Z. This key
+    # lower() depends on the database's locale, and might only convert A to Z. This key
     # covers all of Unicode. Rows that were inserted without this class have no key.
     username_key: Mapped[str | None] = mapped_column(
         String(MAX_USERNAME_KEY_LENGTH), unique=True

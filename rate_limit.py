@@ -173,7 +173,7 @@ def _redis(url: str) -> Limiter:
 
 
 _counters = FallbackStorage()
-# A separate storage, so that a flood of attempts doesn't evict trusted clients.
+# A separate store, so that a flood of attempts doesn't evict trusted clients.
 _trusted_clients = FallbackStorage()
 
 

@@ -49,7 +49,7 @@ DRIVER_PARAMETERS = {
     "target_session_attrs",
     "user",
 }
-# asyncpg would send these, which it doesn't know, to the server as settings.
+# asyncpg doesn't know these, and would send them to the server as settings.
 IGNORED_PARAMETERS = {
     "channel_binding",
     "client_encoding",

@@ -102,8 +102,8 @@ class VersionedStaticFiles(StaticFiles):
         elif version == static_version():
             cache_control = IMMUTABLE
         else:
-            # During a deployment, a page of the new version may get a file of the old
-            # one, which a CDN must not keep under the new path.
+            # During a deployment, a page from the new version may get a file from the
+            # old one. A CDN must not keep that file under the new path.
             cache_control = "no-store"
         response.headers["Cache-Control"] = cache_control
         return response

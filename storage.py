@@ -34,7 +34,7 @@ async def run_within(
 
 
 def put(key: str, content: bytes, *, content_type: str) -> None:
-    """Store a file that never changes. Raise `StorageError` if that may have failed."""
+    """Store an immutable file. Raise `StorageError` if that might have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             _write_file(settings.media_dir / key, content)
@@ -49,7 +49,7 @@ def put(key: str, content: bytes, *, content_type: str) -> None:
 
 
 def delete(key: str) -> None:
-    """Delete a file if it exists. Raise `StorageError` if that may have failed."""
+    """Delete a file if it exists. Raise `StorageError` if that might have failed."""
     with _storage_errors():
         if settings.s3_bucket_name is None:
             (settings.media_dir / key).unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def delete(key: str) -> None:
 def _storage_errors() -> Iterator[None]:
     errors: tuple[type[Exception], ...] = (OSError,)
     if settings.s3_bucket_name is not None:
-        # Imported on first use, because boto3 takes 25 MB of memory and 0.2 seconds.
+        # Imported on first use: importing boto3 takes 0.2 seconds and 25 MB of memory.
         from botocore.exceptions import BotoCoreError, ClientError
 
         errors += (BotoCoreError, ClientError)

@@ -1,7 +1,7 @@
 """Metrics and traces (OpenTelemetry), exported if an OTLP endpoint is configured.
 
 FastAPI creates the spans and metrics of requests. This module configures them, and adds
-metrics of the app's own resources. The packages are in requirements-otel.txt.
+metrics for the app's own resources. The packages are in requirements-otel.txt.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
@@ -32,7 +32,7 @@ def telemetry_config() -> TelemetryConfig:
     register_metrics()
     return {
         "tracer_provider": create_tracer_provider(),
-        # They would contain the messages of exceptions, and so what users have sent.
+        # Logs would contain exception messages, which can include user input.
         "logs": False,
         "operation_spans": False,
         "auto_configure": True,
@@ -45,7 +45,7 @@ def is_health_check(scope: Scope) -> bool:
 
 
 def register_metrics() -> None:
-    """Register metrics, whose values are only read when they are exported."""
+    """Register metrics. Their values are only read when they are exported."""
     meter = metrics.get_meter("fastapi-blog")
     gauges: dict[str, Callable[[], float]] = {
         "blog.database.connections_in_use": connections_in_use,

@@ -62,7 +62,7 @@ def render_fragment(template: str, **context: Any) -> Markup:
 
 
 environment.globals.update(
-    # Fragments are most of a page, so each one is only rendered once in production.
+    # Fragments make up most of a page, so each one is only rendered once in production.
     fragment=cache(render_fragment) if settings.is_production else render_fragment,
     absolute_url=absolute_url,
     format_date=format_date,

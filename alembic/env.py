@@ -81,7 +81,7 @@ async def connect_when_started() -> Any:
 
 
 async def wait_for_other_migrations(connection: AsyncConnection) -> None:
-    """Lock migrations until this connection ends."""
+    """Wait for other migrations, and block new ones until this connection closes."""
     deadline = time.monotonic() + MIGRATION_TIMEOUT
     # Don't wait inside a statement: CREATE INDEX CONCURRENTLY waits for statements.
     while not await connection.scalar(select(func.pg_try_advisory_lock(LOCK_ID))):
@@ -97,7 +97,7 @@ async def wait_for_other_migrations(connection: AsyncConnection) -> None:
 async def migrate_when_unlocked(connection: AsyncConnection) -> None:
     """Run migrations, and try again if a table is locked.
 
-    While a migration waits for a lock, all other statements on the table wait, too.
+    While a migration waits for a lock, all other statements on the table wait too.
     """
     await connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}s'"))
     await connection.commit()

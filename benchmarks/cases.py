@@ -31,7 +31,7 @@ ENCODINGS = ("identity", "br")
 
 # For each path, the maximum of n, and the target as a share of the database ceiling.
 # Lists are only requested up to the middle of 10,000 posts. Farther back, the app would
-# start at the other end, which is nearer than in a list of 1,000,000 posts.
+# start at the other end, which is closer there than in a list of 1,000,000 posts.
 DISTINCT = (
     ("/api/posts/{n}", SMALL, 0.30),
     ("/api/posts?skip={n}", HALF, 0.25),

@@ -55,7 +55,7 @@ def fetch(path: str, encoding: str) -> Response:
 
 
 class DatabaseCeiling:
-    """Run one statement per request, which reads the post at `/{id}` or inserts one."""
+    """Run one statement per request: read the post for `/{id}`, or insert a post."""
 
     def __init__(self) -> None:
         self.pool: Any = None  # asyncpg has no py.typed file

@@ -1,7 +1,7 @@
 """The same endpoints, built the way most FastAPI tutorials build them.
 
 This app uses ORM sessions, `response_model`, Jinja2 and two subclasses of
-`BaseHTTPMiddleware`. A list takes three queries, for posts, authors and the total.
+`BaseHTTPMiddleware`. A list takes three queries: posts, authors and the total.
 """
 
 import os

@@ -20,7 +20,7 @@ LISTENER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
-# In seconds. The sum of the first two limits how long a lost connection goes unnoticed.
+# In seconds. A lost connection is noticed within the sum of the first two.
 # Until the listener has reconnected, the cache is off.
 PING_INTERVAL = 0.3
 PING_TIMEOUT = 0.6

@@ -86,7 +86,7 @@ def log_error(scope: Scope, error: BaseException, *, started: bool) -> HTTPExcep
     if isinstance(error, HTTPException) and not started:
         return error
     if isinstance(error, asyncio.CancelledError):
-        # uvicorn would log a traceback.
+        # Otherwise, uvicorn would log a traceback.
         logger.warning("Canceled after the timeout for a graceful shutdown")
         return TOO_BUSY.exception()
     path = loggable_path(scope["path"])

@@ -19,7 +19,7 @@ REQUEST_ID = re.compile(rb"[\w.:=+/-]{1,128}", re.ASCII)
 
 
 class RequestLogMiddleware:
-    """Log each request except health checks, and name it in `X-Request-ID`.
+    """Log each request except health checks, and send its id in `X-Request-ID`.
 
     The line contains the path without its query, which may contain a reset token.
     """
@@ -33,7 +33,7 @@ class RequestLogMiddleware:
             return
         started_at = time.perf_counter()
         current_id = requested_id(scope) or os.urandom(8).hex().encode()
-        # Reset below: several requests may share a task if there is no server.
+        # Reset below, because requests can share a task if there is no server.
         token = request_id.set(current_id.decode())
         status = size_bytes = 0
         ended_at = started_at
@@ -57,7 +57,7 @@ class RequestLogMiddleware:
 
 
 def requested_id(scope: Scope) -> bytes | None:
-    """Return the request id that the client or the load balancer has sent."""
+    """Return the request id that the client or the load balancer sent."""
     for name, value in scope["headers"]:
         if name == HEADER and REQUEST_ID.fullmatch(value):
             found: bytes = value

@@ -82,7 +82,7 @@ class ResponseCache:
     def __init__(self) -> None:
         self.is_on = False
         self.generation = 0
-        """Number that every change to public data increments."""
+        """Incremented by every change to public data."""
         self.hits = 0
         self.resize(0)
 
@@ -164,7 +164,10 @@ class Computation:
         return self.generation == cache.generation and age < JOIN_TIMEOUT
 
     def has_succeeded(self) -> bool:
-        """Return whether the result can be shared. Errors contain a request ID."""
+        """Return whether the result can be shared.
+
+        Errors can't be shared, because they contain a request id.
+        """
         return (
             not self.result.cancelled()
             and self.result.exception() is None
@@ -219,7 +222,7 @@ class ResponseCacheMiddleware:
             response = await self._compute(scope, key, may_store=may_store)
         scope["route"] = response.route
         if "fastapi.telemetry" in scope:
-            # FastAPI only does this when it selects a route. It has no public function.
+            # FastAPI only does this when selecting a route, and has no public function.
             _route_selected(scope=scope, path=getattr(response.route, "path", None))
         if if_none_match and response.is_known_to(if_none_match):
             await response.send_not_modified(send)
@@ -239,7 +242,7 @@ class ResponseCacheMiddleware:
         identity = (*key, token, *headers.getlist("accept"))
         running = self._running.get(identity)
         if running is not None and running.may_be_joined():
-            # Don't await the future directly, or canceling this task would cancel it.
+            # Don't await the future directly. Canceling this task would cancel it too.
             await asyncio.wait({running.result})
             if running.has_succeeded():
                 return running.result.result()
@@ -250,7 +253,7 @@ class ResponseCacheMiddleware:
             response = await call_app(self.app, inner_scope(scope, key))
         except Exception as error:
             current.result.set_exception(error)
-            # Retrieve the exception, or asyncio would log that it was never retrieved.
+            # Retrieve the exception. Otherwise, asyncio logs that nothing retrieved it.
             current.result.exception()
             raise
         else:

@@ -28,8 +28,8 @@ async def health(
 ) -> HealthResponse | Response:
     """Check that the database responds within 1.5 seconds and can serve requests.
 
-    It must be writable, and its schema must be at least as new as the code. For alarms
-    and deployments.
+    It must be writable, and its schema must be at least as new as the code. Use
+    this for alarms and deployments.
     """
     response.headers.update(NO_STORE)
     check = asyncio.ensure_future(read_database_state(db))
@@ -68,7 +68,7 @@ async def end_check(check: "asyncio.Future[Any]") -> None:
 async def liveness(request: Request, response: Response) -> LivenessResponse:
     """Check that the process responds, without querying the database.
 
-    For load balancers and containers, because replacing tasks wouldn't repair the
+    Use this for load balancers and containers, because replacing tasks wouldn't fix the
     database. `X-Client-IP` is your IP as the app sees it behind its proxies.
     """
     response.headers.update(NO_STORE)

@@ -62,7 +62,7 @@ async def reset_password(
         raise INVALID_RESET_TOKEN.exception()
     password_hash = await hash_password_async(body.new_password)
     await lock_user(db, user)
-    # Of several requests with the same token, only one deletes it.
+    # If several requests use the same token, only one of them deletes it.
     used = await db.scalar(
         delete(PasswordResetToken)
         .where(PasswordResetToken.token_hash == token_hash)
