@@ -149,9 +149,11 @@ class TestOthers:
 
     async def test_unavailable_database(self, monkeypatch):
         url = SecretStr("postgresql://ada:database-password@127.0.0.1:1/blog")
-        monkeypatch.setattr(settings, "database_url", url)
 
-        result = await manage("list-users")
+        # Undone before the fixtures clean up the database.
+        with monkeypatch.context() as patch:
+            patch.setattr(settings, "database_url", url)
+            result = await manage("list-users")
 
         assert result.exit_code == 1
         assert result.stderr.startswith("Database unavailable: ")
