@@ -1,4 +1,4 @@
-"""Verify a deployment, one line per check: `python check_deploy.py --help`."""
+"""Verify a deployment and print one line per check: `python check_deploy.py --help`."""
 
 import asyncio
 import ipaddress

@@ -254,7 +254,7 @@ class Settings(BaseSettings):
 
     @property
     def direct_database_dsn(self) -> str | None:
-        """The URL for connections that keep a session, or None if there is none."""
+        """The URL for connections that need a session, or None if there isn't one."""
         if self.database_direct_url is not None:
             return driver_dsn(self.database_direct_url, self.database_password)
         return self.database_dsn if self.database_pool_mode == "session" else None

@@ -186,8 +186,8 @@ async def deliver(message: EmailMessage, *, is_dry_run: bool) -> None:
                 use_tls=implicit_tls,
                 # None uses STARTTLS if the server offers it. True requires it.
                 start_tls=True if needs_tls and not implicit_tls else None,
-                # Optional TLS only protects against eavesdropping (RFC 7435), which
-                # doesn't require a valid certificate.
+                # Opportunistic TLS (RFC 7435) only protects against eavesdropping, so
+                # it doesn't need a valid certificate.
                 validate_certs=needs_tls,
                 timeout=SMTP_TIMEOUT,
             )
@@ -275,8 +275,8 @@ async def send_password_reset_email(
 async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
     """Do the same work as `send_password_reset_email` without sending an email.
 
-    This slows down concurrent requests as much as for an existing account, so that
-    timing doesn't reveal which email addresses have an account.
+    This slows down concurrent requests as much as a request for an existing account
+    does, so timing doesn't reveal which email addresses have an account.
     """
     await send_password_reset_email(
         to_email=to_email, username="Unknown", token=token, is_dry_run=True

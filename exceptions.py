@@ -168,7 +168,7 @@ REQUEST_IN_PROGRESS = APIError(
 ERROR_PAGES = {
     404: ("Page not found", "We couldn't find that page."),
     405: ("Method not allowed", "This page doesn't support that kind of request."),
-    413: ("Request too large", "Your request is larger than this site accepts."),
+    413: ("Request too large", "Your request is too large for this site."),
     422: ("Invalid URL", "Part of this URL isn't valid."),
     429: ("Too many requests", "Please wait a moment and try again."),
     500: (

@@ -167,7 +167,7 @@ def deactivate_user(user: UserArgument, *, yes: Yes = False) -> None:
     async def deactivate(db: AsyncSession) -> int:
         found = await find_user(user, db)
         found.is_active = False
-        # Earlier tokens must not work again after a reactivation.
+        # Earlier tokens must not work again if the user is reactivated.
         found.token_version += 1
         await db.execute(PasswordResetToken.deletion_for(found.id))
         await db.commit()

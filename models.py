@@ -1,4 +1,7 @@
-"""Tables and constraints, and texts that are derived from rows."""
+"""Tables and constraints, and texts that are derived from rows.
+
+CONTRIBUTING.md lists the files to edit when you add a field.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -114,8 +117,8 @@ class User(Base):
 
     @validates("username")
     def set_username_key(self, _name: str, username: str) -> str:
-        # Keep the key of an unchanged username, because a migration may have replaced
-        # it with a unique one.
+        # If the username hasn't changed, keep its key, because a migration may have
+        # made it unique.
         if username != self.username:
             self.username_key = caseless_key(username)
         return username

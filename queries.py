@@ -1,4 +1,4 @@
-"""Public reads: statements that are built once, and the rows that they return.
+"""Queries for public data: statements that are built once, and the rows they return.
 
 Pages, the API and feeds share them. Writes load ORM objects instead.
 """

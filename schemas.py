@@ -85,7 +85,7 @@ def normalize_email(value: str, *, is_new: bool = True) -> str:
     Raises:
         ValueError: The email address is invalid (RFC 5321).
     """
-    # Check the length first, because normalizing a long text can take minutes.
+    # Check the length first, because normalizing a long string can take minutes.
     if len(value) > MAX_COMPOSITION * MAX_EMAIL_LENGTH:
         raise ValueError(f"should have at most {MAX_EMAIL_LENGTH} characters")
     try:

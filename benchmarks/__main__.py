@@ -139,7 +139,7 @@ def main() -> int:
     options = parse_options()
     require_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # PostgreSQL and wrk, which this process starts, inherit the core.
+    # PostgreSQL and wrk inherit the core of this process, which starts them.
     pin(0, LOAD_CORE)
     if not IS_PINNED:
         say("Servers and wrk share the cores, which makes the figures less precise")

@@ -174,7 +174,7 @@ class Servers:
         status: int = 200,
         **options: Any,  # passed to httpx.Client.request
     ) -> httpx.Response:
-        """Return a server's response, or raise ServerError if its status differs."""
+        """Return a server's response, or raise ServerError if it has another status."""
         response = self.client.request(method, self.urls[name] + path, **options)
         if response.status_code != status:
             raise ServerError(

@@ -222,7 +222,8 @@ class ResponseCacheMiddleware:
             response = await self._compute(scope, key, may_store=may_store)
         scope["route"] = response.route
         if "fastapi.telemetry" in scope:
-            # FastAPI only does this when selecting a route, and has no public function.
+            # FastAPI only does this when it selects a route, and has no public function
+            # for it.
             _route_selected(scope=scope, path=getattr(response.route, "path", None))
         if if_none_match and response.is_known_to(if_none_match):
             await response.send_not_modified(send)
