@@ -6,8 +6,9 @@ PORT ?= 8000
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --numprocesses=auto --dist=loadfile \
 	--durations=10
+COMPILE := $(BIN)/uv pip compile --universal --no-strip-extras --no-annotate --no-header pyproject.toml
 
-.PHONY: run migrate demo test coverage test-e2e stress bench bench-quick lighthouse screenshots openapi fuzz-api check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e stress image-test bench bench-quick lighthouse screenshots openapi fuzz-api check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with auto-reload
 	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
@@ -32,6 +33,9 @@ test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
 stress: .venv/installed ## Run race, load and fault tests at full size (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
+
+image-test: .venv/installed ## Build the image and test it (root, buildah, debootstrap; 10 minutes)
+	$(BIN)/python -m pytest tests/image --log-cli-level=INFO
 
 bench: .venv/installed ## Compare the performance with a conventional app (wrk, 8 minutes)
 	$(BIN)/python -m benchmarks
@@ -68,17 +72,13 @@ types: .venv/installed
 
 lock: .venv/installed ## Pin the newest versions of all dependencies
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
-		--output-file requirements.txt pyproject.toml
-	echo '-r requirements.txt' > requirements-otel.txt
-	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
-		--constraints requirements.txt --group otel >> requirements-otel.txt
-	echo '-r requirements.txt' > requirements-dev.txt
-	$(BIN)/uv pip compile --universal --upgrade --no-annotate --no-header \
-		--constraints requirements.txt --group dev >> requirements-dev.txt
+	$(COMPILE) --upgrade --generate-hashes --output-file requirements.txt
+	$(COMPILE) --upgrade --generate-hashes --output-file requirements-otel.txt \
+		--constraints requirements.txt --group otel
+	$(COMPILE) --upgrade --output-file requirements-dev.txt --constraints requirements.txt --group dev
 
 # touch comes last, so that make repeats an interrupted installation.
-.venv/installed: requirements.txt requirements-dev.txt
+.venv/installed: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 		echo "Python 3.11 or later is required; select it with make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
