@@ -36,7 +36,9 @@ class CheckFailed(Exception):
 def check_credentials() -> str:
     """Check that credentials are configured, and that they can access the bucket."""
     try:
-        s3_client().head_bucket(Bucket=settings.s3_bucket_name)
+        s3_client().list_objects_v2(
+            Bucket=settings.s3_bucket_name, Prefix=f"{FOLDER}/", MaxKeys=1
+        )
     except (BotoCoreError, ClientError) as error:
         raise CheckFailed(
             f"{error}. Check S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY (or the task "
