@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import cfnlint.decode
+import cfnlint.decode  # type: ignore[import-untyped] -- has no types
 import httpx
 import pytest
 from botocore.exceptions import ClientError
@@ -41,6 +41,13 @@ def resources() -> dict[str, Any]:
 def container(resources: dict[str, Any]) -> dict[str, Any]:
     definition = resources["TaskDefinition"]["ContainerDefinitions"][0]
     return dict(definition)
+
+
+def in_dockerfile(pattern: str) -> str:
+    """Return the group that the pattern matches in the Dockerfile."""
+    match = re.search(pattern, DOCKERFILE, re.MULTILINE)
+    assert match
+    return match[1]
 
 
 def names_of(variables: list[dict[str, Any]]) -> set[str]:
@@ -79,7 +86,7 @@ class TestTask:
                 assert variable in container[kind]
 
     def test_ports_and_paths(self, resources, container):
-        port = int(re.search(r"PORT=(\d+)", DOCKERFILE)[1])
+        port = int(in_dockerfile(r"PORT=(\d+)"))
         group = resources["TargetGroup"]
 
         assert container["PortMappings"] == [{"ContainerPort": port}]
@@ -94,16 +101,14 @@ class TestTask:
     def test_stops_after_draining(self, resources, container):
         attributes = resources["TargetGroup"]["TargetGroupAttributes"]
         draining = int(attributes[0]["Value"])
-        graceful = int(re.search(r"GRACEFUL_SHUTDOWN=(\d+)", DOCKERFILE)[1])
+        graceful = int(in_dockerfile(r"GRACEFUL_SHUTDOWN=(\d+)"))
 
         # Emails are tried once more for up to 5 seconds.
         assert container["StopTimeout"] > max(draining, graceful + 5)
 
     def test_is_confined(self, container):
         assert container["ReadonlyRootFilesystem"]
-        assert (
-            container["User"] == re.search(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)[1]
-        )
+        assert container["User"] == in_dockerfile(r"^USER (.*)$")
         assert container["MountPoints"][0]["ContainerPath"] in DOCKERFILE
 
 

@@ -123,7 +123,7 @@ def base() -> Path:
 def root(base: Path) -> Path:
     """Build the image and return the path of its root directory."""
     buildah(
-        *("build", "--layers", "--isolation=chroot"),
+        *("build", "--layers", "--isolation=chroot", "--format=docker"),
         *("--build-arg=BASE_IMAGE=localhost/base",),
         *("--build-arg=VERSION=test", "--tag=blog", BASE_DIR),
     )
