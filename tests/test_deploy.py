@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import cfnlint.decode  # type: ignore[import-untyped] -- has no types
+import cfnlint.decode
 import httpx
 import pytest
 from botocore.exceptions import ClientError

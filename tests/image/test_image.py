@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import httpx
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from moto.server import ThreadedMotoServer
 from sqlalchemy import make_url
 
 from config import BASE_DIR
@@ -150,19 +148,16 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
     controller.stop()
 
 
-@pytest.fixture
-def s3_url() -> Iterator[str]:
-    server = ThreadedMotoServer(port=free_port(), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="test-bucket")
-    yield url
-    server.stop()
+@pytest.fixture(autouse=True)
+def bucket() -> None:
+    """Override the mocked S3, which would share its buckets with the server."""
 
 
 @pytest.fixture
-def environment(s3_url: str, mailbox: tuple[Mailbox, int]) -> Iterator[dict[str, str]]:
+def environment(
+    s3_server: str, mailbox: tuple[Mailbox, int]
+) -> Iterator[dict[str, str]]:
+    httpx.put(f"{s3_server}/pictures", headers={"x-amz-acl": "public-read"})
     with scratch_database(ADMIN_URL) as url:
         database = make_url(url).update_query_dict({"host": "/tmp/sockets"})
         yield {
@@ -170,8 +165,8 @@ def environment(s3_url: str, mailbox: tuple[Mailbox, int]) -> Iterator[dict[str,
             "SECRET_KEY": "a key for tests, of at least 32 bytes",
             "FRONTEND_URL": "https://blog.example.com",
             "PORT": str(free_port()),
-            "S3_BUCKET_NAME": "test-bucket",
-            "S3_ENDPOINT_URL": s3_url,
+            "S3_BUCKET_NAME": "pictures",
+            "S3_ENDPOINT_URL": s3_server,
             "S3_ACCESS_KEY_ID": "testing",
             "S3_SECRET_ACCESS_KEY": "testing",
             "MAIL_SERVER": "127.0.0.1",
