@@ -4,7 +4,9 @@ import hashlib
 import re
 
 from models import Post
-from schemas import PostResponse
+from queries import PostRow
+from rendering import render
+from schemas import PostResponse, SinglePostResponse
 
 ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
 
@@ -14,9 +16,20 @@ def etag_of(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-def post_etag(post: Post) -> str:
+async def post_response(post: Post | PostRow) -> SinglePostResponse:
+    """Return a post with its content as HTML.
+
+    Raises:
+        QueueFull: Too many posts are waiting to be rendered.
+    """
+    content_html = await render(post.content, post.format)
+    listed = PostResponse.model_validate(post)
+    return SinglePostResponse(**dict(listed), content_html=content_html)
+
+
+def post_etag(post: SinglePostResponse) -> str:
     """Return the ETag that a GET request for this post returns."""
-    return etag_of(PostResponse.model_validate(post).model_dump_json().encode())
+    return etag_of(post.model_dump_json().encode())
 
 
 def etag_matches(condition: str, etag: str, *, weakly: bool = False) -> bool:

@@ -206,6 +206,8 @@ class Settings(BaseSettings):
     """Profile picture uploads per user."""
     rate_limit_posts_per_user: Rate = "30/5 minutes"
     """New posts per user."""
+    rate_limit_previews_per_user: Rate = "60/5 minutes"
+    """Previews of posts per user."""
 
     var_dir: Path = BASE_DIR / "var"
     """Directory for local data: database, pictures, outbox, secret key."""

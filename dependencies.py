@@ -12,7 +12,7 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from auth import CurrentUser
-from conditional_requests import meets_conditions, post_etag
+from conditional_requests import meets_conditions, post_etag, post_response
 from config import settings
 from database import MAX_ID, DbSession
 from exceptions import (
@@ -223,8 +223,10 @@ def own_post(forbidden: APIError) -> Callable[..., Awaitable[Post]]:
         post = await load_post(db, post_id, lock=True)
         if post.user_id != user.id:
             raise forbidden.exception()
-        if not meets_conditions(post_etag(post), if_match, if_none_match):
-            raise POST_MODIFIED.exception(ETag=post_etag(post))
+        if if_match is not None or if_none_match is not None:
+            etag = post_etag(await post_response(post))
+            if not meets_conditions(etag, if_match, if_none_match):
+                raise POST_MODIFIED.exception(ETag=etag)
         return post
 
     return get_own_post

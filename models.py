@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    CheckConstraint,
     Connection,
     DateTime,
     Delete,
@@ -30,6 +31,7 @@ from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, vali
 
 from config import BASE_DIR, settings
 from database import Base
+from rendering import PostFormat, text_without_markup
 from unicode_text import (
     caseless_key,
     normalize_newlines,
@@ -166,6 +168,7 @@ class Post(Base):
 
     __tablename__ = "posts"
     __table_args__ = (
+        CheckConstraint("format IN ('plain', 'markdown')", name="format"),
         Index("ix_posts_newest", text("date_posted DESC"), text("id DESC")),
         Index(
             "ix_posts_user_newest",
@@ -178,6 +181,9 @@ class Post(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(MAX_TITLE_LENGTH))
     content: Mapped[str] = mapped_column(Text)
+    format: Mapped[PostFormat] = mapped_column(
+        Text, default="plain", server_default="plain"
+    )
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     date_posted: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), default=utcnow, server_default=func.now()
@@ -190,23 +196,34 @@ class Post(Base):
 
     @property
     def display_title(self) -> str:
-        return display_title(self.title, self.content)
+        return display_title(self.title, self.text_without_markup)
 
     @property
     def excerpt(self) -> str:
-        return excerpt(self.content)
+        return excerpt(self.text_without_markup)
 
-    def edit(self, *, title: str | None, content: str | None) -> None:
-        """Change the title and the content. None leaves a value unchanged.
+    @property
+    def text_without_markup(self) -> str:
+        return text_without_markup(self.content, self.format)
+
+    def edit(
+        self,
+        *,
+        title: str | None,
+        content: str | None,
+        post_format: PostFormat | None,
+    ) -> None:
+        """Change the title, the content and the format. None leaves a value unchanged.
 
         A change that only affects line endings is ignored, because browsers convert
         CRLF to LF.
         """
         title = self.title if title is None else title
         content = self.content if content is None else content
+        post_format = post_format or self.format
         old, new = normalize_newlines(self.content), normalize_newlines(content)
-        if (title, new) != (self.title, old):
-            self.title, self.content = title, content
+        if (title, new, post_format) != (self.title, old, self.format):
+            self.title, self.content, self.format = title, content, post_format
             self.date_updated = utcnow()
 
     @classmethod

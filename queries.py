@@ -23,12 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from database import Statement, fetch
 from models import Post, PostCount, User, display_title, excerpt, picture_path
+from rendering import PostFormat, text_without_markup
 
 USER = (User.id, User.username, User.image_file)
 POST = (
     Post.id,
     Post.title,
     Post.content,
+    Post.format,
     Post.user_id,
     Post.date_posted,
     Post.date_updated,
@@ -65,6 +67,7 @@ class PostRow:
     id: int
     title: str
     content: str
+    format: PostFormat
     user_id: int
     date_posted: datetime
     date_updated: datetime | None
@@ -73,16 +76,20 @@ class PostRow:
     @classmethod
     def from_columns(cls, columns: Sequence[Any]) -> Self:
         """Create a row from the values of the columns in `POST` and `USER`."""
-        post_id, title, content, user_id, posted, updated, *author = columns
-        return cls(post_id, title, content, user_id, posted, updated, UserRow(*author))
+        author = UserRow(*columns[len(POST) :])
+        return cls(*[*columns[: len(POST)], author])
 
     @property
     def display_title(self) -> str:
-        return display_title(self.title, self.content)
+        return display_title(self.title, self.text_without_markup)
 
     @property
     def excerpt(self) -> str:
-        return excerpt(self.content)
+        return excerpt(self.text_without_markup)
+
+    @property
+    def text_without_markup(self) -> str:
+        return text_without_markup(self.content, self.format)
 
     @property
     def updated_at(self) -> datetime:

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from config import MAX_BODY_BYTES
 from models import MAX_EMAIL_LENGTH, MAX_TITLE_LENGTH, MAX_USERNAME_LENGTH
+from rendering import PostFormat
 from unicode_text import MAX_COMPOSITION, is_visible, to_nfc
 
 MAX_CONTENT_LENGTH = 100_000
@@ -230,6 +231,8 @@ class PostCreate(Schema):
     """At most 100 characters. Absent, null, empty or invisible means untitled."""
     content: Content
     """1 to 100,000 characters. Must not be blank."""
+    format: PostFormat | None = None
+    """`plain` or `markdown`. Absent or null means plain."""
 
 
 class PostReplace(PostCreate):
@@ -237,6 +240,8 @@ class PostReplace(PostCreate):
 
     title: Title | None
     """At most 100 characters. Null, empty or invisible means untitled."""
+    format: PostFormat | None = None
+    """`plain` or `markdown`. Absent or null leaves the format unchanged."""
 
 
 class PostUpdate(Schema):
@@ -246,6 +251,17 @@ class PostUpdate(Schema):
     """At most 100 characters. Empty or invisible means untitled."""
     content: Content | None = None
     """1 to 100,000 characters. Must not be blank."""
+    format: PostFormat | None = None
+    """`plain` or `markdown`."""
+
+
+class PostPreview(Schema):
+    """Content to render."""
+
+    content: Content
+    """1 to 100,000 characters. Must not be blank."""
+    format: PostFormat = "plain"
+    """`plain` or `markdown`."""
 
 
 class PostResponse(Schema):
@@ -256,7 +272,9 @@ class PostResponse(Schema):
     title: str
     """Title, or an empty string if the post is untitled."""
     content: str
-    """Plain text. Preserve whitespace and line breaks when you display it."""
+    """Text as the author wrote it. Preserve line breaks if you display plain text."""
+    format: PostFormat
+    """`plain` for plain text, or `markdown` for Markdown (CommonMark with tables)."""
     user_id: int
     """Id of the author."""
     date_posted: datetime
@@ -268,7 +286,14 @@ class PostResponse(Schema):
     display_title: str
     """The title, or the first words of the content if the post is untitled."""
     excerpt: str
-    """The beginning of the content, at most 300 characters long."""
+    """The beginning of the content without markup, at most 300 characters long."""
+
+
+class SinglePostResponse(PostResponse):
+    """A post with its author and its rendered content."""
+
+    content_html: str
+    """The content as HTML that is safe to insert into a page."""
 
 
 class PaginatedPostsResponse(Schema):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response, status
-from markupsafe import Markup, escape
 from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,8 +13,8 @@ from dependencies import FoundUser
 from models import EPOCH, Post, User
 from paths import path_for
 from queries import UserRow, fetch_page
+from rendering import render as render_post
 from templating import templates
-from unicode_text import normalize_newlines
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,7 +24,6 @@ FEED_LENGTH = 20
 SITEMAP_LENGTH = 10_000
 # Characters that XML 1.0 (section 2.2) doesn't allow, even if they are escaped.
 NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-BLANK_LINES = re.compile(r"\n\s*\n")
 
 # For each kind of sitemap: its table, the route of its pages, and the path parameter.
 SITEMAPS: dict[str, tuple[type[Post] | type[User], str, str]] = {
@@ -38,13 +36,7 @@ def xml_text(text: str) -> str:
     return NOT_IN_XML.sub("\ufffd", text)
 
 
-def paragraphs(text: str) -> Markup:
-    parts = BLANK_LINES.split(normalize_newlines(text).strip("\n"))
-    lines = (escape(part).replace("\n", Markup("<br>")) for part in parts)
-    return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
-
-
-templates.env.filters.update(xml_text=xml_text, paragraphs=paragraphs)
+templates.env.filters["xml_text"] = xml_text
 
 
 def render(
@@ -69,7 +61,9 @@ async def render_feed(
         "author": author,
         "page": page,
         "feed": feed,
-        "posts": posts,
+        "entries": [
+            (post, await render_post(post.content, post.format)) for post in posts
+        ],
         "updated": max((post.updated_at for post in posts), default=EPOCH),
     }
     return render(request, "atom.xml", "application/atom+xml", context)

@@ -15,6 +15,7 @@ from dependencies import FoundPost, FoundUser
 from exceptions import error_page_response
 from pagination import PageRequest, PostPage, fetch_posts
 from paths import path_for
+from rendering import render
 from static_files import SHORT_CACHE_CONTROL, STATIC_DIR
 from templating import templates
 
@@ -71,7 +72,9 @@ async def home_page(request: Request, page: NumberedPage, db: DbSession) -> Resp
 
 @router.get("/posts/{post_id}")
 async def post_page(request: Request, post: FoundPost) -> Response:
-    return templates.TemplateResponse(request, "post.html", {"post": post})
+    content_html = await render(post.content, post.format)
+    context = {"post": post, "content_html": content_html}
+    return templates.TemplateResponse(request, "post.html", context)
 
 
 @router.get("/users/{user_id}/posts")

@@ -3,13 +3,14 @@
 import json
 
 from fastapi import APIRouter, Request, Response, status
+from fastapi.responses import HTMLResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import idempotency
 import rate_limit
 from auth import CurrentUser
-from conditional_requests import post_etag
+from conditional_requests import post_etag, post_response
 from config import settings
 from database import DbSession
 from dependencies import (
@@ -34,14 +35,15 @@ from exceptions import (
 from models import Post, User
 from pagination import PostPage, paginated_response
 from paths import path_for
-from queries import PostRow
 from rate_limit import RateLimit
+from rendering import render
 from schemas import (
     PaginatedPostsResponse,
     PostCreate,
+    PostPreview,
     PostReplace,
-    PostResponse,
     PostUpdate,
+    SinglePostResponse,
 )
 
 router = APIRouter(prefix="/api/posts", tags=["posts"])
@@ -66,21 +68,19 @@ async def list_posts(
 @router.get(
     "/{post_id}",
     summary="Get a post",
-    response_model=PostResponse,
-    responses=openapi_headers("ETag") | error_responses(POST_NOT_FOUND),
+    responses=openapi_headers("ETag") | error_responses(POST_NOT_FOUND, TOO_BUSY),
 )
-async def read_post(post: FoundPost) -> PostRow:
+async def read_post(post: FoundPost) -> SinglePostResponse:
     """Get a post. Send its `ETag` in `If-Match` when you update or delete it."""
-    return post
+    return await post_response(post)
 
 
 @router.post(
     "",
     summary="Create a post",
-    response_model=PostResponse,
     status_code=status.HTTP_201_CREATED,
     responses=openapi_headers("ETag", "Location", status=201)
-    | error_responses(POST_NOT_FOUND, KEY_REUSED, REQUEST_IN_PROGRESS),
+    | error_responses(POST_NOT_FOUND, KEY_REUSED, REQUEST_IN_PROGRESS, TOO_BUSY),
 )
 async def create_post(
     request: Request,
@@ -89,7 +89,7 @@ async def create_post(
     user: CurrentUser,
     db: DbSession,
     key: idempotency.Key = None,
-) -> Post:
+) -> SinglePostResponse:
     """Create a post.
 
     With an `Idempotency-Key`, you can retry until you get a response, and the post is
@@ -102,9 +102,10 @@ async def create_post(
         await db.rollback()
         # The author has been deleted since the token was verified.
         raise INVALID_TOKEN.exception() from exc
+    body = await post_response(post)
     response.headers["Location"] = path_for(request.app, "read_post", post_id=post.id)
-    response.headers["ETag"] = post_etag(post)
-    return post
+    response.headers["ETag"] = post_etag(body)
+    return body
 
 
 async def create_post_once(
@@ -112,15 +113,20 @@ async def create_post_once(
 ) -> Post:
     """Commit a new post, or return the one that was created with this key."""
     title = post_in.title or ""
+    post_format = post_in.format or "plain"
     claimed = None
     if key is not None:
-        request = json.dumps([title, post_in.content])
+        # Older versions, which may still be running, know only plain posts.
+        formats = [] if post_format == "plain" else [post_format]
+        request = json.dumps([title, post_in.content, *formats])
         claimed, is_new = await idempotency.claim(db, user, key, request)
         if not is_new:
             return await load_post(db, claimed.post_id or 0)
     limit = RateLimit(settings.rate_limit_posts_per_user, ("post", str(user.id)))
     await rate_limit.hit(limit)
-    post = Post(title=title, content=post_in.content, author=user)
+    # If the server is too busy to render the post, don't store it either.
+    await render(post_in.content, post_format)
+    post = Post(title=title, content=post_in.content, format=post_format, author=user)
     db.add(post)
     if claimed is not None:
         await db.flush()
@@ -129,45 +135,68 @@ async def create_post_once(
     return post
 
 
+# This returns HTML, not JSON, because the content security policy keeps scripts from
+# inserting strings as HTML. A browser can only parse an HTML response.
+@router.post(
+    "/preview",
+    summary="Preview a post",
+    response_class=HTMLResponse,
+    responses=error_responses(TOO_BUSY),
+)
+async def preview_post(post_in: PostPreview, user: CurrentUser) -> HTMLResponse:
+    """Get the HTML that `content_html` would contain, without storing anything."""
+    limit = RateLimit(settings.rate_limit_previews_per_user, ("preview", str(user.id)))
+    await rate_limit.hit(limit)
+    return HTMLResponse(await render(post_in.content, post_in.format))
+
+
 @router.put(
     "/{post_id}",
     summary="Replace a post",
-    response_model=PostResponse,
-    responses=error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
+    responses=error_responses(
+        POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED, TOO_BUSY
+    ),
 )
-async def replace_post(post_in: PostReplace, post: PostToUpdate, db: DbSession) -> Post:
+async def replace_post(
+    post_in: PostReplace, post: PostToUpdate, db: DbSession
+) -> SinglePostResponse:
     """Replace the title and the content of your post. Both are required.
 
     The response has no `ETag`, because the input is normalized before it is stored (RFC
     9110, section 9.3.4). Get the post to read its `ETag`.
     """
-    post.edit(title=post_in.title or "", content=post_in.content)
+    post.edit(
+        title=post_in.title or "", content=post_in.content, post_format=post_in.format
+    )
+    body = await post_response(post)
     await db.commit()
-    return post
+    return body
 
 
 @router.patch(
     "/{post_id}",
     summary="Update a post",
-    response_model=PostResponse,
     responses=openapi_headers("ETag")
-    | error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED),
+    | error_responses(POST_NOT_FOUND, UPDATE_POST_FORBIDDEN, POST_MODIFIED, TOO_BUSY),
 )
 async def update_post(
     post_in: PostUpdate, post: PostToUpdate, db: DbSession, response: Response
-) -> Post:
-    """Update the title of your post, its content, or both."""
-    post.edit(title=post_in.title, content=post_in.content)
+) -> SinglePostResponse:
+    """Update the title, the content or the format of your post."""
+    post.edit(title=post_in.title, content=post_in.content, post_format=post_in.format)
+    body = await post_response(post)
     await db.commit()
-    response.headers["ETag"] = post_etag(post)
-    return post
+    response.headers["ETag"] = post_etag(body)
+    return body
 
 
 @router.delete(
     "/{post_id}",
     summary="Delete a post",
     status_code=status.HTTP_204_NO_CONTENT,
-    responses=error_responses(POST_NOT_FOUND, DELETE_POST_FORBIDDEN, POST_MODIFIED),
+    responses=error_responses(
+        POST_NOT_FOUND, DELETE_POST_FORBIDDEN, POST_MODIFIED, TOO_BUSY
+    ),
 )
 async def delete_post(post: PostToDelete, db: DbSession) -> None:
     """Permanently delete your post."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from config import settings
 from database import MAX_ID
 from models import Post, User
-from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH, paragraphs
+from routers.feeds import FEED_LENGTH, SITEMAP_LENGTH
 from tests.conftest import create_post, get_user_id
 
 SITE = "https://blog.example.com/under/a/path"
@@ -145,7 +145,7 @@ class TestEntry:
         assert text(entry, "author", "name") == "ada"
         author_url = f"{SITE}/users/{post['user_id']}/posts"
         assert text(entry, "author", "uri") == author_url
-        assert text(entry, "content") == "<p>One</p><p>Two</p>"
+        assert text(entry, "content") == '<p dir="auto">One</p><p dir="auto">Two</p>'
         assert entry.find(f"{ATOM}content[@type='html']") is not None
 
     async def test_markup_is_escaped(self, client, ada):
@@ -169,7 +169,7 @@ class TestEntry:
         (entry,) = await read_entries(client)
 
         assert text(entry, "title") == "a\ufffdb"
-        assert text(entry, "content") == "<p>\ufffdc</p>"
+        assert text(entry, "content") == '<p dir="auto">\ufffdc</p>'
 
     async def test_valid_in_xml(self, client, ada):
         content = "\t\x20\x7f\x85\u2028\ud7ff\ue000\ufffd\U00010000\U0010ffff"
@@ -177,19 +177,15 @@ class TestEntry:
 
         (entry,) = await read_entries(client)
 
-        assert text(entry, "content") == f"<p>a{content}b</p>"
+        assert text(entry, "content") == f'<p dir="auto">a{content}b</p>'
 
-    @pytest.mark.parametrize(
-        ("content", "html"),
-        [
-            ("a\r\nb\r\n\r\nc", "<p>a<br>b</p><p>c</p>"),
-            ("a\rb\r\rc", "<p>a<br>b</p><p>c</p>"),
-            ("\na\n \t\n\n\nb\n", "<p>a</p><p>b</p>"),
-            ("<b> & \"c\" 'd'", "<p>&lt;b&gt; &amp; &#34;c&#34; &#39;d&#39;</p>"),
-        ],
-    )
-    def test_paragraphs(self, content, html):
-        assert paragraphs(content) == html
+    async def test_markdown(self, client, ada):
+        await create_post(client, ada, title="", content="*One*", format="markdown")
+
+        (entry,) = await read_entries(client)
+
+        assert text(entry, "title") == "One"
+        assert text(entry, "content") == '<p dir="auto"><em>One</em></p>\n'
 
 
 async def read_paths(client: AsyncClient, path: str) -> list[str]:

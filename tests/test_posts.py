@@ -24,6 +24,11 @@ async def read(client: AsyncClient, post: Json) -> Any:
     return (await client.get(f"/api/posts/{post['id']}")).json()
 
 
+def as_listed(post: Json) -> Json:
+    """Return a post as in a list, which doesn't contain the rendered content."""
+    return {name: value for name, value in post.items() if name != "content_html"}
+
+
 async def change(
     client: AsyncClient,
     headers: Headers,
@@ -52,7 +57,7 @@ class TestListPosts:
     async def test_same_as_single_posts(self, client, post):
         response = await client.get("/api/posts")
 
-        assert response.json()["posts"] == [post]
+        assert response.json()["posts"] == [as_listed(post)]
 
     @pytest.mark.parametrize("path", ["/api/posts", "/api/users/{id}/posts"])
     @pytest.mark.parametrize(
@@ -231,7 +236,8 @@ class TestEditPost:
 
         edited = (await change(client, ada, post, **COFFEE)).json()
 
-        assert (await client.get("/api/posts")).json()["posts"] == [newer, edited]
+        listed = (await client.get("/api/posts")).json()["posts"]
+        assert listed == [as_listed(newer), as_listed(edited)]
 
 
 class TestDeletePost:

@@ -41,6 +41,29 @@ export async function requestWithETag(url) {
   return { json: await readJson(response), etag: response.headers.get("ETag") };
 }
 
+/**
+ * Send `json` and return the HTML of the response as a document. The content security policy
+ * forbids scripts to parse HTML themselves.
+ */
+export function requestDocument(url, json) {
+  const token = getToken();
+  const xhr = new XMLHttpRequest();
+  xhr.open("POST", url);
+  xhr.responseType = "document";
+  xhr.timeout = TIMEOUT_MS;
+  for (const header of Object.entries(defaultHeaders(token, json))) xhr.setRequestHeader(...header);
+  return new Promise((resolve, reject) => {
+    xhr.onload = () => {
+      if (xhr.status === 200) return resolve(xhr.response);
+      if (xhr.status === 401 && token) removeToken(token);
+      const headers = { "Retry-After": xhr.getResponseHeader("Retry-After") ?? "" };
+      createApiError(new Response(null, { status: xhr.status, headers }), token).then(reject);
+    };
+    xhr.onerror = xhr.ontimeout = () => reject(new ApiError(UNREACHABLE));
+    xhr.send(JSON.stringify(json));
+  });
+}
+
 async function fetchResponse(url, { method = "GET", json, body, headers, anonymous = false } = {}) {
   const token = anonymous ? null : getToken();
   const response = await send(url, {

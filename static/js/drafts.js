@@ -29,12 +29,13 @@ export function findDraft(userId, postId, saved) {
 }
 
 export function differs(text, other) {
-  return text.title !== other.title || text.content !== other.content;
+  return ["title", "content", "format"].some((name) => text[name] !== other[name]);
 }
 
 function parse(json) {
   try {
-    return JSON.parse(json);
+    // Drafts of older versions have no format.
+    return { format: "plain", ...JSON.parse(json) };
   } catch {
     return {}; // The value isn't JSON, so another script wrote it.
   }

@@ -7,6 +7,7 @@ import * as modalFocus from "./modal-focus.js";
 import * as navbar from "./navbar.js";
 import * as passwordToggle from "./password-toggle.js";
 import * as postForm from "./post-form.js";
+import * as postPreview from "./post-preview.js";
 import * as themeToggle from "./theme-toggle.js";
 import * as unsavedPrompt from "./unsaved-prompt.js";
 
@@ -18,6 +19,7 @@ start("modal-focus", modalFocus);
 start("password-toggle", passwordToggle);
 start("character-counter", characterCounter);
 start("post-form", postForm);
+start("post-preview", postPreview);
 start("unsaved-prompt", unsavedPrompt);
 
 // The page lists its other modules in <html data-modules="login">.

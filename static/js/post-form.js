@@ -8,10 +8,13 @@ import { clearErrors, onSubmit, setBusy } from "./form.js";
 import { createPost, fetchSavedPost, keepDraft, updatePost } from "./post-save.js";
 import { hidePrompt, withReauthentication } from "./reauth.js";
 import { goToLogin } from "./login-redirect.js";
+import { formatOf } from "./post-preview.js";
+import { read, write } from "./storage.js";
 import { setUnsaved } from "./unsaved-prompt.js";
 import { findTargets, hideModal, showError, showSuccess, withId } from "./utils.js";
 
-const EMPTY_POST = { title: "", content: "", version: null };
+// The format of the next new post.
+const FORMAT_KEY = "post-format";
 
 export function init(form) {
   const modal = form.closest(".modal");
@@ -29,6 +32,7 @@ export function init(form) {
     setUnsaved(form, differs(readForm(form), editor.saved));
     keepDraft(editor, readForm(form));
   });
+  form.elements.format.addEventListener("change", () => write(FORMAT_KEY, readForm(form).format));
   onSubmit(form, () => submit(form, modal, editor));
 }
 
@@ -39,8 +43,12 @@ function reset(form) {
   setUnsaved(form, false);
   form.querySelector("[data-draft-prompt]").hidden = true;
   form.querySelector("[data-unsaved-prompt]").hidden = true;
-  setForm(form, EMPTY_POST);
+  setForm(form, emptyPost());
   setLoading(form, true);
+}
+
+function emptyPost() {
+  return { title: "", content: "", format: read(FORMAT_KEY) ?? "plain", version: null };
 }
 
 async function openEditor(form) {
@@ -48,7 +56,7 @@ async function openEditor(form) {
   if (!author) return goToLogin();
   const editor = { author };
   const { postId, url } = form.dataset;
-  startEditing(form, editor, postId ? await fetchSavedPost(url) : EMPTY_POST);
+  startEditing(form, editor, postId ? await fetchSavedPost(url) : emptyPost());
   setLoading(form, false);
   form.elements.title.focus();
   return editor;
@@ -74,12 +82,14 @@ function setLoading(form, isLoading) {
 }
 
 function readForm(form) {
-  return { title: form.elements.title.value, content: form.elements.content.value };
+  const { title, content, format } = form.elements;
+  return { title: title.value, content: content.value, format: formatOf(format) };
 }
 
-function setForm(form, { title, content }) {
+function setForm(form, { title, content, format }) {
   form.elements.title.value = title;
   form.elements.content.value = content;
+  form.elements.format.checked = format === "markdown";
   form.dispatchEvent(new Event("form-filled"));
 }
 

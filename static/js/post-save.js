@@ -15,6 +15,7 @@ export async function fetchSavedPost(url) {
     title: post.title,
     // Normalize line endings as a textarea does. Otherwise, unchanged text would count as changed.
     content: post.content.replace(/\r\n?/g, "\n"),
+    format: post.format,
     version: post.date_updated ?? post.date_posted,
     etag,
   };

@@ -1,6 +1,7 @@
-// Hook: <article data-post-view data-author-id="7">. Only the author sees Edit and Delete.
+// Hook: <article data-post-view data-author-id="7" data-preview-url="/api/posts/preview">. Only the author sees Edit and Delete.
 import { watchUser } from "./auth.js";
 import { showDates } from "./byline.js";
+import { showContent } from "./post-preview.js";
 import { findTargets } from "./utils.js";
 
 export function init(article) {
@@ -17,6 +18,6 @@ function show(article, post) {
   const pageTitle = document.querySelector("title");
   pageTitle.textContent = pageTitle.textContent.replace(title.textContent, () => post.display_title);
   title.textContent = post.display_title;
-  content.textContent = post.content;
   showDates(article, post);
+  showContent(content, article.dataset.previewUrl, post).catch(() => location.reload());
 }
