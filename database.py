@@ -174,6 +174,8 @@ def server_settings(*, for_requests: bool) -> dict[str, str]:
         "idle_in_transaction_session_timeout": "10s",
         # JIT compilation would take longer than our short queries.
         "jit": "off",
+        # Enough for a search that finds a million posts.
+        "work_mem": "16MB",
     }
 
 

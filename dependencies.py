@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import InvalidRequestError
@@ -30,6 +30,8 @@ from models import Post, User
 from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
 from queries import PostRow, UserRow, fetch_post, fetch_user
 from rate_limit import client_network
+from schemas import Storable
+from search import MAX_QUERY_LENGTH, Search
 
 # Enough for a hundred ETags. Most load balancers reject longer headers anyway.
 MAX_ETAG_HEADER_LENGTH = 8192
@@ -84,6 +86,28 @@ ClientIP = Annotated[str, Depends(get_client_ip)]
 # The scope ends before the response is sent, so that a slow client doesn't keep others
 # from getting long pages.
 PageParams = Annotated[PageRequest, Depends(get_page_request, scope="function")]
+
+
+async def get_search(
+    q: Annotated[
+        str | None,
+        Query(
+            max_length=MAX_QUERY_LENGTH,
+            description="Words that the title or the content must contain. All of them "
+            "are required. The last one may be the beginning of a word. Put words in "
+            "quotation marks if they must be adjacent. Case and accents don't matter. "
+            "Text without spaces, such as Chinese, Japanese or Thai, only matches by "
+            "whole runs of characters between spaces or punctuation. Without any word, "
+            "no post is found. `total` stops at 1,001.",
+            examples=['"summer rain" garden'],
+        ),
+        Storable,
+    ] = None,
+) -> Search | None:
+    return None if q is None else Search(q)
+
+
+SearchParam = Annotated[Search | None, Depends(get_search)]
 
 # Ids in paths
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy import (
     CheckConstraint,
+    Column,
+    Computed,
     Connection,
     DateTime,
     Delete,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     text,
     true,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship, validates
 
 from config import BASE_DIR, settings
@@ -176,7 +179,15 @@ class Post(Base):
             text("date_posted DESC"),
             text("id DESC"),
         ),
+        Column(
+            "search",
+            TSVECTOR,
+            Computed("search_vector(title::text, content)", persisted=True),
+        ),
+        Index("ix_posts_search", "search", postgresql_using="gin"),
     )
+    # Only the database reads this column, which can be as large as the content.
+    __mapper_args__ = {"exclude_properties": ["search"]}  # noqa: RUF012 -- not a field
 
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str] = mapped_column(String(MAX_TITLE_LENGTH))
@@ -248,10 +259,20 @@ class PostCount(Base):
     posts: Mapped[int]
 
 
+@event.listens_for(Base.metadata, "before_create")
+def create_functions(_metadata: MetaData, connection: Connection, **_: Any) -> None:
+    """Add the functions that columns need before `create_all` creates the tables."""
+    run_sql_files(connection, "*_search.sql")
+
+
 @event.listens_for(Base.metadata, "after_create")
 def create_triggers(_metadata: MetaData, connection: Connection, **_: Any) -> None:
     """Add the triggers of the migrations after `create_all` has created the tables."""
-    for file in sorted(BASE_DIR.glob("alembic/sql/*.sql")):
+    run_sql_files(connection, "*.sql")
+
+
+def run_sql_files(connection: Connection, pattern: str) -> None:
+    for file in sorted(BASE_DIR.glob(f"alembic/sql/{pattern}")):
         for statement in file.read_text(encoding="utf-8").split("\n\n"):
             connection.exec_driver_sql(statement)
 

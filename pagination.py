@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from database import MAX_ID
 from models import EPOCH
 from queries import PostRow, UserRow, fetch_page
+from search import Search
 
 MAX_LIMIT = 100
 # Microseconds since the epoch, id, position.
@@ -98,14 +99,20 @@ class PostPage:
 
 
 async def fetch_posts(
-    db: AsyncSession, page: PageRequest, author: UserRow | None = None
+    db: AsyncSession,
+    page: PageRequest,
+    author: UserRow | None = None,
+    search: Search | None = None,
 ) -> PostPage:
-    """Return a page of all posts, or of one author's posts."""
+    """Return a page of all posts, of one author's posts, or of a search."""
     position, after = page.skip, None
     if page.cursor is not None:
         position, after = page.cursor.position, page.cursor[:2]
     # Fetch one extra post to learn whether there is another page.
-    posts, total = await fetch_page(db, author, page.limit + 1, page.skip, after)
+    queries = (search.tsquery, search.tsquery_for_index) if search else None
+    posts, total = await fetch_page(
+        db, author, page.limit + 1, page.skip, after, queries
+    )
     return PostPage(
         posts[: page.limit],
         total,
@@ -121,17 +128,20 @@ async def paginated_response(
     db: AsyncSession,
     page_request: PageRequest,
     author: UserRow | None = None,
+    search: Search | None = None,
 ) -> PostPage:
     """Return a page of posts, and set a `Link` header for the next page (RFC 8288).
 
     The link contains a cursor, unless the client sent `skip` without a cursor. Some
     generated clients send the default `skip` together with a cursor.
     """
-    page = await fetch_posts(db, page_request, author)
+    page = await fetch_posts(db, page_request, author, search)
     if page.has_more:
-        query: dict[str, Any] = {"cursor": page.next_cursor}
+        query: dict[str, Any] = {} if search is None else {"q": search.text}
         if page_request.cursor is None and "skip" in request.query_params:
-            query = {"skip": page_request.skip + page_request.limit}
+            query["skip"] = page_request.skip + page_request.limit
+        else:
+            query["cursor"] = page.next_cursor
         query["limit"] = page_request.limit
         response.headers["Link"] = next_link(request, query)
     return page

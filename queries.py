@@ -10,8 +10,13 @@ from functools import cache
 from typing import Any, Self
 
 from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    FromClause,
     Integer,
+    Text,
     bindparam,
+    case,
     func,
     literal_column,
     select,
@@ -37,6 +42,17 @@ POST = (
 )
 NEWEST_FIRST = (Post.date_posted.desc(), Post.id.desc())
 OLDEST_FIRST = (Post.date_posted, Post.id)
+
+SEARCH = Post.__table__.c.search
+# The total of a search stops here.
+MAX_SEARCH_TOTAL = 1001
+# Words are common if at least `COMMON` of the `SAMPLE` newest posts contain them. Then,
+# the `MAX_WALKED` newest posts probably contain them often enough for the total.
+SAMPLE = 1000
+COMMON = 100
+MAX_WALKED = 15_000
+# A search looks at fewer posts than this one by one.
+FEW = 10_000
 
 # The `user_id` that stands for the whole site in `post_counts`.
 SITE = 0
@@ -113,14 +129,21 @@ async def fetch_page(
     limit: int,
     skip: int = 0,
     after: tuple[datetime, int] | None = None,
+    search: tuple[str, str] | None = None,
 ) -> tuple[list[PostRow], int]:
     """Return the newest posts after an offset or a position, and the total.
 
     Both come from one statement, so that they are consistent even if posts are
-    published or deleted at the same time.
+    published or deleted at the same time. `search` contains two queries for
+    `to_tsquery`: the second one may find more posts, but the index finds them faster.
     """
-    statement = page_statement(author is not None, after is not None, limit)
-    parameters: dict[str, Any] = {"user_id": author.id if author else SITE}
+    parameters: dict[str, Any] = {}
+    if search is None:
+        statement = page_statement(author is not None, after is not None, limit)
+        parameters["user_id"] = author.id if author else SITE
+    else:
+        statement = search_statement(after is not None, limit)
+        parameters["terms"], parameters["for_index"] = search
     if after is None:
         parameters["skip"] = skip
     else:
@@ -165,9 +188,101 @@ def page_statement(by_author: bool, by_position: bool, limit: int) -> Statement:
             ),
         ).subquery()
         page = select(nearer.c.id).limit(rows).subquery("page")
+    return with_posts(counted, page)
+
+
+def with_posts(counted: FromClause, page: FromClause) -> Statement:
+    """Select a total, and the posts whose ids are on a page."""
     posts = page.join(Post, Post.id == page.c.id).join(User, User.id == Post.user_id)
     return (
         select(counted.c.total, *POST, *USER)
         .select_from(counted.outerjoin(posts, true()))
         .order_by(*NEWEST_FIRST)
     )
+
+
+@cache
+def search_statement(by_position: bool, limit: int) -> Statement:
+    """Build the statement that fetches a page of a search.
+
+    Common words are soon found among the newest posts. For rare words, the GIN index is
+    faster, but it collects all matches. The planner can't choose between them, because
+    it doesn't know how common the words are, so look at a sample first.
+
+    PostgreSQL evaluates subqueries when they are needed, and reads common table
+    expressions only as far as they are needed.
+    """
+    rows = literal_column(str(limit), BigInteger)
+    skip = bindparam("skip", 0, type_=BigInteger)
+    query = select(
+        *(
+            func.to_tsquery(
+                literal_column("'simple'"),
+                func.fold_text(bindparam(name, type_=Text)),
+            ).label(name)
+            for name in ("terms", "for_index")
+        )
+    ).cte("query")
+    terms = select(query.c.terms).scalar_subquery()
+    for_index = select(query.c.for_index).scalar_subquery()
+
+    def contains(posts: FromClause, query: ColumnElement[Any]) -> ColumnElement[bool]:
+        return posts.c.search.bool_op("@@")(query)
+
+    def found_in(posts: FromClause, found: ColumnElement[bool]) -> Statement:
+        return select(posts.c.id, posts.c.date_posted).where(found)
+
+    def first(posts: Statement, number: Any) -> FromClause:
+        return posts.limit(number).subquery()
+
+    def count(posts: FromClause, maximum: Any) -> ColumnElement[int]:
+        counted = select(posts.c.id).limit(maximum).subquery()
+        return select(func.count()).select_from(counted).scalar_subquery()
+
+    def constant(number: int) -> ColumnElement[int]:
+        return literal_column(str(number), BigInteger)
+
+    maximum, common, few = map(constant, (MAX_SEARCH_TOTAL, COMMON, FEW))
+    posts = select(Post.id, Post.date_posted, SEARCH)
+    position = tuple_(bindparam("date_posted"), bindparam("post_id"))
+    listed = posts.where(tuple_(*OLDEST_FIRST) < position) if by_position else posts
+    newest = posts.order_by(*NEWEST_FIRST)
+    sample = first(newest, constant(SAMPLE))
+    sampled = count(found_in(sample, contains(sample, terms)).subquery(), maximum)
+    walked = case((sampled >= common, constant(MAX_WALKED)), else_=constant(SAMPLE))
+
+    def walk(posts: Statement) -> FromClause:
+        nearest = first(select(first(posts, constant(MAX_WALKED))), walked)
+        return found_in(nearest, contains(nearest, terms)).cte()
+
+    from_start = walk(newest)
+    near = walk(listed.order_by(*NEWEST_FIRST)) if by_position else from_start
+    # The index first collects all posts with a short prefix, which can be most of them,
+    # so first try to find few posts without it.
+    candidates = first(posts.where(contains(Post.__table__, for_index)), few)
+    is_match = case((terms == for_index, true()), else_=contains(candidates, terms))
+    tried = select(
+        candidates.c.id, candidates.c.date_posted, is_match.label("is_match")
+    ).cte("tried")
+    among_few = found_in(tried, tried.c.is_match)
+    is_few = count(tried, few) < few
+    found = found_in(Post.__table__, contains(Post.__table__, terms)).cte("found")
+
+    number = count(among_few.subquery(), maximum)
+    total = case(
+        (count(from_start, maximum) == maximum, maximum),
+        ((number == maximum) | is_few, number),
+        else_=count(found, maximum),
+    )
+    is_near = count(near, skip + rows) == skip + rows
+    all_found = union_all(among_few.where(is_few), found_in(found, ~is_few)).subquery()
+    far = select(all_found.c.id).where(~is_near)
+    if by_position:
+        far = far.where(tuple_(all_found.c.date_posted, all_found.c.id) < position)
+    page = union_all(
+        select(near.c.id).where(is_near).offset(skip).limit(rows),
+        far.order_by(all_found.c.date_posted.desc(), all_found.c.id.desc())
+        .offset(skip)
+        .limit(rows),
+    ).subquery("page")
+    return with_posts(select(total.label("total")).subquery("counted"), page)

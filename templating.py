@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 import models
 import schemas
+import search
 from config import BASE_DIR, SITE_NAME, settings
 from static_files import modulepreloads
 from unicode_text import truncate, without_bidi_controls
@@ -75,6 +76,7 @@ environment.globals.update(
         "username": models.MAX_USERNAME_LENGTH,
         "email": models.MAX_EMAIL_LENGTH,
         "content": schemas.MAX_CONTENT_LENGTH,
+        "query": search.MAX_QUERY_LENGTH,
         "password_min": schemas.MIN_PASSWORD_LENGTH,
         "password_max": schemas.MAX_PASSWORD_LENGTH,
         "upload_bytes": settings.max_upload_size_bytes,

@@ -3,8 +3,9 @@
 The rules, in terms of RFC 9111:
 
 - A response is stored if its status is 200, it has an ETag, it isn't marked `no-store`
-  and it takes at most 1 MiB. The URL must be canonical, and the request must not have
-  an `Authorization` header. Any request may get a stored response.
+  and it takes at most 1 MiB. The URL must be canonical and not a search, and the
+  request must not have an `Authorization` header. Any request may get a stored
+  response.
 - The key consists of the path, the query parameters that the route declares, and the
   encoding. A route must declare all parameters that it reads, because all others are
   removed.
@@ -52,6 +53,8 @@ CANONICAL_PATH = re.compile(
     r"/|(?:/(?:[a-z_.-]+|[1-9][0-9]*|[a-z]+-(?:0|[1-9][0-9]*)\.xml))+"
 )
 CANONICAL_VALUE = re.compile(r"0|[1-9][0-9]*|[\w-]{22}==")
+# Searches aren't stored, because few are repeated.
+SEARCH_PARAMETER = "q"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 UNCACHED = ("/static/", "/media/", HEALTH_PATH)
 ENCODINGS = ("br", "gzip", "identity")
@@ -331,7 +334,10 @@ def is_canonical(key: Key) -> bool:
     return (
         CANONICAL_PATH.fullmatch(path) is not None
         and len(dict(pairs)) == len(pairs)
-        and all(CANONICAL_VALUE.fullmatch(value) for _, value in pairs)
+        and all(
+            name != SEARCH_PARAMETER and CANONICAL_VALUE.fullmatch(value)
+            for name, value in pairs
+        )
     )
 
 

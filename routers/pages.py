@@ -4,14 +4,17 @@ Only the browser knows whether the visitor is logged in.
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
-from dependencies import FoundPost, FoundUser
+from dependencies import FoundPost, FoundUser, SearchParam
 from exceptions import error_page_response
 from pagination import PageRequest, PostPage, fetch_posts
 from paths import path_for
@@ -35,13 +38,19 @@ NumberedPage = Annotated[PageRequest, Depends(get_numbered_page)]
 
 
 def list_response(
-    request: Request, template: str, listed: PostPage, path: str, **context: Any
+    request: Request,
+    template: str,
+    listed: PostPage,
+    path: str,
+    query: Mapping[str, str] = MappingProxyType({}),
+    **context: Any,
 ) -> Response:
     """Return a page of a list, or a 404 if it is beyond the last page."""
     page = listed.skip // listed.limit + 1
 
     def numbered(number: int) -> str:
-        return path if number == 1 else f"{path}?page={number}"
+        parameters = query if number == 1 else {**query, "page": number}
+        return f"{path}?{urlencode(parameters)}" if parameters else path
 
     if page > 1 and not listed.posts:
         last = max(1, math.ceil(listed.total / listed.limit))
@@ -84,6 +93,18 @@ async def user_posts_page(
     listed = await fetch_posts(db, page, user)
     path = path_for(request.app, "user_posts_page", user_id=user.id)
     return list_response(request, "user_posts.html", listed, path, author=user)
+
+
+@router.get("/search")
+async def search_page(
+    request: Request, page: NumberedPage, search: SearchParam, db: DbSession
+) -> Response:
+    if search is None or not search.terms:
+        return templates.TemplateResponse(request, "search.html", {"search": None})
+    listed = await fetch_posts(db, page, search=search)
+    path = path_for(request.app, "search_page")
+    query = {"q": search.text}
+    return list_response(request, "search.html", listed, path, query, search=search)
 
 
 @router.get("/login")

@@ -18,6 +18,7 @@ from dependencies import (
     PageParams,
     PostToDelete,
     PostToUpdate,
+    SearchParam,
     load_post,
 )
 from exceptions import (
@@ -56,13 +57,17 @@ router = APIRouter(prefix="/api/posts", tags=["posts"])
     responses=openapi_headers("ETag", "Link") | error_responses(TOO_BUSY),
 )
 async def list_posts(
-    request: Request, response: Response, page: PageParams, db: DbSession
+    request: Request,
+    response: Response,
+    page: PageParams,
+    search: SearchParam,
+    db: DbSession,
 ) -> PostPage:
-    """List all posts, newest first.
+    """List all posts, or those that match a search, newest first.
 
     To get the next page, follow the `Link` header, or send `next_cursor` as `cursor`.
     """
-    return await paginated_response(request, response, db, page)
+    return await paginated_response(request, response, db, page, search=search)
 
 
 @router.get(

@@ -3,6 +3,7 @@
 from playwright.sync_api import Locator, expect
 
 from tests.e2e.conftest import (
+    PHONE,
     button,
     dialog,
     expect_logged_in,
@@ -12,6 +13,8 @@ from tests.e2e.conftest import (
     main,
     navbar,
     opener,
+    overflow,
+    post_cards,
     post_ids,
 )
 from tests.server import PASSWORD
@@ -111,6 +114,24 @@ def test_account(ada_page, server):
 
     expect_logged_out(ada_page)
     assert server.sql("SELECT * FROM users") == []
+
+
+def test_search_on_a_phone(new_page, server, ada):
+    for title in ("Tea", "Café"):
+        server.write(ada, "In the garden", title)
+    page = new_page(viewport=PHONE)
+    page.goto("/")
+
+    press(button(page, "Menu"))
+    type_into(navbar(page), q="GARDEN cafe")
+    page.keyboard.press("Enter")
+    page.wait_for_url("/search?q=GARDEN+cafe")
+
+    expect(post_cards(page).locator("mark")).to_have_text(["Café", "garden"])
+    expect(main(page).get_by_role("searchbox")).to_have_value("GARDEN cafe")
+    assert overflow(page) == 0
+    press(post_cards(page).get_by_role("link", name="Café"))
+    page.wait_for_url("/posts/*")
 
 
 def test_skip_link(page, post):

@@ -31,6 +31,7 @@ PUBLIC_PATHS = [
     "/reset-password",
     "/reset-password?token=a",
     "/no-such-page",
+    "/search?q=https+a",
 ]
 VIEWS = [(path, True) for path in OWN_PATHS] + [(path, False) for path in PUBLIC_PATHS]
 LONGEST_NAME = "Wolfeschlegelsteinhausenbergerdorff" + "n" * 15
