@@ -12,6 +12,7 @@ from fastapi.security import OAuth2PasswordBearer
 from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
 from pwdlib.hashers.argon2 import Argon2Hasher
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import models
 from config import settings
@@ -24,6 +25,8 @@ REQUIRED_CLAIMS = ["sub", "iat", "exp", "ver"]
 # A NumericDate can have a fraction (RFC 7519, section 2).
 NUMERIC_DATES = (int, float)
 CLOCK_LEEWAY = timedelta(seconds=10)
+# The time of the login (OpenID Connect Core, section 2). Older tokens don't have it.
+LOGIN_TIME = "auth_time"
 # Our tokens are about 200 characters long. A much longer one could contain JSON that is
 # nested so deeply that parsing it exhausts the stack.
 MAX_TOKEN_LENGTH = 1024
@@ -110,19 +113,22 @@ def create_access_token(
     """Return a signed JSON Web Token (RFC 7519) with the claims in `data`.
 
     Args:
-        data: `sub`, the user's id as a string, and `ver`, the user's `token_version`
-            (default 0, the version of a new user).
+        data: `sub`, the user's id as a string, `ver`, the user's `token_version`
+            (default 0, the version of a new user), and `auth_time`, the time of the
+            login in seconds (default now).
         expires_delta: Lifetime. Defaults to `ACCESS_TOKEN_EXPIRE_MINUTES`.
     """
     lifetime = expires_delta or timedelta(minutes=settings.access_token_expire_minutes)
     issued_at = models.utcnow()
-    claims = {"ver": 0, **data, "iat": issued_at, "exp": issued_at + lifetime}
+    defaults = {"ver": 0, LOGIN_TIME: int(issued_at.timestamp())}
+    claims = {**defaults, **data, "iat": issued_at, "exp": issued_at + lifetime}
     return jwt.encode(claims, settings.signing_key, algorithm=settings.algorithm)
 
 
-def access_token_for(user: models.User) -> str:
+def access_token_for(user: models.User, **claims: int) -> str:
     """Return an access token that is valid until it expires or the password changes."""
-    return create_access_token({"sub": str(user.id), "ver": user.token_version})
+    data = {"sub": str(user.id), "ver": user.token_version, **claims}
+    return create_access_token(data)
 
 
 def verify_access_token(token: str) -> str | None:
@@ -134,10 +140,11 @@ def verify_access_token(token: str) -> str | None:
     return claims["sub"] if claims else None
 
 
-def _read_claims(token: str) -> dict[str, Any] | None:
+def _read_claims(token: str, *, may_be_expired: bool = False) -> dict[str, Any] | None:
     if len(token) > MAX_TOKEN_LENGTH or not JWT.fullmatch(token):
         return None
-    verified = (_verify(token, key) for key in settings.verification_keys)
+    options = {"require": REQUIRED_CLAIMS, "verify_exp": not may_be_expired}
+    verified = (_verify(token, key, options) for key in settings.verification_keys)
     claims = next(filter(None, verified), None)
     if claims is None:
         return None
@@ -150,15 +157,15 @@ def _read_claims(token: str) -> dict[str, Any] | None:
     return claims if is_typed else None
 
 
-def _verify(token: str, key: str) -> dict[str, Any] | None:
-    """Return the claims of an unexpired token that was signed with this key."""
+def _verify(token: str, key: str, options: Any) -> dict[str, Any] | None:
+    """Return the claims of a valid token that was signed with this key."""
     try:
         return jwt.decode(
             token,
             key,
             algorithms=[settings.algorithm],
             leeway=CLOCK_LEEWAY,
-            options={"require": REQUIRED_CLAIMS},
+            options=options,
         )
     # ValueError: PyJWT doesn't catch the errors of the JSON and UTF-8 decoders.
     except (jwt.PyJWTError, ValueError):
@@ -186,9 +193,20 @@ async def get_current_user(
         HTTPException: 401 if the token is missing, forged, expired or revoked, or if
             its user has been deleted or deactivated.
     """
+    user, _claims = await _authenticate(token, response, db)
+    return user
+
+
+async def _authenticate(
+    token: str | None,
+    response: Response,
+    db: AsyncSession,
+    *,
+    may_be_expired: bool = False,
+) -> tuple[models.User, dict[str, Any]]:
     if token is None:
         raise NOT_AUTHENTICATED.exception()
-    claims = _read_claims(token)
+    claims = _read_claims(token, may_be_expired=may_be_expired)
     user_id = _row_id(claims["sub"]) if claims else None
     if claims is None or user_id is None:
         raise INVALID_TOKEN.exception()
@@ -196,7 +214,31 @@ async def get_current_user(
     if user is None or not user.is_active or user.token_version != claims["ver"]:
         raise INVALID_TOKEN.exception()
     response.headers["Cache-Control"] = "no-store"
-    return user
+    return user, claims
+
+
+async def renew_access_token(
+    token: Annotated[str | None, Depends(oauth2_scheme)],
+    response: Response,
+    db: DbSession,
+) -> str:
+    """Return a new token for one that may have expired. The login time stays the same.
+
+    Raises:
+        HTTPException: 401 if the login was more than `SESSION_MAX_DAYS` ago, or if the
+            token is invalid for any reason other than its age.
+    """
+    user, claims = await _authenticate(token, response, db, may_be_expired=True)
+    login_time = claims.get(LOGIN_TIME)
+    if type(login_time) is not int or _has_ended(login_time):
+        raise INVALID_TOKEN.exception()
+    return access_token_for(user, **{LOGIN_TIME: login_time})
+
+
+def _has_ended(login_time: int) -> bool:
+    max_age = timedelta(days=settings.session_max_days).total_seconds()
+    # If another server's clock is ahead, the login may appear to be in the future.
+    return max(0, models.utcnow().timestamp() - login_time) >= max_age
 
 
 def _row_id(sub: str) -> int | None:
@@ -207,3 +249,4 @@ def _row_id(sub: str) -> int | None:
 
 
 CurrentUser = Annotated[models.User, Depends(get_current_user)]
+RenewedToken = Annotated[str, Depends(renew_access_token)]

@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     """Algorithm for signing access tokens. Tokens that use another one are rejected."""
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
+    session_max_days: int = Field(default=14, ge=0, le=3650)
+    """How long users stay logged in on the site, in days after the login. 0: only until
+    their access token expires."""
 
     argon2_time_cost: int = Field(default=3, ge=1, le=100)
     """Number of passes over the memory for each password hash."""
@@ -204,6 +207,8 @@ class Settings(BaseSettings):
     """Password reset emails per account, and notifications per email address."""
     rate_limit_uploads_per_user: Rate = "30/30 minutes"
     """Profile picture uploads per user."""
+    rate_limit_exports_per_user: Rate = "10/hour"
+    """Data exports per user."""
     rate_limit_posts_per_user: Rate = "30/5 minutes"
     """New posts per user."""
     rate_limit_previews_per_user: Rate = "60/5 minutes"

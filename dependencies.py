@@ -28,7 +28,14 @@ from exceptions import (
 )
 from models import Post, User
 from pagination import Cursor, CursorText, Limit, PageRequest, Skip, cursor_error
-from queries import PostRow, UserRow, fetch_post, fetch_user
+from queries import (
+    PostRow,
+    PostWithNeighbors,
+    UserRow,
+    fetch_post,
+    fetch_post_with_neighbors,
+    fetch_user,
+)
 from rate_limit import client_network
 from schemas import Storable
 from search import MAX_QUERY_LENGTH, Search
@@ -212,7 +219,16 @@ async def find_post(post_id: PostId, db: DbSession) -> PostRow:
     return post
 
 
+async def find_post_with_neighbors(post_id: PostId, db: DbSession) -> PostWithNeighbors:
+    """Return the post whose id is in the path with its neighbors, or raise a 404."""
+    found = await fetch_post_with_neighbors(db, post_id)
+    if found is None:
+        raise POST_NOT_FOUND.exception()
+    return found
+
+
 FoundPost = Annotated[PostRow, Depends(find_post)]
+FoundPostWithNeighbors = Annotated[PostWithNeighbors, Depends(find_post_with_neighbors)]
 
 
 async def load_post(db: AsyncSession, post_id: int, *, lock: bool = False) -> Post:

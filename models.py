@@ -45,6 +45,7 @@ from unicode_text import (
 
 MAX_USERNAME_LENGTH = 50
 MAX_EMAIL_LENGTH = 120
+MAX_BIO_LENGTH = 160
 MAX_TITLE_LENGTH = 100
 MAX_DISPLAY_TITLE_LENGTH = 60
 MAX_EXCERPT_LENGTH = 300
@@ -99,6 +100,9 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(MAX_EMAIL_LENGTH))
     password_hash: Mapped[str] = mapped_column(String(255))
     image_file: Mapped[str | None] = mapped_column(String(255))
+    bio: Mapped[str] = mapped_column(
+        String(MAX_BIO_LENGTH), default="", server_default=""
+    )
     # Access tokens contain this number. Incrementing it revokes all earlier tokens.
     token_version: Mapped[int] = mapped_column(default=0, server_default="0")
     # An operator can deactivate users: they can't log in, but their posts stay.

@@ -25,12 +25,13 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from database import Statement, fetch
 from models import Post, PostCount, User, display_title, excerpt, picture_path
 from rendering import PostFormat, text_without_markup
 
-USER = (User.id, User.username, User.image_file)
+USER = (User.id, User.username, User.image_file, User.bio)
 POST = (
     Post.id,
     Post.title,
@@ -60,6 +61,35 @@ SITE = 0
 FIND_POST = (
     select(*POST, *USER).join(Post.author).where(Post.id == bindparam("post_id"))
 )
+# Enough of the content of an untitled post to create a title from it.
+MAX_START_LENGTH = 2000
+
+
+def _neighbor(name: str, *, newer: bool) -> FromClause:
+    """Return a subquery for the next newer or older post by the author of a post."""
+    other = aliased(Post)
+    columns = (other.date_posted, other.id)
+    position, current = tuple_(*columns), tuple_(*OLDEST_FIRST)
+    is_beyond = position > current if newer else position < current
+    order = columns if newer else [column.desc() for column in columns]
+    start = case((other.title == "", func.left(other.content, MAX_START_LENGTH)))
+    return (
+        select(other.id, other.title, start.label("start"), other.format)
+        .where(other.user_id == Post.user_id, is_beyond)
+        .order_by(*order)
+        .limit(1)
+        .lateral(name)
+    )
+
+
+NEWER, OLDER = _neighbor("newer", newer=True), _neighbor("older", newer=False)
+FIND_POST_WITH_NEIGHBORS = (
+    select(*POST, *USER, *NEWER.c, *OLDER.c)
+    .join(Post.author)
+    .outerjoin(NEWER, true())
+    .outerjoin(OLDER, true())
+    .where(Post.id == bindparam("post_id"))
+)
 FIND_USER = select(*USER).where(User.id == bindparam("user_id"))
 
 
@@ -70,6 +100,7 @@ class UserRow:
     id: int
     username: str
     image_file: str | None
+    bio: str
 
     @property
     def image_path(self) -> str:
@@ -113,9 +144,44 @@ class PostRow:
         return self.date_updated or self.date_posted
 
 
+@dataclass(frozen=True, slots=True)
+class PostLink:
+    """What a link to a post needs."""
+
+    id: int
+    display_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostWithNeighbors:
+    """A post, and the next newer and older posts by the same author."""
+
+    post: PostRow
+    newer: PostLink | None
+    older: PostLink | None
+
+
 async def fetch_post(db: AsyncSession, post_id: int) -> PostRow | None:
     rows = await fetch(db, FIND_POST, {"post_id": post_id})
     return PostRow.from_columns(rows[0]) if rows else None
+
+
+async def fetch_post_with_neighbors(
+    db: AsyncSession, post_id: int
+) -> PostWithNeighbors | None:
+    rows = await fetch(db, FIND_POST_WITH_NEIGHBORS, {"post_id": post_id})
+    if not rows:
+        return None
+    columns = rows[0]
+    links = [
+        PostLink(
+            row_id, display_title(title, text_without_markup(start or "", post_format))
+        )
+        if row_id
+        else None
+        for row_id, title, start, post_format in (columns[-8:-4], columns[-4:])
+    ]
+    return PostWithNeighbors(PostRow.from_columns(columns[:-8]), *links)
 
 
 async def fetch_user(db: AsyncSession, user_id: int) -> UserRow | None:
@@ -125,7 +191,7 @@ async def fetch_user(db: AsyncSession, user_id: int) -> UserRow | None:
 
 async def fetch_page(
     db: AsyncSession,
-    author: UserRow | None,
+    author: User | UserRow | None,
     limit: int,
     skip: int = 0,
     after: tuple[datetime, int] | None = None,

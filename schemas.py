@@ -18,7 +18,12 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config import MAX_BODY_BYTES
-from models import MAX_EMAIL_LENGTH, MAX_TITLE_LENGTH, MAX_USERNAME_LENGTH
+from models import (
+    MAX_BIO_LENGTH,
+    MAX_EMAIL_LENGTH,
+    MAX_TITLE_LENGTH,
+    MAX_USERNAME_LENGTH,
+)
 from rendering import PostFormat
 from unicode_text import MAX_COMPOSITION, is_visible, to_nfc
 
@@ -53,14 +58,18 @@ def validate_storable(value: str) -> str:
     return value
 
 
-def validate_username(value: str) -> str:
-    """Reject a username that is invisible, or has control or format characters."""
+def validate_single_line(value: str) -> str:
+    """Reject a text that has control or format characters."""
     for character in value:
         if (
             unicodedata.category(character) in INVISIBLE_CATEGORIES
             and character not in ZERO_WIDTH_JOINERS
         ):
             raise ValueError("must not contain control or invisible characters")
+    return value
+
+
+def validate_visible(value: str) -> str:
     if not is_visible(value):
         raise ValueError("must contain a visible character")
     return value
@@ -73,7 +82,7 @@ def validate_not_blank(value: str) -> str:
 
 
 def invisible_to_empty(value: str) -> str:
-    """Return a title, or an empty string if it has no visible character."""
+    """Return a title or a bio, or an empty string if it has no visible character."""
     return value if is_visible(value) else ""
 
 
@@ -114,8 +123,16 @@ Username = Annotated[
     str,
     StringConstraints(min_length=1, max_length=MAX_USERNAME_LENGTH),
     BeforeValidator(normalize_username),
-    AfterValidator(validate_username),
+    AfterValidator(validate_single_line),
+    AfterValidator(validate_visible),
     Field(examples=["Ada"]),
+]
+Bio = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=MAX_BIO_LENGTH),
+    AfterValidator(validate_single_line),
+    AfterValidator(invisible_to_empty),
+    Field(examples=["I write about engines."]),
 ]
 Email = Annotated[
     str,
@@ -176,6 +193,8 @@ class UserUpdate(Schema):
     """1 to 50 characters. Unique regardless of case, character width and spacing."""
     email: Email | None = None
     """At most 120 characters. Stored in lower case."""
+    bio: Bio | None = None
+    """At most 160 characters in a single line. Empty removes the bio."""
 
 
 class UserPublicResponse(Schema):
@@ -189,6 +208,8 @@ class UserPublicResponse(Schema):
     """Filename of the profile picture, or null if the user has none."""
     image_path: str
     """URL or path of the profile picture, or of the default picture."""
+    bio: str
+    """A few words about the user, or an empty string."""
 
 
 class UserPrivateResponse(UserPublicResponse):
@@ -294,6 +315,15 @@ class SinglePostResponse(PostResponse):
 
     content_html: str
     """The content as HTML that is safe to insert into a page."""
+
+
+class UserExport(Schema):
+    """All data of a user."""
+
+    profile: UserPrivateResponse
+    """Profile, including private fields."""
+    posts: list[PostResponse]
+    """All posts, newest first."""
 
 
 class PaginatedPostsResponse(Schema):

@@ -75,6 +75,7 @@ environment.globals.update(
         "title": models.MAX_TITLE_LENGTH,
         "username": models.MAX_USERNAME_LENGTH,
         "email": models.MAX_EMAIL_LENGTH,
+        "bio": models.MAX_BIO_LENGTH,
         "content": schemas.MAX_CONTENT_LENGTH,
         "query": search.MAX_QUERY_LENGTH,
         "password_min": schemas.MIN_PASSWORD_LENGTH,

@@ -35,7 +35,7 @@ class BufferedResponse:
     """IP of the first client. A large body counts toward the limit of this client."""
     generation: int | None = None
     """Generation of the cache when the response was computed. None for a response that
-    isn't stored, and for a single post, which is removed when it changes."""
+    isn't stored, and for a single post of the API, which is removed when it changes."""
     route: object = None
     """The route that computed the response, for the log."""
 

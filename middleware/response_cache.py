@@ -13,15 +13,15 @@ The rules, in terms of RFC 9111:
   computation, unless the data has changed since it began, or it began more than 0.2
   seconds ago.
 - Any change to public data removes the changed posts, and all responses other than
-  single posts. This process removes them before it responds to the request that makes
-  the change. Other processes are notified by triggers
-  (`alembic/sql/0008_notify_changes.sql`).
+  single posts of the API. (The page of a post links to other posts.) This process
+  removes them before it responds to the request that makes the change. Other processes
+  are notified by triggers (`alembic/sql/0008_notify_changes.sql`).
 - A response is not stored if the data has changed while it was being computed.
 - Nothing is stored before the app has started, in development, while notifications
   can't be received, or while dependencies are overridden.
 
-Files bypass the cache, because they are streamed. Health checks bypass it, because
-each one must query the database.
+Files and exports bypass the cache, because they are streamed. Health checks bypass it,
+because each one must query the database.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from middleware.buffered_response import (
 )
 
 POSTS_API = re.compile(r"/api/posts(?:/([1-9][0-9]*))?")
-SINGLE_POST = re.compile(r"(?:/api)?/posts/[1-9][0-9]*")
+SINGLE_POST = re.compile(r"/api/posts/[1-9][0-9]*")
 # Responses to other paths of the same resource, such as /posts/007, aren't stored.
 CANONICAL_PATH = re.compile(
     r"/|(?:/(?:[a-z_.-]+|[1-9][0-9]*|[a-z]+-(?:0|[1-9][0-9]*)\.xml))+"
@@ -56,7 +56,10 @@ CANONICAL_VALUE = re.compile(r"0|[1-9][0-9]*|[\w-]{22}==")
 # Searches aren't stored, because few are repeated.
 SEARCH_PARAMETER = "q"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-UNCACHED = ("/static/", "/media/", HEALTH_PATH)
+EXPORT_PATH = "/api/users/me/export"
+UNCACHED = ("/static/", "/media/", EXPORT_PATH, HEALTH_PATH)
+# Requests to log in, or to stay logged in, don't change public data.
+TOKEN_PATHS = frozenset({"/api/users/token", "/api/users/me/token"})
 ENCODINGS = ("br", "gzip", "identity")
 
 # Estimated size of the key and the headers of an entry.
@@ -136,13 +139,12 @@ class ResponseCache:
         self._new[key] = response
 
     def invalidate(self, post_ids: Iterable[str]) -> None:
-        """Remove these posts, and all responses other than single posts."""
+        """Remove these posts, and all responses other than single posts of the API."""
         self.generation += 1
         for post_id in post_ids:
-            for path in (f"/posts/{post_id}", f"/api/posts/{post_id}"):
-                for encoding in ENCODINGS:
-                    self._new.pop((path, b"", encoding), None)
-                    self._used.pop((path, b"", encoding), None)
+            for encoding in ENCODINGS:
+                self._new.pop((f"/api/posts/{post_id}", b"", encoding), None)
+                self._used.pop((f"/api/posts/{post_id}", b"", encoding), None)
 
     def invalidate_all(self) -> None:
         self.generation += 1
@@ -191,7 +193,7 @@ class ResponseCacheMiddleware:
             await self.app(scope, receive, send)
         elif scope["method"] == "GET":
             await self._get(scope, receive, send)
-        elif scope["method"] in SAFE_METHODS:
+        elif scope["method"] in SAFE_METHODS or scope["path"] in TOKEN_PATHS:
             await self.app(scope, receive, send)
         else:
             await self._write(scope, receive, send)

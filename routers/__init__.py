@@ -1,7 +1,20 @@
 """Routers: the API, pages, feeds and the health check."""
 
-from routers import feeds, health, login, pages, passwords, pictures, posts, users
+from routers import (
+    export,
+    feeds,
+    health,
+    login,
+    pages,
+    passwords,
+    pictures,
+    posts,
+    users,
+)
 
 # Starlette tries routes in this order, so the most frequently used ones come first.
-MODULES = (posts, pages, users, feeds, login, passwords, pictures, health)
+MODULES = (
+    *(posts, pages, users, feeds, login),
+    *(passwords, pictures, export, health),
+)
 ROUTERS = tuple(module.router for module in MODULES)

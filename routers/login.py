@@ -1,4 +1,4 @@
-"""Login with an email address and a password."""
+"""Login with an email address and a password, and renewal of access tokens."""
 
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import rate_limit
 from auth import (
+    RenewedToken,
     access_token_for,
     hash_password_async,
     needs_rehash,
@@ -47,6 +48,16 @@ async def create_token(
     if needs_rehash(user.password_hash):
         await rehash_password(db, user, form.password)
     return Token(access_token=access_token_for(user))
+
+
+@router.post("/me/token", summary="Renew a token", response_model=Token)
+async def renew_token(access_token: RenewedToken) -> Token:
+    """Get a new access token in exchange for one that may have expired.
+
+    This works for a limited time after the login, 14 days by default, and only until
+    the password changes.
+    """
+    return Token(access_token=access_token)
 
 
 async def rehash_password(db: AsyncSession, user: User, password: str) -> None:

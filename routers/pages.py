@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
 from database import MAX_ID, DbSession
-from dependencies import FoundPost, FoundUser, SearchParam
+from dependencies import FoundPostWithNeighbors, FoundUser, SearchParam
 from exceptions import error_page_response
 from pagination import PageRequest, PostPage, fetch_posts
 from paths import path_for
@@ -80,9 +80,14 @@ async def home_page(request: Request, page: NumberedPage, db: DbSession) -> Resp
 
 
 @router.get("/posts/{post_id}")
-async def post_page(request: Request, post: FoundPost) -> Response:
-    content_html = await render(post.content, post.format)
-    context = {"post": post, "content_html": content_html}
+async def post_page(request: Request, found: FoundPostWithNeighbors) -> Response:
+    post = found.post
+    context = {
+        "post": post,
+        "content_html": await render(post.content, post.format),
+        "newer": found.newer,
+        "older": found.older,
+    }
     return templates.TemplateResponse(request, "post.html", context)
 
 

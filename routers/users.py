@@ -244,7 +244,7 @@ async def read_user(user: FoundUser) -> UserRow:
 async def update_user(
     user_in: UserUpdate, user: UserToUpdate, db: DbSession, background: BackgroundTasks
 ) -> User:
-    """Update your username, your email address, or both.
+    """Update your username, your email address, or your bio.
 
     If the email address changes, all password reset links become invalid, and the old
     email address gets a notification.

@@ -6,7 +6,9 @@ from typing import Any
 
 import jwt
 import pytest
+from httpx import AsyncClient, Response
 from pydantic import SecretStr
+from sqlalchemy import update
 
 from auth import (
     create_access_token,
@@ -16,10 +18,11 @@ from auth import (
     verify_password,
 )
 from config import settings
-from models import utcnow
+from models import User, utcnow
 from tests.conftest import PASSWORD, auth_header, get_user_id
 
 OTHER_KEY = "another-key-of-thirty-two-bytes-!"
+DAY = 24 * 60 * 60
 
 
 def from_now(seconds: int) -> float:
@@ -33,6 +36,13 @@ def make_claims(**changes: Any) -> dict[str, Any]:
     """Return valid claims with some changes. The value `...` removes a claim."""
     claims = {"sub": "7", "ver": 0, "iat": from_now(0), "exp": from_now(60), **changes}
     return {name: value for name, value in claims.items() if value is not ...}
+
+
+def make_old_claims(user_id: int, **changes: Any) -> dict[str, Any]:
+    """Return the claims of a token that expired an hour ago, with some changes."""
+    login_time = int(from_now(-13 * DAY))
+    dates = {"iat": from_now(-5400), "exp": from_now(-3600), "auth_time": login_time}
+    return make_claims(**{"sub": str(user_id), **dates, **changes})
 
 
 def sign(claims: Any, key: str = settings.signing_key, algorithm: str = "HS256") -> str:
@@ -182,6 +192,88 @@ class TestCurrentUser:
 
         assert response.status_code == 401
         assert response.json() == {"detail": "Invalid or expired token"}
+
+
+async def renew(client: AsyncClient, token: str) -> Response:
+    return await client.post("/api/users/me/token", headers=auth_header(token))
+
+
+class TestRenewToken:
+    async def test_expired_token(self, client, ada):
+        claims = make_old_claims(await get_user_id(client, ada))
+
+        response = await renew(client, sign(claims))
+
+        token = response.json()["access_token"]
+        renewed = jwt.decode(token, options={"verify_signature": False})
+        assert response.status_code == 200
+        assert response.json() == {"access_token": token, "token_type": "bearer"}
+        assert response.headers["Cache-Control"] == "no-store"
+        assert renewed["exp"] > from_now(60)
+        assert renewed["auth_time"] == claims["auth_time"]
+
+    async def test_new_token(self, client, ada):
+        token = ada["Authorization"].removeprefix("Bearer ")
+
+        assert (await renew(client, token)).status_code == 200
+
+    async def test_previous_key(self, client, ada, monkeypatch):
+        monkeypatch.setattr(settings, "secret_key_previous", (SecretStr(OLD_KEY),))
+        claims = make_old_claims(await get_user_id(client, ada))
+
+        response = await renew(client, sign(claims, OLD_KEY))
+
+        assert verify_access_token(response.json()["access_token"]) == claims["sub"]
+
+    @pytest.mark.parametrize(
+        ("change", "key"),
+        [
+            ({"auth_time": int(from_now(-14 * DAY - 60))}, settings.signing_key),
+            ({"auth_time": ...}, settings.signing_key),
+            ({"auth_time": str(from_now(0))}, settings.signing_key),
+            ({"auth_time": float("nan")}, settings.signing_key),
+            ({"exp": ...}, settings.signing_key),
+            ({"ver": 1}, settings.signing_key),
+            ({"sub": "0"}, settings.signing_key),
+            ({}, OTHER_KEY),
+        ],
+        ids=range(8),
+    )
+    async def test_invalid(self, client, ada, change, key):
+        claims = make_old_claims(await get_user_id(client, ada), **change)
+
+        response = await renew(client, sign(claims, key))
+
+        assert response.status_code == 401
+        assert response.json() == {"detail": "Invalid or expired token"}
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+    @pytest.mark.parametrize(
+        "change", [{"token_version": 1}, {"is_active": False}], ids=str
+    )
+    async def test_ended_session(self, client, ada, db, change):
+        claims = make_old_claims(await get_user_id(client, ada))
+        await db.execute(update(User).values(change))
+        await db.commit()
+
+        response = await renew(client, sign(claims))
+
+        assert response.status_code == 401
+
+    async def test_turned_off(self, client, ada, monkeypatch):
+        monkeypatch.setattr(settings, "session_max_days", 0)
+        token = ada["Authorization"].removeprefix("Bearer ")
+
+        response = await renew(client, token)
+
+        assert response.status_code == 401
+
+    async def test_expired_token_has_no_other_use(self, client, ada):
+        token = sign(make_old_claims(await get_user_id(client, ada)))
+
+        response = await client.get("/api/users/me", headers=auth_header(token))
+
+        assert response.status_code == 401
 
 
 def test_verify_password():

@@ -26,6 +26,8 @@ RESET = {"token": "unknown", "new_password": "battery staple"}
 # The expected status of a valid request by ada, and its HTTPX arguments.
 PROTECTED: dict[str, tuple[int, Json]] = {
     "GET /api/users/me": (200, {}),
+    "POST /api/users/me/token": (200, {}),
+    "GET /api/users/me/export": (200, {}),
     "PATCH /api/users/me/password": (200, {"json": PASSWORDS}),
     "PATCH /api/users/{user_id}": (200, {"json": {"username": "lady"}}),
     "DELETE /api/users/{user_id}": (204, {}),

@@ -136,11 +136,11 @@ async def many_posts(db: AsyncSession, ids: dict[str, int]) -> None:
 
 
 async def explain(client: AsyncClient, connection: AsyncConnection, path: str) -> str:
-    """Return the plan of the query for a page of posts."""
+    """Return the plan of the query for a page of posts, or for a post page."""
     queries: list[tuple[str, Any]] = []
 
     def record(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
-        if "FROM post_counts" in sql:
+        if "FROM post_counts" in sql or "LATERAL" in sql:
             queries.append((sql, values))
 
     event.listen(engine.sync_engine, "before_cursor_execute", record)
@@ -194,3 +194,12 @@ class TestIndex:
         # The scan starts at the cursor instead of skipping all newer posts.
         assert re.search(rf"Index (Only )?Scan using {index} .* rows=11", plan)
         assert re.search(r"Index Cond: .*ROW\(date_posted, id\) < ROW\(", plan)
+
+    async def test_neighbors(self, client, db, connection, many_posts):
+        post_id = await db.scalar(text("SELECT id FROM posts ORDER BY id DESC LIMIT 1"))
+
+        plan = await explain(client, connection, f"/posts/{post_id}")
+
+        scans = re.findall(r"Index Scan (Backward )?using ix_posts_user_newest", plan)
+        assert sorted(scans) == ["", "Backward "]
+        assert len(re.findall(r"Index Cond: .*ROW\(", plan)) == 2

@@ -245,6 +245,15 @@ class TestEscaping:
         assert page.title == page.meta["og:title"] == EVIL[:50] + SUFFIX
         assert page.meta["description"] == f"Posts by {EVIL[:50]} on FastAPI Blog."
 
+    async def test_bio(self, client, ada, post):
+        user_in = {"bio": EVIL}
+        await client.patch(f"/api/users/{post['user_id']}", json=user_in, headers=ada)
+
+        page = await open_page(client, f"/users/{post['user_id']}/posts")
+
+        assert page.meta["description"].endswith(f" on FastAPI Blog. {EVIL}")
+        assert page.inline_script == ""
+
     @pytest.mark.parametrize("path", WITH_POSTS)
     async def test_markup(self, client, evil, path):
         page = await open_page(client, path.format(**evil))

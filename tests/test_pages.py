@@ -1,10 +1,12 @@
 """HTML pages: content, links, escaping, and what they load."""
 
 import re
+from datetime import UTC, datetime
 
 import pytest
+from httpx import AsyncClient
 
-from tests.conftest import create_post
+from tests.conftest import add_posts, create_post, get_user_id
 
 # The placeholders are fields of a post.
 WITH_POSTS = ["/", "/posts/{id}", "/users/{user_id}/posts"]
@@ -77,6 +79,41 @@ class TestPostList:
         assert "No. 0." not in first.text
         assert "No. 0." in second.text
         assert "?page=3" not in second.text
+
+
+class TestNeighbors:
+    @staticmethod
+    async def links(client: AsyncClient, post_id: int) -> dict[str, tuple[str, str]]:
+        """Return the path and the title of the newer ("prev") and older post."""
+        page = (await client.get(f"/posts/{post_id}")).text
+        found = r'<a href="(\S+)" rel="(\w+)">\w+ post <bdi>(.*?)</bdi>'
+        return {rel: (path, title) for path, rel, title in re.findall(found, page)}
+
+    async def test_same_author(self, client, db, ada, bob):
+        noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        user_id = await get_user_id(client, ada)
+        first, second, third = await add_posts(db, user_id, [noon] * 3)
+        await add_posts(db, await get_user_id(client, bob), [noon])
+
+        links = [await self.links(client, n) for n in (first, second, third)]
+
+        older, newer = (f"/posts/{first}", "-"), (f"/posts/{third}", "-")
+        middle = (f"/posts/{second}", "-")
+        assert links == [
+            {"prev": middle},
+            {"prev": newer, "next": older},
+            {"next": middle},
+        ]
+
+    async def test_title(self, client, ada):
+        content = "\u2063" * 300 + "<b> " + "long text " * 500
+        await create_post(client, ada, title="", content=content)
+        post = await create_post(client, ada)
+
+        _path, title = (await self.links(client, post["id"]))["next"]
+
+        assert title.startswith("&lt;b&gt; long text")
+        assert title.endswith("\u2026")
 
 
 async def test_post_page(client, ada):

@@ -46,6 +46,7 @@ LOW_LIMITS = {
     "rate_limit_sign_up_per_ip": "2/hour",
     "rate_limit_password_per_user": "3/hour",
     "rate_limit_uploads_per_user": "2/hour",
+    "rate_limit_exports_per_user": "2/hour",
     "rate_limit_posts_per_user": "2/hour",
     "rate_limit_reset_per_ip": "3/hour",
     "rate_limit_emails_per_account": "2/day",
@@ -374,6 +375,15 @@ class TestUserLimits:
         response = await upload_picture(client, ada)
 
         assert response.status_code == 429
+
+    async def test_exports(self, client, ada, bob):
+        users = (ada, ada, ada, bob)
+
+        responses = [
+            await client.get("/api/users/me/export", headers=user) for user in users
+        ]
+
+        assert [response.status_code for response in responses] == [200, 200, 429, 200]
 
 
 class TestCount:

@@ -1,6 +1,7 @@
 """The response cache: sharing, storage and invalidation of responses."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -132,6 +133,7 @@ class TestSharing:
             ("POST", ["/"] * 3),
             ("GET", ["/static/file"] * 3),
             ("GET", ["/media/file"] * 3),
+            ("GET", ["/api/users/me/export"] * 3),
             ("GET", ["/health"] * 3),
             ("GET", ["/", "/?page=2", "/login"]),
         ],
@@ -307,7 +309,7 @@ class TestInvalidation:
     @pytest.mark.parametrize(
         ("method", "path", "removed"),
         [
-            ("POST", "/api/posts", {"/", "/users/1"}),
+            ("POST", "/api/posts", {"/", "/users/1", "/posts/7"}),
             ("PATCH", "/api/posts/7", {"/", "/users/1", "/posts/7", "/api/posts/7"}),
             ("DELETE", "/api/posts/7", {"/", "/users/1", "/posts/7", "/api/posts/7"}),
             ("PUT", "/api/posts/+7", "all"),
@@ -316,7 +318,7 @@ class TestInvalidation:
         ],
     )
     async def test_write(self, site, visitor, method, path, removed):
-        stored = {"/", "/users/1", "/posts/7", "/api/posts/7", "/posts/8"}
+        stored = {"/", "/users/1", "/posts/7", "/api/posts/7", "/api/posts/8"}
         for url in stored:
             await visitor.get(url)
         await visitor.request(method, path)
@@ -326,6 +328,15 @@ class TestInvalidation:
 
         expected = stored if removed == "all" else removed
         assert {url for url in stored if responses[url] == "second"} == expected
+
+    @pytest.mark.parametrize("path", ["/api/users/token", "/api/users/me/token"])
+    async def test_login_removes_nothing(self, site, visitor, path):
+        await visitor.get("/")
+        await visitor.post(path)
+
+        await visitor.get("/")
+
+        assert site.calls == 2
 
     async def test_failed_write_removes_nothing(self, site, visitor):
         await visitor.get("/")
@@ -504,6 +515,23 @@ class TestApp:
 
         assert all("lady" in response.text for response in responses)
 
+    @pytest.mark.usefixtures("cache_on")
+    async def test_links_to_neighbors_are_current(self, concurrent_client):
+        ada = await sign_up(concurrent_client, "ada")
+        path = f"/posts/{(await create_post(concurrent_client, ada))['id']}"
+        pages = [(await concurrent_client.get(path)).text]
+
+        newer = await create_post(concurrent_client, ada, title="Newer")
+        pages.append((await concurrent_client.get(path)).text)
+        url = f"/api/posts/{newer['id']}"
+        await concurrent_client.patch(url, json={"title": "Edited"}, headers=ada)
+        pages.append((await concurrent_client.get(path)).text)
+        await concurrent_client.delete(url, headers=ada)
+        pages.append((await concurrent_client.get(path)).text)
+
+        titles = [re.findall(r"<bdi>(Newer|Edited)<", page) for page in pages]
+        assert titles == [[], ["Newer"], ["Edited"], []]
+
 
 @pytest.fixture
 async def listener(schema: None) -> AsyncIterator[None]:
@@ -552,6 +580,7 @@ class TestListener:
             ),
             ("UPDATE users SET username = 'lady'", False),
             ("UPDATE users SET image_file = 'x.jpg'", False),
+            ("UPDATE users SET bio = 'Engines'", False),
             ("DELETE FROM users", False),
             ("TRUNCATE users CASCADE", False),
             (

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import schemas
 from schemas import (
+    Bio,
     ChangePasswordRequest,
     Content,
     Email,
@@ -174,6 +175,27 @@ class TestContent:
             validate(Content, content)
 
 
+class TestBio:
+    @pytest.mark.parametrize(
+        ("given", "stored"),
+        [
+            (" I write.\n", "I write."),
+            ("b" * 160, "b" * 160),
+            ("", ""),
+            ("\u200d\u3164 ", ""),
+        ],
+    )
+    def test_valid(self, given, stored):
+        assert validate(Bio, given) == stored
+
+    @pytest.mark.parametrize(
+        "bio", ["b" * 161, "a\0b", "a\nb", "a\u202eb", 7], ids=ascii
+    )
+    def test_invalid(self, bio):
+        with pytest.raises(ValidationError):
+            validate(Bio, bio)
+
+
 INVALID_POST = {"title": "t" * 101, "content": " "}
 
 
@@ -181,7 +203,7 @@ INVALID_POST = {"title": "t" * 101, "content": " "}
     ("schema", "invalid"),
     [
         (UserCreate, {"username": "", "email": "ada", "password": "short"}),
-        (UserUpdate, {"username": "", "email": "ada"}),
+        (UserUpdate, {"username": "", "email": "ada", "bio": "a\nb"}),
         (PostCreate, INVALID_POST),
         (PostReplace, INVALID_POST),
         (PostUpdate, INVALID_POST),

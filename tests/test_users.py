@@ -42,6 +42,7 @@ class TestSignUp:
             "email": "eve@example.com",
             "image_file": None,
             "image_path": "/static/profile_pics/default.jpg",
+            "bio": "",
         }
 
     async def test_other_fields_are_ignored(self, client):
@@ -176,6 +177,7 @@ class TestUpdateUser:
             ({"email": "Ada@Example.ORG"}, {"email": "ada@example.org"}),
             ({"username": "ADA", "email": None}, {"username": "ADA"}),
             ({"username": None, "email": "ADA@example.com"}, {}),
+            ({"bio": " Engines "}, {"bio": "Engines"}),
             ({"id": 7, "image_file": "x.jpg"}, {}),
         ],
     )
@@ -187,6 +189,14 @@ class TestUpdateUser:
         assert response.status_code == 200
         assert response.json() == {**user, **changed}
         assert response.json() == await get_current_user(client, ada)
+
+    @pytest.mark.parametrize(("change", "bio"), [(None, "Engines"), ("", "")])
+    async def test_remove_bio(self, client, ada, user_path, change, bio):
+        await client.patch(user_path, json={"bio": "Engines"}, headers=ada)
+
+        await client.patch(user_path, json={"bio": change}, headers=ada)
+
+        assert (await client.get(user_path)).json()["bio"] == bio
 
     @pytest.mark.parametrize(
         ("user_in", "error"),

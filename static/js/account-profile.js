@@ -1,16 +1,15 @@
-// Hook: <form data-account-profile data-url="/api/users/ID"> with inputs named username
-// and email.
+// Hook: <form data-account-profile data-url="/api/users/ID"> with inputs named username,
+// email and bio.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
 import { onSubmit, showStatus } from "./form.js";
 import { withId } from "./utils.js";
 
 export function init(form) {
-  const { username, email } = form.elements;
   watchUser((user) => {
     if (!user) return;
     // Don't overwrite what the user has already typed.
-    for (const input of [username, email]) {
+    for (const input of inputs(form)) {
       if (input.value === input.defaultValue) input.value = user[input.name];
       input.defaultValue = user[input.name];
     }
@@ -18,15 +17,18 @@ export function init(form) {
   onSubmit(form, saveProfile);
 }
 
+function inputs(form) {
+  const { username, email, bio } = form.elements;
+  return [username, email, bio];
+}
+
 async function saveProfile(form) {
-  const { username, email } = form.elements;
   const current = await getCurrentUser();
-  const json = { username: username.value, email: email.value.trim() };
+  const json = Object.fromEntries(inputs(form).map(({ name, value }) => [name, value.trim()]));
   // Send only changes, because older accounts may have values that are no longer valid.
   for (const name of Object.keys(json)) if (json[name] === current[name]) delete json[name];
   const user = await request(withId(form.dataset.url, current.id), { method: "PATCH", json });
-  username.value = username.defaultValue = user.username;
-  email.value = email.defaultValue = user.email;
+  for (const input of inputs(form)) input.value = input.defaultValue = user[input.name];
   announceProfileChange();
   showStatus(form, "Profile updated.");
 }

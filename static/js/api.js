@@ -1,8 +1,9 @@
 // The only module that sends requests to the API. Other modules call its functions.
-import { getToken, removeToken } from "./token.js";
+import { getToken, isExpired, removeToken, replaceToken } from "./token.js";
 import { getErrorMessage } from "./utils.js";
 
 const TIMEOUT_MS = 60_000;
+const DOWNLOAD_TIMEOUT_MS = 60 * TIMEOUT_MS;
 
 const UNREACHABLE = "Can't reach the site. Check your connection and try again.";
 const UNAVAILABLE = "The site is temporarily unavailable. Please try again in a moment.";
@@ -16,6 +17,10 @@ const FIELD_BY_MESSAGE = {
   "Email already registered": "email",
   "Current password is incorrect": "current_password",
 };
+
+// A promise of the new token for each token that was exchanged, for all requests that need it.
+const renewals = new Map();
+let newestToken = null;
 
 /** An error with a message for the user. `fields` maps names of inputs to their messages. */
 export class ApiError extends Error {
@@ -45,8 +50,8 @@ export async function requestWithETag(url) {
  * Send `json` and return the HTML of the response as a document. The content security policy
  * forbids scripts to parse HTML themselves.
  */
-export function requestDocument(url, json) {
-  const token = getToken();
+export async function requestDocument(url, json) {
+  const token = await currentToken();
   const xhr = new XMLHttpRequest();
   xhr.open("POST", url);
   xhr.responseType = "document";
@@ -64,16 +69,65 @@ export function requestDocument(url, json) {
   });
 }
 
-async function fetchResponse(url, { method = "GET", json, body, headers, anonymous = false } = {}) {
-  const token = anonymous ? null : getToken();
-  const response = await send(url, {
-    method,
-    headers: { ...defaultHeaders(token, json), ...headers },
-    body: json === undefined ? body : JSON.stringify(json),
+/** Return the file at `url`. Large files take long to download. */
+export async function requestFile(url) {
+  const response = await fetchResponse(url, { timeoutMs: DOWNLOAD_TIMEOUT_MS });
+  return response.blob().catch((cause) => {
+    throw new ApiError(UNREACHABLE, { cause });
   });
+}
+
+async function fetchResponse(url, { anonymous = false, ...options } = {}) {
+  let token = anonymous ? null : await currentToken();
+  let response = await sendWithToken(token, url, options);
+  if (response.status === 401 && token) {
+    const rejected = token;
+    token = await renew(rejected);
+    if (token !== rejected) response = await sendWithToken(token, url, options);
+  }
   if (response.ok) return response;
   if (response.status === 401 && token) removeToken(token);
   throw await createApiError(response, token);
+}
+
+/** Return the token, or a new one if it has expired. */
+async function currentToken() {
+  const token = getToken();
+  // If the browser's clock is wrong, a new token may also appear to have expired.
+  if (!token || token === newestToken || !isExpired(token)) return token;
+  return renew(token);
+}
+
+/** Exchange a token for a new one. Return it unchanged if the session has ended. */
+function renew(token) {
+  if (!renewals.has(token)) renewals.set(token, exchange(token));
+  return renewals.get(token);
+}
+
+async function exchange(token) {
+  try {
+    const response = await sendWithToken(token, document.documentElement.dataset.renewalUrl, { method: "POST" });
+    if (response.ok) {
+      newestToken = (await response.json()).access_token;
+      replaceToken(token, newestToken);
+      return newestToken;
+    }
+    const error = await createApiError(response);
+    if (error.canRetry) throw error;
+    return token;
+  } catch (error) {
+    renewals.delete(token);
+    throw error;
+  }
+}
+
+function sendWithToken(token, url, { method = "GET", json, body, headers, timeoutMs = TIMEOUT_MS } = {}) {
+  return send(url, {
+    method,
+    signal: AbortSignal.timeout(timeoutMs),
+    headers: { ...defaultHeaders(token, json), ...headers },
+    body: json === undefined ? body : JSON.stringify(json),
+  });
 }
 
 function defaultHeaders(token, json) {
@@ -85,7 +139,7 @@ function defaultHeaders(token, json) {
 
 async function send(url, options) {
   try {
-    return await fetch(url, { ...options, signal: AbortSignal.timeout(TIMEOUT_MS) });
+    return await fetch(url, options);
   } catch (cause) {
     throw new ApiError(UNREACHABLE, { cause });
   }

@@ -15,6 +15,21 @@ export function setToken(token) {
   return isStored;
 }
 
+/** Replace `old` without dispatching an event, unless the user has logged out or in since. */
+export function replaceToken(old, token) {
+  if (getToken() === old) write(KEY, token);
+}
+
+/** Return whether a token has expired, according to the browser's clock. */
+export function isExpired(token) {
+  try {
+    const payload = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return JSON.parse(atob(payload)).exp <= Date.now() / 1000;
+  } catch {
+    return false; // Only the server can tell.
+  }
+}
+
 /** Remove the token. If `rejected` is given, keep a newer token that has replaced it. */
 export function removeToken(rejected = getToken()) {
   if (getToken() !== rejected) return;

@@ -1,5 +1,7 @@
 """The account page, and password resets."""
 
+import json
+
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
@@ -78,6 +80,20 @@ class TestPicture:
         expect_error(field(form, "file"), message)
 
 
+class TestProfile:
+    def test_bio(self, account, ada):
+        form = account.locator("[data-account-profile]")
+        fill(form, bio=" I write about engines. ")
+        submit(form)
+        expect(form.get_by_role("status")).to_have_text("Profile updated.")
+        expect(field(form, "bio")).to_have_value("I write about engines.")
+
+        account.goto(f"/users/{ada.id}/posts")
+
+        expect(main(account)).to_contain_text("I write about engines.")
+        assert find_violations(account) == []
+
+
 class TestPassword:
     def test_change(self, account):
         form = account.locator("[data-account-password]")
@@ -128,6 +144,29 @@ class TestPassword:
         incomplete = page.locator("[data-reset-password-target=incomplete]")
         expect(incomplete).to_be_visible()
         expect(main(page).locator("form")).to_be_hidden()
+
+
+class TestExport:
+    @pytest.fixture
+    def form(self, account: Page) -> Locator:
+        return account.locator("[data-account-export]")
+
+    def test_download(self, account, form, post):
+        with account.expect_download() as download:
+            submit(form)
+
+        file = json.loads(download.value.path().read_text())
+        expect(form.get_by_role("status")).to_have_text("Data exported.")
+        assert download.value.suggested_filename == "export.json"
+        assert file["profile"]["email"] == "ada@example.com"
+        assert [exported["id"] for exported in file["posts"]] == [post["id"]]
+
+    def test_error(self, account, form):
+        account.route("**/me/export", lambda route: route.abort())
+
+        submit(form)
+
+        expect(form.get_by_role("alert")).to_contain_text("Check your connection")
 
 
 class TestDeletion:

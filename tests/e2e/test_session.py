@@ -1,7 +1,9 @@
 """Login and logout: redirects, other tabs, and expiry."""
 
+import time
 from dataclasses import replace
 
+import jwt
 import pytest
 from playwright.sync_api import Request, expect
 
@@ -14,6 +16,7 @@ from tests.e2e.conftest import (
     expect_error,
     expect_logged_in,
     expect_logged_out,
+    expect_success,
     field,
     fill,
     find_violations,
@@ -21,9 +24,11 @@ from tests.e2e.conftest import (
     log_in,
     main,
     navbar,
+    start_post,
     stored,
     submit,
 )
+from tests.server import LiveServer, Person
 
 
 class TestRedirect:
@@ -120,6 +125,59 @@ def test_navbar_is_stable_while_user_loads(new_page, ada, viewport):
     assert visible.evaluate_all(boxes) == before
 
 
+def expired(person: Person, server: LiveServer) -> Person:
+    """Return a user whose access token expired an hour ago."""
+    claims = jwt.decode(person.token, options={"verify_signature": False})
+    claims |= {"iat": time.time() - 5400, "exp": time.time() - 3600}
+    key = server.environment["SECRET_KEY"]
+    return replace(person, token=jwt.encode(claims, key, "HS256"))
+
+
+class TestRenewal:
+    # The browser's clock may be wrong.
+    @pytest.mark.parametrize("time_ms", ["Date.now()", 0, 4e12])
+    def test_expired_token(self, new_page, ada, server, time_ms):
+        person = expired(ada, server)
+        page = new_page(person, init_script=f"const t = {time_ms}; Date.now = () => t;")
+        renewals: list[Request] = []
+        page.on("request", lambda r: renewals.append(r) if "me/token" in r.url else 0)
+
+        page.goto("/account")
+
+        expect(field(main(page), "username")).to_have_value("ada")
+        assert len(renewals) == 1
+        assert stored(page, "access_token") != [person.token]
+
+    def test_publish(self, ada_page, ada, server):
+        form = start_post(ada_page)
+        token = expired(ada, server).token
+        ada_page.evaluate("token => { localStorage.access_token = token }", token)
+
+        fill(form, content="Written for an hour")
+        submit(form)
+
+        expect_success(ada_page)
+
+    def test_logout_in_another_tab(self, new_page, ada, server):
+        page = new_page(expired(ada, server))
+        with held(page, "**/api/users/me/token"):
+            page.goto("/login")
+            page.evaluate("localStorage.clear()")
+
+        expect(page.get_by_role("banner")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        assert stored(page, "access_token") == []
+
+    def test_unavailable_server(self, new_page, ada, server):
+        page = new_page(expired(ada, server))
+        page.route("**/me/token", lambda route: route.fulfill(status=503, json={}))
+
+        page.goto("/account")
+
+        expect(main(page).get_by_role("alert").first).to_be_visible()
+        assert len(stored(page, "access_token")) == 1
+
+
 class TestExpiry:
     def test_token_is_sent_once(self, ada_page, server):
         end_sessions(server)
@@ -132,7 +190,8 @@ class TestExpiry:
         expect(main(ada_page).locator("[type=submit]")).to_be_enabled()
 
         authorized = [r.url for r in requests if "authorization" in r.headers]
-        assert authorized == [f"{server.url}/api/users/me"]
+        me = f"{server.url}/api/users/me"
+        assert authorized == [me, f"{me}/token"]
         assert stored(ada_page, "access_token") == []
 
     @pytest.mark.parametrize("status", [403, 503])
