@@ -34,7 +34,7 @@ class CheckFailed(Exception):
 
 
 def check_credentials() -> str:
-    """Check that credentials are configured, and that they can access the bucket."""
+    """Check that credentials are configured, and that they can list the pictures."""
     try:
         s3_client().list_objects_v2(
             Bucket=settings.s3_bucket_name, Prefix=f"{FOLDER}/", MaxKeys=1
@@ -42,7 +42,8 @@ def check_credentials() -> str:
     except (BotoCoreError, ClientError) as error:
         raise CheckFailed(
             f"{error}. Check S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY (or the task "
-            "role), S3_REGION and S3_BUCKET_NAME."
+            "role), S3_REGION and S3_BUCKET_NAME. The policy must allow s3:ListBucket "
+            f"with the prefix {FOLDER}/."
         ) from error
     return f"bucket {settings.s3_bucket_name} is accessible"
 

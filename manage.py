@@ -24,10 +24,12 @@ from database import (
     dispose_engine,
     error_cause,
 )
+from image_utils import delete_profile_image
 from logs import configure_logging
 from models import PasswordResetToken, Post, User
 from routers.users import commit_user
 from schemas import UserCreate
+from storage import StorageError
 
 Result = TypeVar("Result")
 
@@ -54,6 +56,8 @@ def run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
         fail(f"Database unavailable: {error_cause(error)}")
     except HTTPException as error:
         fail(str(error.detail))
+    except StorageError as error:
+        fail(f"Storage unavailable: {error}")
 
 
 async def _run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
@@ -290,10 +294,20 @@ def recount() -> None:
 
 
 @app.command()
-def remove_orphaned_pictures() -> None:
-    """Delete the stored pictures that no longer belong to a user."""
+def remove_orphaned_pictures(*, yes: Yes = False) -> None:
+    """Delete stored pictures that no user has and that are older than an hour."""
     run(orphaned_pictures.delete_orphans)
-    typer.echo("Orphaned pictures removed")
+    unused, total = run(orphaned_pictures.find_unused)
+    if unused:
+        question = f"Permanently delete {len(unused)} of {total} stored pictures?"
+        confirm(question, yes=yes)
+
+    async def delete_unused(_db: AsyncSession) -> None:
+        for filename in unused:
+            delete_profile_image(filename)
+
+    run(delete_unused)
+    logger.info("%d orphaned pictures deleted", len(unused))
 
 
 if __name__ == "__main__":

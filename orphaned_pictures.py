@@ -9,6 +9,7 @@ fails, the cleanup deletes the picture later.
 import asyncio
 import logging
 from datetime import timedelta
+from itertools import islice
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import storage
 from database import AsyncSessionLocal, DatabaseUnavailable
-from image_utils import delete_profile_image
-from models import OrphanedPicture
+from image_utils import FOLDER, delete_profile_image
+from models import OrphanedPicture, User, utcnow
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ DELETE_TIMEOUT = 3.0
 # Must be longer than the time that an upload takes.
 GRACE_PERIOD = timedelta(seconds=60)
 CLEANUP_INTERVAL = 15.0
+# Uploads in progress store their pictures before they assign them to users.
+MIN_AGE = timedelta(hours=1)
 
 NEXT_ORPHAN = (
     select(OrphanedPicture)
@@ -82,3 +85,22 @@ async def delete_orphans(db: AsyncSession) -> None:
             # Only this picture may be affected, so try the others first next time.
             orphan.delete_after = func.now() + GRACE_PERIOD
         await db.commit()
+
+
+async def find_unused(db: AsyncSession) -> tuple[list[str], int]:
+    """Return the old stored pictures that no user has, and the number of all pictures.
+
+    There are some if the database was restored from a backup, for example.
+    """
+    newest = utcnow() - MIN_AGE
+    files = storage.list_files(FOLDER)
+    unused: list[str] = []
+    total = 0
+    while batch := list(islice(files, 1000)):
+        total += len(batch)
+        names = {name for name, modified in batch if modified < newest}
+        used = select(User.image_file).where(User.image_file.in_(names))
+        unused += names.difference(await db.scalars(used))
+        # Don't block migrations while the next batch is listed.
+        await db.commit()
+    return unused, total

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,23 @@ def delete(key: str) -> None:
             (settings.media_dir / key).unlink(missing_ok=True)
         else:
             s3_client().delete_object(Bucket=settings.s3_bucket_name, Key=key)
+
+
+def list_files(folder: str) -> Iterator[tuple[str, datetime]]:
+    """Yield the names and modification times of the files, or raise `StorageError`."""
+    prefix = f"{folder}/"
+    with _storage_errors():
+        if settings.s3_bucket_name is None:
+            for path in (settings.media_dir / folder).glob("*"):
+                yield path.name, datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            return
+        pages = s3_client().get_paginator("list_objects_v2")
+        # StartAfter skips the empty object that stands for a folder in the console.
+        for page in pages.paginate(
+            Bucket=settings.s3_bucket_name, Prefix=prefix, StartAfter=prefix
+        ):
+            for item in page.get("Contents", []):
+                yield item["Key"].removeprefix(prefix), item["LastModified"]
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class LiveServer:
         if database_url is not None:
             self.environment |= {
                 "DATABASE_URL": database_url,
-                "SECRET_KEY": "a key for tests, of at least 32 bytes",
+                "SECRET_KEY": "a key for tests of at least 32 bytes",
             }
         self.environment |= settings
         self.client = httpx.Client(base_url=self.url, timeout=30)

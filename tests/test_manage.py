@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from datetime import timedelta
 from unittest.mock import AsyncMock
 
 import pytest
@@ -10,8 +11,17 @@ from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 
 from config import settings
+from image_utils import upload_profile_image
 from manage import app
-from tests.conftest import PASSWORD, Headers, create_post, get_user_id, sign_up
+from tests.conftest import (
+    PASSWORD,
+    Headers,
+    create_post,
+    get_user_id,
+    list_objects,
+    sign_up,
+    upload_picture,
+)
 
 ADA = "ada@example.com"
 
@@ -144,8 +154,27 @@ class TestOthers:
     async def test_recount(self):
         assert (await manage("recount")).stdout == "Corrected totals: 0\n"
 
-    async def test_remove_orphaned_pictures(self):
-        assert (await manage("remove-orphaned-pictures")).exit_code == 0
+    async def test_remove_orphaned_pictures(self, site, bucket, monkeypatch):
+        ada = await sign_up(site, "ada")
+        user = (await upload_picture(site, ada)).json()
+        upload_profile_image(b"a picture", "unused.jpg")
+        monkeypatch.setattr("orphaned_pictures.MIN_AGE", timedelta(0))
+
+        refused = await manage("remove-orphaned-pictures", stdin="n\n")
+        stored = list_objects(bucket)
+        await manage("remove-orphaned-pictures", "--yes")
+
+        assert "delete 1 of 2 stored pictures" in refused.stdout
+        assert len(stored) == 2
+        assert list_objects(bucket) == [f"profile_pics/{user['image_file']}"]
+
+    async def test_unavailable_storage(self, bucket):
+        bucket.delete_bucket(Bucket="test-bucket")
+
+        result = await manage("remove-orphaned-pictures")
+
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Storage unavailable: NoSuchBucket: ")
 
     async def test_unavailable_database(self, monkeypatch):
         url = SecretStr("postgresql://ada:database-password@127.0.0.1:1/blog")

@@ -1,6 +1,7 @@
 """Deletion of pictures that no longer belong to a user."""
 
 import asyncio
+import os
 from datetime import timedelta
 
 import pytest
@@ -8,10 +9,11 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import orphaned_pictures
+from config import settings
 from database import AsyncSessionLocal, DatabaseUnavailable
 from image_utils import upload_profile_image
 from models import OrphanedPicture, utcnow
-from orphaned_pictures import delete_orphans
+from orphaned_pictures import delete_orphans, find_unused
 from routers import pictures
 from storage import StorageError
 from tests.conftest import list_objects, upload_picture
@@ -142,6 +144,30 @@ class TestOutage:
 
         assert (response.status_code, len(stored)) == (503, 1)
         assert list_objects(bucket) == []
+
+
+class TestFindUnused:
+    async def test_bucket(self, client, ada, db, bucket, monkeypatch):
+        await upload_picture(client, ada)
+        for name in ("", "a.jpg"):
+            upload_profile_image(b"a picture", name)
+
+        new = await find_unused(db)
+        monkeypatch.setattr(orphaned_pictures, "MIN_AGE", timedelta(0))
+        old = await find_unused(db)
+
+        assert (new, old) == (([], 2), (["a.jpg"], 2))
+
+    async def test_files(self, db, monkeypatch, tmp_path):
+        monkeypatch.setattr(settings, "s3_bucket_name", None)
+        monkeypatch.setattr(settings, "var_dir", tmp_path)
+        missing = await find_unused(db)
+        for number in range(1001):
+            upload_profile_image(b"", f"{number}.jpg")
+        os.utime(tmp_path / "media" / "profile_pics" / "7.jpg", (0, 0))
+
+        assert missing == ([], 0)
+        assert await find_unused(db) == (["7.jpg"], 1001)
 
 
 class TestRunCleanup:

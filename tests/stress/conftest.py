@@ -43,6 +43,12 @@ def figures(stress: bool) -> Iterator[Figures]:
     assert not (stress and figures.missed), figures.missed
 
 
+@pytest.fixture
+def empty_database() -> Iterator[str]:
+    with scratch_database(ADMIN_URL) as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
 def server(
     schema: None, tmp_path_factory: pytest.TempPathFactory

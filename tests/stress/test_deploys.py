@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -23,12 +24,6 @@ from config import BASE_DIR
 from tests.conftest import ADMIN_URL
 from tests.databases import free_port, scratch_database
 from tests.server import LiveServer, clean_environment, server_settings
-
-
-@pytest.fixture
-def empty_database() -> Iterator[str]:
-    with scratch_database(ADMIN_URL) as url:
-        yield url
 
 
 def alembic(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
@@ -228,6 +223,53 @@ def test_rolling_restart(tmp_path, two_servers, stress):
 
     assert [user.exception() for user in users] == [None] * 4
     assert set(statuses) == {200, 201}
+
+
+def test_key_rotation(two_servers):
+    first, second = two_servers
+    old, new = first.environment["SECRET_KEY"], "n" * 32
+    second.start()
+    ada = first.sign_up("ada")
+
+    def restart(**keys: str) -> Iterator[list[int]]:
+        """Restart the servers one by one, and use an old and a new token on both."""
+        for server in two_servers:
+            server.stop()
+            server.environment |= keys
+            server.start()
+            tokens = (ada, replace(ada, token=server.log_in(ada.email)))
+            yield [
+                each.client.get("/api/users/me", headers=token.headers).status_code
+                for token in tokens
+                for each in two_servers
+            ]
+
+    rotated = [
+        *restart(SECRET_KEY=old, SECRET_KEY_PREVIOUS=new),
+        *restart(SECRET_KEY=new, SECRET_KEY_PREVIOUS=old),
+    ]
+    ended = [*restart(SECRET_KEY_PREVIOUS="")]
+
+    assert rotated == [[200, 200, 200, 200]] * 4
+    assert ended == [[401, 200, 200, 200], [401, 401, 200, 200]]
+
+
+def test_deactivation_ends_sessions_in_other_processes(two_servers):
+    first, second = two_servers
+    second.start()
+    ada = first.sign_up("ada")
+
+    def use() -> list[int]:
+        path = "/api/users/me"
+        return [
+            server.client.get(path, headers=ada.headers).status_code
+            for server in two_servers
+        ]
+
+    before = use()
+    first.run("manage.py", "deactivate-user", str(ada.id), "--yes")
+
+    assert (before, use()) == ([200, 200], [401, 401])
 
 
 def test_no_old_files_under_new_paths(tmp_path, two_servers):
