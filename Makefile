@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --num
 	--durations=10
 COMPILE := $(BIN)/uv pip compile --universal --no-strip-extras --no-annotate --no-header pyproject.toml
 
-.PHONY: run migrate demo test coverage test-e2e stress image-test bench bench-quick lighthouse screenshots openapi fuzz-api check format lint types lock clean
+.PHONY: run migrate demo test coverage test-e2e stress image-test bench bench-quick lighthouse screenshots openapi fuzz-api ci audit check format lint types lock clean
 
 run: migrate ## Serve http://127.0.0.1:8000 with auto-reload
 	@echo "Starting http://$(HOST):$(PORT) (press Ctrl+C to stop)"
@@ -57,6 +57,14 @@ fuzz-api: .venv/installed ## Fuzz the API with 10,000 requests (Schemathesis)
 
 node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --no-audit --no-fund
+
+ci: ## Run all checks on a clean checkout, as CI does (root, Debian; 10 minutes)
+	.ci/run
+
+audit: .venv/installed ## Look for known vulnerabilities in the pinned packages
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement requirements-otel.txt --require-hashes
+	npm audit
 
 check: format lint types test ## Check format, lint and types, and run the tests
 

@@ -166,3 +166,13 @@ class TestTaskRole:
             client.put_object(Bucket="avatars", Key="other/file", Body=b"")
         with pytest.raises(ClientError, match="AccessDenied"):
             client.list_buckets()
+
+
+def test_workflows_only_run_make():
+    workflows = [file.read_text() for file in BASE_DIR.glob(".github/workflows/*.yml")]
+    makefile = (BASE_DIR / "Makefile").read_text()
+    commands = re.findall(r"run: (.*)", "\n".join(workflows))
+
+    assert len(commands) == 2
+    for command in commands:
+        assert re.search(rf"^{command.removeprefix('make ')}:", makefile, re.MULTILINE)
