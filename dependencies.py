@@ -139,8 +139,8 @@ RowId = Annotated[
     Field(json_schema_extra={"minimum": 1, "maximum": MAX_ID}),
 ]
 
-UserId = Annotated[RowId, Path(description="The `id` of a user.")]
-PostId = Annotated[RowId, Path(description="The `id` of a post.")]
+UserId = Annotated[RowId, Path(description="The `id` of a user.", examples=[1])]
+PostId = Annotated[RowId, Path(description="The `id` of a post.", examples=[7])]
 
 # Users
 

@@ -78,7 +78,9 @@ def display_title(title: str, content: str) -> str:
 
 
 def excerpt(content: str) -> str:
-    return truncate(strip_invisible_start(content).rstrip(), MAX_EXCERPT_LENGTH)
+    # Each word has at least one character, so later words are cut off anyway.
+    words = strip_invisible_start(content).split(maxsplit=MAX_EXCERPT_LENGTH)
+    return truncate(" ".join(words), MAX_EXCERPT_LENGTH)
 
 
 class User(Base):

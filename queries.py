@@ -139,6 +139,11 @@ class PostRow:
         return text_without_markup(self.content, self.format)
 
     @property
+    def is_title_only(self) -> bool:
+        """True if the post is untitled, and its text is as short as a title."""
+        return not self.title and self.display_title == self.excerpt
+
+    @property
     def updated_at(self) -> datetime:
         """Time of the last edit, or of publication if the post was never edited."""
         return self.date_updated or self.date_posted

@@ -1,3 +1,2 @@
-// The Bootstrap plugins that the pages use.
-export { default as Collapse } from "bootstrap/js/src/collapse.js";
+// The Bootstrap plugin that the pages use.
 export { default as Modal } from "bootstrap/js/src/modal.js";

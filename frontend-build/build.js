@@ -28,7 +28,7 @@ async function buildStyles() {
     content: [
       `${root}templates/{*,posts/*}.html`,
       `${root}static/js/*.js`,
-      `${bootstrap}/js/src/{collapse,modal,util/*}.js`,
+      `${bootstrap}/js/src/{modal,util/*}.js`,
     ],
     css: [{ raw: css }],
     safelist: ["data-bs-theme"],

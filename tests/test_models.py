@@ -42,7 +42,7 @@ class TestPreview:
         assert Post(title=title, content=content).display_title == display_title
 
     def test_excerpt(self):
-        assert Post(content=" One\n\ntwo ").excerpt == "One\n\ntwo"
+        assert Post(content=" One\n\ntwo ").excerpt == "One two"
         assert Post(content="x" * 301).excerpt == "x" * 299 + "…"
 
 

@@ -31,7 +31,7 @@ TEMPLATES = "\n".join(
 )
 PAGE_MODULES = {
     name
-    for names in re.findall(r"{% set modules = \((.*?)\) %}", TEMPLATES)
+    for names in re.findall(r"{% set (?:user_)?modules = \((.*?)\)", TEMPLATES)
     for name in re.findall(r'"([^"]+)"', names)
 }
 SHARED_MODULES = re.findall(r'(?m)^start\("([^"]+)"', (SCRIPTS / "main.js").read_text())
@@ -248,6 +248,6 @@ class TestModules:
         page = (await client.get("/login")).text
 
         preloaded = re.findall(r'<link rel="modulepreload" href="([^"]+)"', page)
-        modules = modulepreloads("main", "login")
+        modules = modulepreloads("main", "login", "login-reason")
         assert preloaded == [static_path(path) for path in modules]
         assert "js/account-page.js" not in page

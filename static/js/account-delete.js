@@ -2,12 +2,13 @@
 // confirmation accepts the password or the username.
 import { request } from "./api.js";
 import { fetchToken, getCurrentUser, logout } from "./auth.js";
-import { onSubmit, showFieldErrors } from "./form.js";
-import { removeToken } from "./token.js";
-import { hideModal, showSuccess, withId } from "./utils.js";
+import { showFieldErrors } from "./form.js";
+import { onUserSubmit } from "./reauth.js";
+import { showToastLater } from "./toast.js";
+import { withId } from "./utils.js";
 
 export function init(form) {
-  onSubmit(form, deleteAccount);
+  onUserSubmit(form, deleteAccount);
 }
 
 async function deleteAccount(form) {
@@ -17,10 +18,8 @@ async function deleteAccount(form) {
     return;
   }
   await request(withId(form.dataset.url, user.id), { method: "DELETE" });
-  document.querySelector("[data-account-page]").setAttribute("data-deleted", "");
-  removeToken();
-  await hideModal(form.closest(".modal").id);
-  showSuccess("Your account has been deleted.", { onClose: logout });
+  showToastLater("Your account has been deleted.");
+  logout();
 }
 
 async function isConfirmed(user, text) {

@@ -1,13 +1,12 @@
-// Hook: <div data-account-page>. Anonymous visitors are sent to the login page. The element
-// gets data-deleted once the account has been deleted.
+// Hook: <div data-account-page>. Anonymous visitors are sent to the login page, unless they have
+// typed something before their session expired. In that case, the form asks for the password.
 import { getCurrentUser, watchUser } from "./auth.js";
 import { goToLogin } from "./login-redirect.js";
-import { findTargets } from "./utils.js";
+import { findTargets, hasInput } from "./utils.js";
 
 export function init(page) {
   watchUser((user) => {
-    // After a deletion, account-delete.js leaves the page once the user closes the message.
-    if (!user && !page.hasAttribute("data-deleted")) goToLogin();
+    if (!user && !hasInput(document)) goToLogin("expired");
   });
   getCurrentUser().catch(({ message }) => {
     const { error } = findTargets(page, "account-page");

@@ -1,14 +1,15 @@
 // Hook: <form data-account-password data-url="/api/users/me/password">
 import { request } from "./api.js";
 import { setToken, watchUser } from "./auth.js";
-import { onSubmit, showStatus } from "./form.js";
+import { showStatus } from "./form.js";
+import { onUserSubmit } from "./reauth.js";
 
 export function init(form) {
   watchUser((user) => {
     // Tell password managers which account the password belongs to.
-    if (user) form.elements.username.value = user.email;
+    if (user) form.elements.username.defaultValue = user.email;
   });
-  onSubmit(form, changePassword);
+  onUserSubmit(form, changePassword);
 }
 
 async function changePassword(form) {

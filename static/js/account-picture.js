@@ -2,15 +2,16 @@
 // file and a button that removes the picture. picture-preview.js shows the current picture.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
-import { clearErrors, onSubmit, showErrors, showStatus } from "./form.js";
+import { clearErrors, showErrors, showStatus } from "./form.js";
 import { hidePreview, showAvatar } from "./picture-preview.js";
+import { onUserSubmit } from "./reauth.js";
 import { findTargets, withId } from "./utils.js";
 
 export function init(form) {
   const { remove } = findTargets(form, "account-picture");
   watchUser((user) => user && showPicture(form, user));
   remove.addEventListener("click", () => removePicture(form, remove));
-  onSubmit(form, uploadPicture);
+  onUserSubmit(form, uploadPicture);
 }
 
 function showPicture(form, user) {

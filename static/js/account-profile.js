@@ -2,7 +2,8 @@
 // email and bio.
 import { request } from "./api.js";
 import { announceProfileChange, getCurrentUser, watchUser } from "./auth.js";
-import { onSubmit, showStatus } from "./form.js";
+import { showStatus } from "./form.js";
+import { onUserSubmit } from "./reauth.js";
 import { withId } from "./utils.js";
 
 export function init(form) {
@@ -14,7 +15,7 @@ export function init(form) {
       input.defaultValue = user[input.name];
     }
   });
-  onSubmit(form, saveProfile);
+  onUserSubmit(form, saveProfile);
 }
 
 function inputs(form) {

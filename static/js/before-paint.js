@@ -16,10 +16,24 @@
   root.dataset.bsTheme = isDark ? "dark" : "light";
   root.dataset.session = read("access_token") ? "in" : "out";
   root.classList.add("js");
+  // A click on a button whose script is still loading waits for main.js.
+  const waiting = ":root:not([data-ready]) button, :root:not([data-ready=all]) [data-bs-toggle]";
+  const hold = (event) => {
+    const button = event.target.closest(waiting);
+    if (!button) return;
+    event.stopImmediatePropagation();
+    window.heldButton = button;
+  };
+  addEventListener("click", hold, true);
   if (root.dataset.session === "out" && root.hasAttribute("data-login-required")) {
     // Like goToLogin in login-redirect.js, but before the page loads anything else.
     const login = new URL(root.dataset.loginUrl, location.origin);
     login.searchParams.set("next", location.pathname + location.search);
+    try {
+      sessionStorage.loginReason = "anonymous";
+    } catch {
+      // Storage is blocked, so the login page doesn't explain.
+    }
     location.replace(login);
   }
 })();

@@ -1,14 +1,14 @@
 // Offers to restore or discard a draft when the form opens. Authors may also ignore the offer.
 // Hook: <div data-draft-prompt> in a post form.
-import { findDraft, removeDraft } from "./drafts.js";
+import { findDrafts, removeDraft } from "./drafts.js";
 import { findTargets, formatDate, formatTime, truncate } from "./utils.js";
 
 const EXCERPT_LENGTH = 80;
 
-/** Offer the newest draft of this post. If the author restores it, call `onRestore(draft)`. */
-export function showDraftPrompt(form, author, saved, onRestore) {
+/** Offer the newest draft. If the author restores it, call `onRestore(draft)`. */
+export function showDraftPrompt(form, { author, saved, draftPosts }, onRestore) {
   const prompt = form.querySelector("[data-draft-prompt]");
-  const draft = findDraft(author.id, form.dataset.postId, saved);
+  const [draft] = findDrafts(author.id, draftPosts, saved);
   prompt.hidden = !draft;
   if (!draft) return;
   const targets = findTargets(prompt, "draft-prompt");
@@ -19,7 +19,7 @@ export function showDraftPrompt(form, author, saved, onRestore) {
   };
   targets.discard.onclick = () => {
     removeDraft(draft.key);
-    showDraftPrompt(form, author, saved, onRestore);
+    showDraftPrompt(form, { author, saved, draftPosts }, onRestore);
     form.elements.content.focus();
   };
 }
@@ -28,6 +28,6 @@ function describe({ date, excerpt, outdated }, draft, saved) {
   const savedAt = new Date(draft.savedAt);
   date.dateTime = savedAt.toISOString();
   date.textContent = `${formatDate(savedAt)}, ${formatTime(savedAt)}`;
-  outdated.hidden = draft.version === saved.version;
-  excerpt.textContent = truncate(`${draft.title} ${draft.content}`.trim(), EXCERPT_LENGTH);
+  outdated.hidden = !saved.version || draft.version === saved.version;
+  excerpt.textContent = truncate(`${draft.title} ${draft.content}`.replace(/\s+/g, " ").trim(), EXCERPT_LENGTH);
 }

@@ -1,31 +1,39 @@
 // Keeps unsaved text in localStorage, under "draft:<user id>:<post id or new>:<random>". The form
-// gets a new key each time it opens, so that two tabs don't overwrite each other's drafts. Two
-// tabs share a key only if both restore the same draft.
+// gets a new key each time it opens or restores a draft, so that two tabs never share a key.
 import { keysWithPrefix, read, remove, write } from "./storage.js";
+
+const NEW = "new";
 
 export function newDraftKey(userId, postId) {
   return draftPrefix(userId, postId) + crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
 
 function draftPrefix(userId, postId) {
-  return `draft:${userId}:${postId || "new"}:`;
+  return `draft:${userId}:${postId || NEW}:`;
 }
 
+/** Return whether the draft was stored. */
 export function saveDraft(key, text) {
-  write(key, JSON.stringify({ ...text, savedAt: Date.now() }));
+  return write(key, JSON.stringify({ ...text, savedAt: Date.now() }));
 }
 
 export function removeDraft(key) {
   remove(key);
 }
 
-/** Return the newest draft that differs from `saved`, or undefined. */
-export function findDraft(userId, postId, saved) {
-  return keysWithPrefix(draftPrefix(userId, postId))
+/** Return the drafts of these posts that differ from `saved`, newest first. */
+export function findDrafts(userId, postIds, saved) {
+  return postIds
+    .flatMap((postId) => keysWithPrefix(draftPrefix(userId, postId)))
     .map((key) => ({ key, ...parse(read(key)) }))
     .filter((draft) => (draft.title || draft.content) && differs(draft, saved))
-    .sort((a, b) => b.savedAt - a.savedAt)
-    .at(0);
+    .sort((a, b) => b.savedAt - a.savedAt);
+}
+
+/** Return the ids of the existing or deleted posts that have drafts. */
+export function postsWithDrafts(userId) {
+  const ids = keysWithPrefix(`draft:${userId}:`).map((key) => key.split(":")[2]);
+  return [...new Set(ids)].filter((id) => id !== NEW);
 }
 
 export function differs(text, other) {

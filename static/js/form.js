@@ -32,6 +32,7 @@ export function setBusy(form, isBusy) {
   form.ariaBusy = String(isBusy);
   // Don't use `disabled`, because a disabled button loses the focus.
   form.querySelector("[type=submit]").ariaDisabled = String(isBusy);
+  findTargets(form, "form").busy.textContent = isBusy ? "please wait" : "";
 }
 
 export function clearErrors(form) {

@@ -7,8 +7,9 @@ const DISTANCE = "400px";
 export function init(pager) {
   const list = pager.closest("[data-post-list]");
   const observer = new IntersectionObserver(
-    async ([entry]) => {
-      if (!entry.isIntersecting) return;
+    async (entries) => {
+      // On a slow device, one call gets several entries. Only the last one is current.
+      if (!entries.at(-1).isIntersecting) return;
       observer.unobserve(pager);
       // After an error, only the button retries, so that requests don't fail in a loop.
       if (await loadOlder(list)) observer.observe(pager);

@@ -32,8 +32,13 @@ export function goBack() {
   window.location.replace(target.pathname === window.location.pathname ? home : target);
 }
 
-/** Go to the login page, which sends the user back to this page. */
-export function goToLogin() {
+/** Go to the login page, which explains the reason and sends the user back to this page. */
+export function goToLogin(reason) {
+  try {
+    if (reason) sessionStorage.loginReason = reason;
+  } catch {
+    // Storage is blocked, so the login page doesn't explain.
+  }
   window.location.replace(withReturnPath(document.documentElement.dataset.loginUrl));
 }
 

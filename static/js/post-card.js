@@ -1,6 +1,6 @@
 // Hook: <li data-post-card> in a <template>, from posts/_card.html.
 import { showAuthor, showDates } from "./byline.js";
-import { findTargets, withId } from "./utils.js";
+import { findTargets, isTitleOnly, withId } from "./utils.js";
 
 export function createCard(template, post) {
   const card = template.content.cloneNode(true).querySelector("[data-post-card]");
@@ -9,6 +9,7 @@ export function createCard(template, post) {
   link.href = withId(link.dataset.url, post.id);
   link.textContent = post.display_title;
   excerpt.textContent = post.excerpt;
+  excerpt.hidden = isTitleOnly(post);
   showAuthor(card, post.author);
   showDates(card, post);
   return card;

@@ -1,5 +1,4 @@
-// Hook: <div data-post-list data-url="/api/posts" data-cursor="..." data-page="1"
-// data-author-id="">. Adds older posts at the end, and the user's new posts at the top.
+// Hook: <div data-post-list data-url="/api/posts" data-cursor="...">. Adds older posts at the end.
 import { request } from "./api.js";
 import { createCard } from "./post-card.js";
 import { count, findTargets, getErrorMessage } from "./utils.js";
@@ -7,26 +6,6 @@ import { count, findTargets, getErrorMessage } from "./utils.js";
 export const MAX_PER_REQUEST = 100;
 
 let queue = Promise.resolve();
-
-export function init(list) {
-  document.addEventListener("post-created", ({ detail: post }) => {
-    if (belongsAtTop(list, post)) prepend(list, post);
-  });
-}
-
-function belongsAtTop(list, post) {
-  const { page, authorId } = list.dataset;
-  // The post may already be listed, if an earlier attempt published it but the response was lost.
-  const isShown = list.querySelector(`[data-post-id="${post.id}"]`);
-  return !isShown && page === "1" && (!authorId || authorId === String(post.user_id));
-}
-
-function prepend(list, post) {
-  const { items, template } = findTargets(list, "post-list");
-  items.prepend(createCard(template, post));
-  const { empty } = findTargets(document, "post-list");
-  if (empty) empty.hidden = true;
-}
 
 /** Append up to `limit` older posts. Return the first new card, or null. */
 export function loadOlder(list, limit = Number(list.dataset.limit)) {
@@ -38,10 +17,12 @@ export function loadOlder(list, limit = Number(list.dataset.limit)) {
 async function loadNow(list, limit) {
   list.ariaBusy = "true";
   showError(list, "");
+  findTargets(list, "post-list").status.textContent = "Loading more posts…";
   try {
     return append(list, await fetchOlder(list, limit));
   } catch (error) {
-    showError(list, getErrorMessage(error));
+    findTargets(list, "post-list").status.textContent = "";
+    showError(list, `Couldn't load more posts. ${getErrorMessage(error)}`);
     return null;
   } finally {
     list.ariaBusy = "false";

@@ -1,6 +1,6 @@
 // The API requests that post-form.js needs.
 import { ApiError, request, requestWithETag } from "./api.js";
-import { differs, newDraftKey, saveDraft } from "./drafts.js";
+import { differs, newDraftKey, postsWithDrafts, saveDraft } from "./drafts.js";
 
 const KEY_REUSED = "Idempotency-Key was used for another request";
 const ALREADY_PUBLISHED =
@@ -21,19 +21,32 @@ export async function fetchSavedPost(url) {
   };
 }
 
-export function keepDraft(editor, text) {
-  saveDraft(editor.draftKey, { ...text, version: editor.saved.version });
+/** Return the ids of deleted posts that still have drafts. */
+export async function findDeletedPosts(url, userId) {
+  const isDeleted = (id) =>
+    request(`${url}/${id}`, { anonymous: true }).then(() => false, ({ status }) => status === 404);
+  const ids = postsWithDrafts(userId);
+  const deleted = await Promise.all(ids.map(isDeleted));
+  return ids.filter((_, index) => deleted[index]);
+}
+
+/** Return whether the draft was stored. */
+export function keepDraft({ draftKey, attemptKey, saved }, text) {
+  return saveDraft(draftKey, { ...text, attemptKey, version: saved.version });
 }
 
 /** Publish a post. If the response is lost, a retry doesn't publish it twice. */
 export async function createPost(url, editor, text) {
+  // The draft keeps the key of the attempt, in case it is restored in another tab.
+  editor.attemptKey ??= newDraftKey(editor.author.id, "");
+  keepDraft(editor, text);
   try {
-    const headers = { "Idempotency-Key": editor.draftKey };
+    const headers = { "Idempotency-Key": editor.attemptKey };
     return await request(url, { method: "POST", json: text, headers });
   } catch (error) {
     const isDeleted = error.status === 404;
     if (error.message !== KEY_REUSED && !isDeleted) throw error;
-    editor.draftKey = newDraftKey(editor.author.id, "");
+    editor.attemptKey = null;
     keepDraft(editor, text);
     throw new ApiError(isDeleted ? DELETED_SINCE : ALREADY_PUBLISHED);
   }

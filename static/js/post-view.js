@@ -2,7 +2,7 @@
 import { watchUser } from "./auth.js";
 import { showDates } from "./byline.js";
 import { showContent } from "./post-preview.js";
-import { findTargets } from "./utils.js";
+import { findTargets, isTitleOnly } from "./utils.js";
 
 export function init(article) {
   const { ownerActions } = findTargets(article, "post-view");
@@ -18,6 +18,10 @@ function show(article, post) {
   const pageTitle = document.querySelector("title");
   pageTitle.textContent = pageTitle.textContent.replace(title.textContent, () => post.display_title);
   title.textContent = post.display_title;
+  const isHeading = isTitleOnly(post) && post.format === "plain";
+  title.hidden = isHeading;
+  content.role = isHeading ? "heading" : null;
+  content.ariaLevel = isHeading ? "1" : null;
   showDates(article, post);
   showContent(content, article.dataset.previewUrl, post).catch(() => location.reload());
 }

@@ -3,6 +3,7 @@
 import { MAX_PER_REQUEST, loadOlder } from "./post-list.js";
 
 const MAX_REMEMBERED = 5;
+const ALIGNING_FRAMES = 4;
 
 export function init(list) {
   restore(list);
@@ -28,7 +29,11 @@ async function restore(list) {
   history.scrollRestoration = "manual";
   for (let left = missing; left > 0; left -= MAX_PER_REQUEST) await loadOlder(list, left);
   const anchor = position.visible.find(({ id }) => findCard(list, id));
-  if (anchor) window.scrollBy({ top: cardTop(findCard(list, anchor.id)) - anchor.top, behavior: "instant" });
+  // Cards get their real height once they are in view, so align them again in the next frames.
+  for (let frame = 0; anchor && frame < ALIGNING_FRAMES; frame += 1) {
+    window.scrollBy({ top: cardTop(findCard(list, anchor.id)) - anchor.top, behavior: "instant" });
+    await new Promise(requestAnimationFrame);
+  }
   history.scrollRestoration = "auto";
 }
 

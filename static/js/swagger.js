@@ -1,7 +1,12 @@
-// Hook: <main id="swagger-ui" data-openapi-url="/openapi.json">. Runs after Swagger UI's bundle.
+// Hook: <div id="swagger-ui" data-openapi-url="/openapi.json">. Runs after Swagger UI's bundle.
+import { getToken } from "./token.js";
 import "./trusted-types.js";
 
+const SCHEME = "Password";
+
 const root = document.querySelector("#swagger-ui");
+const page = document.documentElement;
+page.classList.toggle("dark-mode", page.dataset.bsTheme === "dark");
 
 // By default, Swagger UI reads each "_" in "#/posts/create_post" as an escaped space.
 const deepLinks = {
@@ -24,10 +29,22 @@ function openDeepLink({ layoutActions, layoutSelectors }, hash) {
   layoutActions.scrollTo(key);
 }
 
-window.SwaggerUIBundle({
+// Requests are sent as the user who is logged in to the site.
+function useSiteLogin() {
+  const token = getToken();
+  if (!token) return;
+  const schema = viewer.specSelectors.specJson().getIn(["components", "securitySchemes", SCHEME]);
+  viewer.authActions.authorizeOauth2({
+    auth: { name: SCHEME, schema: schema.toJS() },
+    token: { access_token: token, token_type: "bearer" },
+  });
+}
+
+const viewer = window.SwaggerUIBundle({
   url: root.dataset.openapiUrl,
   domNode: root,
   deepLinking: true,
+  onComplete: useSiteLogin,
   plugins: [deepLinks],
   persistAuthorization: true,
   // Highlighting a long response would take seconds.

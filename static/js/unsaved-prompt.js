@@ -1,10 +1,19 @@
 // Asks before the author closes the modal or leaves the page with unsaved text.
 // Hook: <div data-unsaved-prompt> in a form. The form has data-unsaved while its text
 // isn't saved.
-import { findTargets, hideModal } from "./utils.js";
+import { hideModal } from "./modal.js";
+import { findTargets } from "./utils.js";
 
 export function setUnsaved(form, isUnsaved) {
   form.toggleAttribute("data-unsaved", isUnsaved);
+}
+
+/** Warn the author if the text isn't also stored as a draft. */
+export function setKept(form, isKept) {
+  const { close, kept, lost, warning } = findTargets(form, "unsaved-prompt");
+  warning.hidden = lost.hidden = isKept;
+  kept.hidden = !isKept;
+  close.textContent = isKept ? "Close and keep draft" : "Discard text";
 }
 
 export function init(prompt) {

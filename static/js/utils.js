@@ -1,5 +1,4 @@
 // Helpers that several modules share.
-import { Modal } from "../vendor/bootstrap-5.3.9/bootstrap.esm.min.js";
 
 export const REQUIRED = "This field is required.";
 const UNKNOWN_ERROR = "An unexpected error occurred. Please try again.";
@@ -9,6 +8,11 @@ export function findTargets(root, module) {
   const attribute = `data-${module}-target`;
   const elements = [...root.querySelectorAll(`[${attribute}]`)];
   return Object.fromEntries(elements.map((element) => [element.getAttribute(attribute), element]));
+}
+
+/** Return whether the user has typed or chosen anything in `root`. */
+export function hasInput(root) {
+  return [...root.querySelectorAll("input, textarea")].some(({ value, defaultValue }) => value !== defaultValue);
 }
 
 /** Return the message for the user in an error, or in the API's `{ detail }`. */
@@ -44,6 +48,11 @@ export function truncate(text, length) {
   return text;
 }
 
+/** Return whether the text of an untitled post is so short that its title shows all of it. */
+export function isTitleOnly({ title, display_title, excerpt }) {
+  return !title && display_title === excerpt;
+}
+
 export function escapeHtml(text) {
   const entities = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
   return String(text).replace(/[&<>"']/g, (character) => entities[character]);
@@ -72,39 +81,4 @@ export function formatTime(date) {
 /** Insert an id into a URL that contains "ID", such as "/users/ID/posts". */
 export function withId(url, id) {
   return url.replace("ID", id);
-}
-
-export function showModal(id) {
-  const element = document.getElementById(id);
-  const opener = document.activeElement;
-  element.addEventListener("hidden.bs.modal", () => opener.focus(), { once: true });
-  Modal.getOrCreateInstance(element).show();
-}
-
-/** Hide a modal. Resolve once it is hidden and the focus is back where it was. */
-export function hideModal(id) {
-  const element = document.getElementById(id);
-  const modal = Modal.getInstance(element);
-  if (!modal || !element.classList.contains("show")) return Promise.resolve();
-  return new Promise((resolve) => {
-    element.addEventListener("hidden.bs.modal", () => resolve(), { once: true });
-    modal.hide();
-  });
-}
-
-/** Show a success message, with a link to the post. Call `onClose` after it closes. */
-export function showSuccess(message, { link = null, onClose = null } = {}) {
-  const modal = document.getElementById("success-modal");
-  const targets = findTargets(modal, "utils");
-  targets.message.textContent = message;
-  targets.link.hidden = !link;
-  if (link) targets.link.href = link;
-  if (onClose) modal.addEventListener("hidden.bs.modal", onClose, { once: true });
-  showModal("success-modal");
-}
-
-export function showError(error) {
-  const { message } = findTargets(document.getElementById("error-modal"), "utils");
-  message.textContent = getErrorMessage(error);
-  showModal("error-modal");
 }

@@ -245,10 +245,13 @@ def expect_logged_out(page: Page) -> None:
     expect(navbar(page).get_by_role("link", name="Log in")).to_be_visible()
 
 
+def toast(page: Page) -> Locator:
+    return page.locator("[data-toast]")
+
+
 def expect_success(page: Page, message: str = "") -> None:
-    """Expect the success dialog to contain this message."""
-    success = dialog(page, "success-modal").filter(has_text=message)
-    expect(success).to_be_visible()
+    """Expect a confirmation that contains this message."""
+    expect(toast(page).filter(has_text=message)).to_be_visible()
 
 
 def expect_error(invalid: Locator, message: str) -> None:
@@ -299,10 +302,6 @@ def start_edit(page: Page, post: Json) -> Locator:
     """Go to the user's own post and open its edit dialog."""
     page.goto(f"/posts/{post['id']}")
     return open_dialog(page, "post-edit")
-
-
-def close_success(page: Page) -> None:
-    button(dialog(page, "success-modal"), "OK").click()
 
 
 def log_in(page: Page, email: str, password: str = PASSWORD) -> None:

@@ -1,15 +1,17 @@
 """The account page, and password resets."""
 
 import json
+import re
 
 import pytest
 from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from tests.e2e.conftest import (
-    close_success,
+    end_sessions,
     expect_error,
     expect_logged_in,
     expect_logged_out,
+    expect_success,
     field,
     fill,
     find_violations,
@@ -169,13 +171,54 @@ class TestExport:
         expect(form.get_by_role("alert")).to_contain_text("Check your connection")
 
 
+class TestExpiredSession:
+    def test_profile(self, account, server):
+        form = account.locator("[data-account-profile]")
+        fill(form, username="Countess")
+        end_sessions(server)
+        submit(form)
+        expect(field(form, "password")).to_be_focused()
+        expect(field(form, "password")).to_have_accessible_description(
+            re.compile("Your session has expired.* the password for ada")
+        )
+        assert find_violations(account) == []
+
+        fill(form, password=PASSWORD)
+        submit(form)
+
+        expect(form.get_by_role("status")).to_have_text("Profile updated.")
+        expect_logged_in(account, "Countess")
+
+    def test_picture(self, account, server):
+        form = account.locator("[data-account-picture]")
+        field(form, "file").set_input_files(picture())
+        end_sessions(server)
+        submit(form)
+
+        fill(form, password=PASSWORD)
+        submit(form)
+
+        expect(form.get_by_role("status")).to_have_text("Picture updated.")
+
+    def test_deletion(self, account, server):
+        form = open_dialog(account, "account-delete")
+        fill(form, confirmation=PASSWORD)
+        end_sessions(server)
+        submit(form)
+
+        fill(form, session_password=PASSWORD)
+        submit(form)
+
+        expect_success(account, "Your account has been deleted.")
+
+
 class TestDeletion:
     def test_password(self, account, server):
         form = open_dialog(account, "account-delete")
         fill(form, confirmation=PASSWORD)
 
         submit(form)
-        close_success(account)
+        expect_success(account, "Your account has been deleted.")
 
         expect_logged_out(account)
         assert server.sql("SELECT * FROM users") == []

@@ -1,6 +1,7 @@
 """The API documentation pages."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -54,6 +55,25 @@ class TestSwagger:
 
         expect(me).to_contain_text(ACCOUNT["email"])
         assert len(post_ids(server)) == 1
+
+    def test_site_login(self, ada_page):
+        ada_page.goto("/docs")
+
+        me = execute_request(operation(ada_page, "read_current_user"), 200)
+
+        expect(me).to_contain_text("ada@example.com")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_dark_theme(new_page, server, path):
+    page = new_page(color_scheme="dark")
+
+    page.goto(path, wait_until="networkidle")
+
+    expect(page.locator("body")).to_have_css("background-color", "rgb(23, 25, 28)")
+    expect(page.get_by_role("main")).to_have_count(1)
+    text = page.locator("h1").first.evaluate("(h1) => getComputedStyle(h1).color")
+    assert min(map(int, re.findall(r"\d+", text)[:3])) > 150
 
 
 def test_redoc(page):

@@ -115,7 +115,7 @@ def expect_whole(page: Page) -> None:
 class TestPages:
     @each_string
     def test_post_and_author(self, ada_phone, server, ada, post, string):
-        ada_phone.goto(f"/posts/{post['id']}")
+        ada_phone.goto(f"/posts/{post['id']}", wait_until="networkidle")
         expect_logged_in(ada_phone, "ada")
         plain = structure(ada_phone, "html")
         account = {"username": f"{as_name(string)} 1".strip()}
@@ -123,7 +123,7 @@ class TestPages:
         hostile = server.write(ada, string, string[:100])
         name = hostile["author"]["username"]
 
-        ada_phone.goto(f"/posts/{hostile['id']}")
+        ada_phone.goto(f"/posts/{hostile['id']}", wait_until="networkidle")
         expect_logged_in(ada_phone, name)
         assert structure(ada_phone, "html") == plain
         [content] = structure(ada_phone, ".prose:not(.preview)")
@@ -134,10 +134,13 @@ class TestPages:
         assert json.loads(data)["author"]["name"] == name
         expect_whole(ada_phone)
 
+        ada_phone.goto("/")
+        assert shown_cards(ada_phone)[0] == expected_card(hostile)
+        expect_whole(ada_phone)
+
         ada_phone.goto(f"/users/{ada.id}/posts")
         assert page_title(ada_phone) == f"{name} – FastAPI Blog"
         assert ada_phone.get_by_role("heading", level=1).text_content() == name
-        assert shown_cards(ada_phone)[0] == expected_card(hostile)
         assert len(set(structure(ada_phone, "[data-post-card]"))) == 1
         expect_whole(ada_phone)
 

@@ -72,7 +72,8 @@ def test_journey(page, server):
     page.keyboard.press("Tab")
     expect(form.locator(":focus")).to_have_count(1)
     press_submit(form, "Space")
-    press(dialog(page, "success-modal").get_by_role("link"))
+    page.wait_for_url("/posts/*")
+    expect_success(page, "Post published.")
 
     expect(page.get_by_role("heading", level=1)).to_have_text("By hand")
     press(opener(page, "post-edit"))
@@ -80,15 +81,14 @@ def test_journey(page, server):
     expect(field(form, "title")).to_be_focused()
     type_into(form, content="Nor a second one")
     press_submit(form)
-    expect_success(page)
-    page.keyboard.press("Escape")
+    expect_success(page, "Changes saved.")
     expect(page.get_by_role("article")).to_contain_text("Nor a second one")
     expect(opener(page, "post-edit")).to_be_focused()
 
     press(opener(page, "post-delete"), "Space")
     press_submit(dialog(page, "post-delete"))
-    press(button(dialog(page, "success-modal"), "OK"))
     page.wait_for_url("/")
+    expect_success(page, "Post deleted.")
 
     press(button(page, "Dark"), "Space")
     expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
@@ -110,7 +110,6 @@ def test_account(ada_page, server):
     expect(field(dialog(ada_page, "account-delete"), "confirmation")).to_be_focused()
     ada_page.keyboard.type("Countess")
     ada_page.keyboard.press("Enter")
-    press(button(dialog(ada_page, "success-modal"), "OK"))
 
     expect_logged_out(ada_page)
     assert server.sql("SELECT * FROM users") == []

@@ -9,8 +9,10 @@ from tests.e2e.conftest import (
     button,
     dialog,
     expect_success,
+    field,
     fill,
     find_violations,
+    held,
     opener,
     overflow,
     start_post,
@@ -95,6 +97,62 @@ class TestPage:
         opener(ada_page, "post-create").last.click()
 
         expect(dialog(ada_page, "post-create")).to_be_visible()
+
+
+LEFT = "(element) => Math.round(element.getBoundingClientRect().left)"
+HEIGHT = "(element) => Math.round(element.getBoundingClientRect().height)"
+TOP = "(element) => element.getBoundingClientRect().top"
+
+
+@pytest.mark.parametrize("path", ["/", "/posts/{1}", "/users/{0}/posts", "/login"])
+def test_left_edge(new_page, ada, post, path):
+    page = new_page(viewport={"width": 1440, "height": 900})
+
+    page.goto(path.format(ada.id, post["id"]))
+
+    brand = page.locator(".navbar-brand").evaluate(LEFT)
+    text = page.locator("main :is(h1, .author-header, .post-card-title, .prose)")
+    assert text.first.evaluate(LEFT) == brand
+    assert text.last.evaluate(LEFT) == brand
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_header_height(new_page, ada, viewport):
+    page, user_page = new_page(viewport=viewport), new_page(ada, viewport=viewport)
+    page.goto("/")
+    anonymous = page.locator("header").first.evaluate(HEIGHT)
+    page.goto("/docs")
+    docs = page.locator("header").first.evaluate(HEIGHT)
+    user_page.goto("/")
+
+    user = user_page.locator("header").first.evaluate(HEIGHT)
+    assert user == anonymous == docs
+
+
+def test_own_buttons_move_nothing(new_page, ada, post):
+    page = new_page(ada, viewport=PHONE)
+
+    with held(page, "**/api/users/me"):
+        page.goto(f"/posts/{post['id']}")
+        before = page.locator(".prose").evaluate(TOP)
+    expect(button(page, "Edit")).to_be_visible()
+
+    assert page.locator(".prose").evaluate(TOP) == before
+
+
+def test_editor_on_phone(new_page, ada):
+    form = start_post(new_page(ada, viewport=PHONE))
+    fill(form, content="A line\n" * 60)
+
+    # Like an open keyboard.
+    form.page.set_viewport_size({"width": 360, "height": 400})
+
+    expect(button(form, "Publish")).to_be_in_viewport(ratio=1)
+    expect(form.locator("[data-character-counter$=content]")).to_be_attached()
+    content = field(form, "content")
+    assert content.evaluate("(area) => area.scrollHeight - area.clientHeight") < 2
+    width = form.locator(".modal-content").evaluate("(content) => content.offsetWidth")
+    assert width == 360
 
 
 @pytest.mark.parametrize("zoom", ZOOMS)

@@ -14,6 +14,7 @@ from tests.e2e.conftest import (
     shown_ids,
 )
 
+SPINNER = "(button) => getComputedStyle(button, '::before').animationName"
 TOP = "(element) => element.getBoundingClientRect().top"
 
 
@@ -81,12 +82,23 @@ class TestLoadMore:
         page.goto("/")
         page.route("**/api/posts?*", lambda route: route.abort(), times=1)
         load_more(page)
-        expect(error).to_contain_text("Can't reach the site")
+        expect(error).to_contain_text("Couldn't load more posts. Can't reach the site")
+        expect(error).to_have_role("alert")
 
         load_more(page)
 
         assert shown_ids(page) == post_ids(server)
         expect(error).to_be_hidden()
+
+    def test_script_and_server_show_the_same(self, page, server, ada):
+        server.insert_posts(ada, 11)
+        page.goto("/")
+
+        load_more(page)
+
+        by_script = post_cards(page).last.inner_text()
+        page.goto("/?page=2")
+        assert post_cards(page).last.inner_text() == by_script
 
     def test_double_click(self, page, server, ada):
         server.insert_posts(ada, 25)
@@ -98,8 +110,48 @@ class TestLoadMore:
 
         assert shown_ids(page) == post_ids(server)[:20]
 
+    def test_busy(self, page, server, ada):
+        server.insert_posts(ada, 15)
+        page.goto("/")
+
+        with held(page, "**/api/posts?*"):
+            button(page, "Load more").click()
+            status = page.locator("[data-post-list-target=status]")
+            expect(status).to_have_text("Loading more posts…")
+            spinner = button(page, "Load more").evaluate(SPINNER)
+
+        assert spinner == "spin"
+
+    def test_long_list(self, page, server, ada):
+        server.insert_posts(ada, 45)
+        page.goto("/")
+        load_more(page)
+        load_more(page)
+
+        expect(post_cards(page).nth(29)).to_have_css("content-visibility", "auto")
+
+
+SEVERAL_ENTRIES = """
+const Observer = IntersectionObserver;
+window.IntersectionObserver = class extends Observer {
+  constructor(notify, options) {
+    const outside = { isIntersecting: false };
+    super((entries, self) => notify([outside, ...entries], self), options);
+  }
+};
+"""
+
 
 class TestInfiniteScroll:
+    def test_several_entries_at_once(self, new_page, server, ada):
+        server.insert_posts(ada, 15)
+        page = new_page(init_script=SEVERAL_ENTRIES)
+        page.goto(f"/users/{ada.id}/posts")
+
+        scroll_to_end(page)
+
+        expect(post_cards(page)).to_have_count(15)
+
     def test_all_posts(self, page, server, ada):
         server.insert_posts(ada, 25)
         page.goto(f"/users/{ada.id}/posts")
@@ -134,6 +186,33 @@ def test_back_button_restores_position(page, server, ada, path, load):
 
 
 class TestContent:
+    def test_short_untitled_post(self, page, server, ada):
+        post = server.write(ada, "Rain\nagain", "")
+        page.goto("/")
+        assert post_cards(page).first.inner_text().count("Rain") == 1
+
+        page.goto(f"/posts/{post['id']}")
+
+        assert main(page).inner_text().count("Rain") == 1
+        expect(page.get_by_role("heading", level=1)).to_have_text("Rain\nagain")
+
+    def test_excerpt_has_no_blank_lines(self, page, server, ada):
+        server.write(ada, "One\n\n\n\n\n\n\ntwo " + "x " * 200, "Title")
+
+        page.goto("/")
+
+        excerpt = page.locator("[data-post-card-target=excerpt]")
+        assert excerpt.inner_text().startswith("One two x")
+
+    def test_author_page_names_author_once(self, page, server, ada):
+        server.insert_posts(ada, 11)
+        page.goto(f"/users/{ada.id}/posts")
+
+        scroll_to_end(page)
+        expect(post_cards(page)).to_have_count(11)
+
+        assert post_cards(page).locator("img").count() == 0
+
     @pytest.mark.parametrize(
         ("zone", "time"),
         [("Pacific/Kiritimati", "23:50"), ("America/Los_Angeles", "00:10")],

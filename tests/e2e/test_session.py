@@ -1,5 +1,6 @@
 """Login and logout: redirects, other tabs, and expiry."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from tests.e2e.conftest import (
     PHONE,
     STORAGE_BLOCKED,
     button,
+    dialog,
     end_sessions,
     expect_error,
     expect_logged_in,
@@ -43,11 +45,15 @@ class TestRedirect:
         page.wait_for_url(f"/users/{bob.id}/posts?page=1")
         expect_logged_in(page, "eve")
 
-    @pytest.mark.parametrize("token", ["", "expired"])
-    def test_account_page(self, new_page, ada, token):
+    @pytest.mark.parametrize(
+        ("token", "reason"),
+        [("", "Log in to see that page."), ("expired", "Your session has expired.")],
+    )
+    def test_account_page(self, new_page, ada, token, reason):
         page = new_page(replace(ada, token=token))
         page.goto("/account")
         page.wait_for_url("/login?next=%2Faccount")
+        expect(page.get_by_role("status").filter(visible=True)).to_contain_text(reason)
 
         log_in(page, ada.email)
 
@@ -205,3 +211,36 @@ class TestExpiry:
         expect(main(ada_page).get_by_role("alert").first).to_be_visible()
         expect(button(ada_page, "Log out")).to_be_visible()
         assert len(stored(ada_page, "access_token")) == 1
+
+
+class TestSlowScripts:
+    def test_click_is_replayed(self, ada_page):
+        with held(ada_page, "**/js/post-form.js"):
+            ada_page.goto("/", wait_until="commit")
+            button(navbar(ada_page), "New post").click()
+            button(ada_page, "Dark").click()
+
+        form = dialog(ada_page, "post-create")
+        expect(field(form, "title")).to_be_focused()
+        expect(button(ada_page, "Dark")).to_have_attribute("aria-pressed", "true")
+
+    def test_anonymous_visitors_load_no_scripts_for_writing(self, page, ada, post):
+        scripts: list[str] = []
+        page.on("request", lambda request: scripts.append(request.url))
+        page.goto("/", wait_until="networkidle")
+
+        assert not re.findall(r"post-form\.js|bootstrap\.esm", " ".join(scripts))
+
+
+class TestMenu:
+    def test_escape_closes(self, new_page):
+        page = new_page(viewport=PHONE)
+        page.goto("/")
+        button(page, "Menu").click()
+        expect(navbar(page).get_by_role("link", name="Log in")).to_be_visible()
+
+        page.keyboard.press("Escape")
+
+        expect(navbar(page).get_by_role("link", name="Log in")).to_be_hidden()
+        expect(button(page, "Menu")).to_be_focused()
+        expect(button(page, "Menu")).to_have_attribute("aria-expanded", "false")

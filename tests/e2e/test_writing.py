@@ -6,7 +6,6 @@ from playwright.sync_api import Locator, Page, Route, expect
 from tests.e2e.conftest import (
     Json,
     button,
-    close_success,
     dialog,
     edit,
     end_sessions,
@@ -20,13 +19,12 @@ from tests.e2e.conftest import (
     main,
     open_dialog,
     opener,
-    post_cards,
     post_ids,
-    shown_ids,
     start_edit,
     start_post,
     stored,
     submit,
+    toast,
 )
 from tests.server import PASSWORD, LiveServer, Person
 
@@ -120,6 +118,20 @@ class TestDraft:
         expect(draft_prompt(form)).to_be_hidden()
         assert stored(ada_page, "draft:") == []
 
+    def test_count(self, form):
+        count = form.page.locator("[data-draft-count]")
+        expect(count).to_be_hidden()
+
+        close_and_keep_draft(form)
+        expect(count).to_have_accessible_name("1 draft")
+        form.page.reload()
+        expect(button(form.page, "New post 1 draft")).to_be_visible()
+        open_dialog(form.page, "post-create")
+        button(form, "Discard draft").click()
+        button(form, "Cancel").click()
+
+        expect(count).to_be_hidden()
+
     def test_outdated(self, server, ada, post, edit_form):
         close_and_keep_draft(edit_form)
         edit(server, ada, post, content="Two")
@@ -145,10 +157,53 @@ class TestDraft:
     def test_full_storage(self, new_page, ada):
         form = start_post(new_page(ada, init_script=STORAGE_FULL))
         fill(form, content=TEXT)
+        expect(form.get_by_role("alert")).to_contain_text("isn't kept as a draft")
+        assert find_violations(form.page) == []
 
+        button(form, "Cancel").click()
+        expect(button(form, "Discard text")).to_be_visible()
+        expect(form.get_by_text("Your draft stays")).to_be_hidden()
         submit(form)
 
-        expect_success(form.page, "Post published.")
+        form.page.wait_for_url("/posts/*")
+
+    def test_restored_in_two_tabs(self, server, form):
+        close_and_keep_draft(form)
+        other = start_post(form.page.context.new_page())
+        start_post(form.page)
+        button(form, "Restore draft").click()
+        button(other, "Restore draft").click()
+        fill(form, content=f"{TEXT} one")
+        fill(other, content=f"{TEXT} two")
+        assert len(stored(form.page, "draft:")) == 2
+
+        submit(form)
+        expect_success(form.page)
+        submit(other)
+        expect_success(other.page)
+
+        assert len(post_ids(server)) == 2
+        assert stored(form.page, "draft:") == []
+
+    def test_restored_in_another_tab_and_kept_here(self, form):
+        other = start_post(form.page.context.new_page())
+        button(other, "Restore draft").click()
+
+        close_and_keep_draft(form)
+
+        assert len(stored(form.page, "draft:")) == 2
+
+    def test_deleted_post(self, server, edit_form):
+        close_and_keep_draft(edit_form)
+        server.sql("DELETE FROM posts")
+
+        form = start_post(edit_form.page)
+        button(form, "Restore draft").click()
+        submit(form)
+
+        expect_success(form.page)
+        assert server.call("GET", "/api/posts")["posts"][0]["content"] == TEXT
+        assert stored(form.page, "draft:") == []
 
 
 class TestExpiredSession:
@@ -222,7 +277,15 @@ class TestRetry:
         button(failed_form, "Try again").click()
 
         expect_success(failed_form.page)
-        assert shown_ids(failed_form.page) == post_ids(server)
+        assert len(post_ids(server)) == 1
+
+    def test_restored_draft(self, server, failed_form):
+        other = start_post(failed_form.page.context.new_page())
+        button(other, "Restore draft").click()
+
+        submit(other)
+
+        expect_success(other.page)
         assert len(post_ids(server)) == 1
 
     def test_changed_text(self, server, failed_form):
@@ -256,6 +319,20 @@ def conflict(
     submit(edit_form)
     expect(edit_form.locator("[data-edit-conflict]")).to_be_focused()
     return edit_form
+
+
+class TestDeletedElsewhere:
+    def test_publish_as_new_post(self, server, edit_form):
+        server.sql("DELETE FROM posts")
+        submit(edit_form)
+        expect(form_error(edit_form)).to_contain_text("This post was deleted elsewhere")
+        assert TEXT in stored(edit_form.page, "draft:")[0]
+
+        button(edit_form, "Publish as new post").click()
+
+        expect_success(edit_form.page)
+        assert server.call("GET", "/api/posts")["posts"][0]["content"] == TEXT
+        assert stored(edit_form.page, "draft:") == []
 
 
 class TestConflict:
@@ -293,20 +370,31 @@ class TestConflict:
 
 
 class TestSubmit:
-    def test_new_post(self, ada_page, server, bob):
-        server.write(bob, "An older one")
-        form = start_post(ada_page)
-        fill(form, title="News", content=TEXT)
+    def test_new_post(self, ada_page, form):
+        fill(form, title="News")
 
         submit(form)
 
+        ada_page.wait_for_url("/posts/*")
         expect_success(ada_page, "Post published.")
+        expect(ada_page.get_by_role("heading", level=1)).to_have_text("News")
         assert find_violations(ada_page) == []
-        by_script = post_cards(ada_page).first.inner_text()
         ada_page.reload()
-        by_server = post_cards(ada_page).first.inner_text()
-        assert by_script.split()[:2] == ["News", "ada"]
-        assert by_script == by_server
+        expect(toast(ada_page)).to_be_empty()
+
+    def test_enter_in_title(self, server, form):
+        fill(form, title="News")
+
+        form.page.keyboard.press("Enter")
+
+        expect(field(form, "content")).to_be_focused()
+        assert post_ids(server) == []
+
+    @pytest.mark.parametrize("name", ["title", "content"])
+    def test_shortcut(self, form, name):
+        field(form, name).press("ControlOrMeta+Enter")
+
+        expect_success(form.page, "Post published.")
 
     def test_saved_edit(self, ada_page, edit_form):
         edited = ada_page.locator("[data-byline-target=edited]")
@@ -325,8 +413,10 @@ class TestSubmit:
         expect(edited).to_have_text(by_script)
 
     def test_pressed_twice(self, server, form):
+        publish = form.locator("[type=submit]")
         with held(form.page, "**/api/posts") as requests:
-            form.locator("[type=submit]").dblclick()
+            publish.dblclick()
+            expect(publish).to_have_accessible_name("Publish please wait")
             form.page.keyboard.press("Enter")
         expect_success(form.page)
 
@@ -400,7 +490,6 @@ class TestPostPage:
         form = open_dialog(ada_page, "post-delete")
         assert find_violations(ada_page) == []
         submit(form)
-        close_success(ada_page)
         ada_page.wait_for_url("/")
 
         ada_page.go_back()
@@ -416,6 +505,18 @@ class TestPostPage:
 
         expect(opener(page, "post-edit")).to_have_count(0)
         expect(opener(page, "post-delete")).to_have_count(0)
+
+    def test_deletion_after_session_expires(self, ada_page, server, post):
+        ada_page.goto(f"/posts/{post['id']}")
+        form = open_dialog(ada_page, "post-delete")
+        end_sessions(server)
+        submit(form)
+        expect(field(form, "session_password")).to_be_focused()
+
+        fill(form, session_password=PASSWORD)
+        submit(form)
+
+        expect_success(ada_page, "Post deleted.")
 
     def test_unavailable(self, ada_page, post):
         ada_page.route("**/api/posts/*", lambda route: route.abort())

@@ -1,0 +1,15 @@
+// Hook: <button data-navbar-menu aria-controls="menu">. Escape closes the menu.
+export function init(button) {
+  const menu = document.getElementById(button.getAttribute("aria-controls"));
+  const setOpen = (isOpen) => {
+    menu.classList.toggle("show", isOpen);
+    button.ariaExpanded = String(isOpen);
+  };
+  button.addEventListener("click", () => setOpen(button.ariaExpanded === "false"));
+  document.addEventListener("keydown", ({ key }) => {
+    // With an open modal, Escape is for the modal.
+    if (key !== "Escape" || button.ariaExpanded === "false" || document.querySelector(".modal.show")) return;
+    setOpen(false);
+    button.focus();
+  });
+}
