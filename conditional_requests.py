@@ -6,7 +6,7 @@ import re
 from models import Post
 from queries import PostRow
 from rendering import render
-from schemas import PostResponse, SinglePostResponse
+from schemas import PostResponse
 
 ETAG = re.compile('(?:W/)?"[!\x23-\x7e\x80-\xff]*"')
 
@@ -16,18 +16,18 @@ def etag_of(body: bytes) -> str:
     return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
-async def post_response(post: Post | PostRow) -> SinglePostResponse:
+async def post_response(post: Post | PostRow) -> PostResponse:
     """Return a post with its content as HTML.
 
     Raises:
         QueueFull: Too many posts are waiting to be rendered.
     """
-    content_html = await render(post.content, post.format)
-    listed = PostResponse.model_validate(post)
-    return SinglePostResponse(**dict(listed), content_html=content_html)
+    response = PostResponse.model_validate(post)
+    response.content_html = await render(post.content, post.format)
+    return response
 
 
-def post_etag(post: SinglePostResponse) -> str:
+def post_etag(post: PostResponse) -> str:
     """Return the ETag that a GET request for this post returns."""
     return etag_of(post.model_dump_json().encode())
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
+    EmailStr,
     Field,
     HttpUrl,
     SecretStr,
@@ -40,7 +41,6 @@ KEY_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 GENERATE_KEY = (
     'create one with: python -c "import secrets; print(secrets.token_urlsafe(64))"'
 )
-SITE_NAME = "FastAPI Blog"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HEALTH_PATH = "/health"
 LIVENESS_PATH = "/health/live"
@@ -145,6 +145,14 @@ class Settings(BaseSettings):
     """True requires TLS. False uses STARTTLS if the server offers it, and requires it
     when logging in to a remote server."""
 
+    site_name: str = Field(
+        default="FastAPI Blog",
+        max_length=60,
+        pattern=r"^[^\pC\pZ]([^\pC\p{Zl}\p{Zp}])*$",
+    )
+    """Name of the site, in one line."""
+    contact_email: EmailStr | None = None
+    """Email address that users can write to if someone else changed their account."""
     frontend_url: WebUrl | None = None
     """Public URL of the site, for links in emails, feeds and sitemaps. Required in
     production. Unset: the host and port of the development server."""

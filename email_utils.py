@@ -304,11 +304,15 @@ async def _send(
 ) -> None:
     """Render and send an email. Log errors, because the response was already sent."""
     is_name = GREETED_NAME.fullmatch(username) is not None
-    context["greeting"] = f"Hello {username}," if is_name else "Hello,"
+    context |= {
+        "greeting": f"Hello {username}," if is_name else "Hello,",
+        "site_name": settings.site_name,
+        "contact": settings.contact_email or "the site's administrators",
+    }
     try:
         await send_email(
             to_email=to_email,
-            subject=subject,
+            subject=f"{subject} on {settings.site_name}",
             plain_text=templates.get_template(f"{template}.txt").render(context),
             html_content=templates.get_template(f"{template}.html").render(context),
             kind=template,

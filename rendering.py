@@ -185,7 +185,8 @@ def render_markdown(content: str) -> Markup:
             # The content security policy forbids inline styles.
             token.attrs = {"align": str(token.attrs["style"]).split(":")[1]}
     html = markdown.renderer.render(tokens, markdown.options, {})
-    return Markup(sanitizer.clean(html))  # noqa: S704 -- sanitized
+    # Definitions of links, for example, leave nothing to show.
+    return Markup(sanitizer.clean(html)) or render_plain(content)  # noqa: S704 -- sanitized
 
 
 def parse(content: str, max_time: float) -> Sequence[Token]:

@@ -308,13 +308,8 @@ class PostResponse(Schema):
     """The title, or the first words of the content if the post is untitled."""
     excerpt: str
     """The beginning of the content without markup, at most 300 characters long."""
-
-
-class SinglePostResponse(PostResponse):
-    """A post with its author and its rendered content."""
-
-    content_html: str
-    """The content as HTML that is safe to insert into a page."""
+    content_html: str | None = Field(default=None, exclude_if=lambda html: html is None)
+    """The content as safe HTML. Absent in lists."""
 
 
 class UserExport(Schema):

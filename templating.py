@@ -12,7 +12,7 @@ from markupsafe import Markup
 import models
 import schemas
 import search
-from config import BASE_DIR, SITE_NAME, settings
+from config import BASE_DIR, settings
 from static_files import modulepreloads
 from unicode_text import truncate, without_bidi_controls
 
@@ -69,7 +69,7 @@ environment.globals.update(
     format_date=format_date,
     iso_date=iso_date,
     modulepreloads=modulepreloads,
-    site_name=SITE_NAME,
+    site_name=settings.site_name,
     registration_open=settings.registration_open,
     limits={
         "title": models.MAX_TITLE_LENGTH,

@@ -152,6 +152,14 @@ async def redoc_page(request: Request) -> Response:
     return templates.TemplateResponse(request, "redoc.html", headers=headers)
 
 
+@router.get("/site.webmanifest")
+async def manifest(request: Request) -> Response:
+    media_type = "application/manifest+json"
+    return templates.TemplateResponse(
+        request, "site.webmanifest", media_type=media_type
+    )
+
+
 # Browsers and link previews request these paths even if no page links to them.
 @router.get("/favicon.ico")
 async def favicon() -> Response:

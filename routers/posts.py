@@ -43,8 +43,8 @@ from schemas import (
     PostCreate,
     PostPreview,
     PostReplace,
+    PostResponse,
     PostUpdate,
-    SinglePostResponse,
 )
 
 router = APIRouter(prefix="/api/posts", tags=["posts"])
@@ -75,7 +75,7 @@ async def list_posts(
     summary="Get a post",
     responses=openapi_headers("ETag") | error_responses(POST_NOT_FOUND, TOO_BUSY),
 )
-async def read_post(post: FoundPost) -> SinglePostResponse:
+async def read_post(post: FoundPost) -> PostResponse:
     """Get a post. Send its `ETag` in `If-Match` when you update or delete it."""
     return await post_response(post)
 
@@ -94,7 +94,7 @@ async def create_post(
     user: CurrentUser,
     db: DbSession,
     key: idempotency.Key = None,
-) -> SinglePostResponse:
+) -> PostResponse:
     """Create a post.
 
     With an `Idempotency-Key`, you can retry until you get a response, and the post is
@@ -164,7 +164,7 @@ async def preview_post(post_in: PostPreview, user: CurrentUser) -> HTMLResponse:
 )
 async def replace_post(
     post_in: PostReplace, post: PostToUpdate, db: DbSession
-) -> SinglePostResponse:
+) -> PostResponse:
     """Replace the title and the content of your post. Both are required.
 
     The response has no `ETag`, because the input is normalized before it is stored (RFC
@@ -186,7 +186,7 @@ async def replace_post(
 )
 async def update_post(
     post_in: PostUpdate, post: PostToUpdate, db: DbSession, response: Response
-) -> SinglePostResponse:
+) -> PostResponse:
     """Update the title, the content or the format of your post."""
     post.edit(title=post_in.title, content=post_in.content, post_format=post_in.format)
     body = await post_response(post)

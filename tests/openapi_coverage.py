@@ -66,14 +66,15 @@ def traits(response: httpx.Response, body: Any) -> Iterator[str]:
         if not COMMON_HEADERS.fullmatch(header):
             yield f"header {header}"
     if response.content:
-        media_type = response.headers["content-type"]
+        media_type = response.headers["content-type"].partition(";")[0]
         yield f"media type {media_type.replace('problem+json', 'json')}"
         yield from detail_of(body)
 
 
 def body_of(response: httpx.Response) -> Any:
     """Return a response's JSON, with problem details converted to plain errors."""
-    body = response.json() if response.content else {}
+    is_html = response.headers.get("content-type", "").startswith("text/html")
+    body = response.json() if response.content and not is_html else {}
     if response.headers.get("content-type") == "application/problem+json":
         return {"detail": body.get("errors", body["detail"])}
     return body

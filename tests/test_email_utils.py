@@ -195,10 +195,14 @@ class TestContent:
     async def test_reset_email(self, mailbox, monkeypatch, kind, name):
         monkeypatch.setattr(settings, "frontend_url", "https://blog.example/base")
         monkeypatch.setattr(settings, "reset_token_expire_minutes", 17)
+        monkeypatch.setattr(settings, "site_name", "Zoë's Blog")
 
         await send_reset_email("O'Neil")
 
         content = part(mailbox.messages[0], kind)
+        subject = mailbox.messages[0]["Subject"]
+        assert subject == "Reset your password on Zoë's Blog"
+        assert "on Zoë" in content
         assert f"https://blog.example/base/reset-password?token={TOKEN}" in content
         assert "17 minutes" in content
         assert f"Hello {name}," in content

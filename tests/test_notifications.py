@@ -22,7 +22,8 @@ def var_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def assert_notifies(message: EmailMessage, subject: str, path: str) -> None:
-    assert (message["To"], message["Subject"]) == (EMAIL, subject)
+    assert (message["To"], message["Subject"]) == (EMAIL, f"{subject} on FastAPI Blog")
+    assert "on FastAPI Blog was changed" in text(message)
     assert text(message).startswith("Hello ada,")
     assert f"{settings.site_url}{path}" in text(message)
 
@@ -58,6 +59,16 @@ async def test_email_changed(client, ada, user_path, var_dir):
     [message] = outbox(var_dir)
     assert_notifies(message, "Your email address was changed", "/account")
     assert "new@example.com" not in message.as_string()
+
+
+async def test_contact(client, ada, user_path, var_dir, monkeypatch):
+    monkeypatch.setattr(settings, "contact_email", "help@blog.example")
+    user_in = {"email": "new@example.com"}
+
+    await client.patch(user_path, json=user_in, headers=ada)
+
+    [message] = outbox(var_dir)
+    assert message.as_string().count("help@blog.example") == 2
 
 
 @pytest.mark.parametrize(

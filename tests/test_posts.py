@@ -246,3 +246,93 @@ class TestDeletePost:
 
         assert (response.status_code, response.content) == (204, b"")
         assert await read(client, post) == {"detail": "Post not found"}
+
+
+class TestFormat:
+    async def test_default(self, client, post):
+        assert post["format"] == "plain"
+        assert post["content_html"] == '<p dir="auto">Is ready.</p>'
+
+    async def test_markdown(self, client, ada):
+        post = await create_post(
+            client, ada, title="", content="# *Tea*", format="markdown"
+        )
+
+        assert post["content_html"] == '<h2 dir="auto"><em>Tea</em></h2>\n'
+        assert post["display_title"] == post["excerpt"] == "Tea"
+        assert await read(client, post) == post
+        assert (await client.get("/api/posts")).json()["posts"] == [as_listed(post)]
+
+    @pytest.mark.parametrize("method", ["PUT", "PATCH"])
+    async def test_change(self, client, ada, post, method):
+        response = await change(client, ada, post, method, **TEA, format="markdown")
+
+        assert response.json() == await read(client, post)
+        assert response.json()["format"] == "markdown"
+        assert response.json()["date_updated"] is not None
+
+    @pytest.mark.parametrize("method", ["PUT", "PATCH"])
+    @pytest.mark.parametrize("fields", [{}, {"format": None}], ids=["absent", "null"])
+    async def test_unchanged(self, client, ada, method, fields):
+        post = await create_post(client, ada, format="markdown")
+
+        response = await change(client, ada, post, method, **COFFEE, **fields)
+
+        assert response.json()["format"] == "markdown"
+
+    @pytest.mark.parametrize("post_format", ["html", "", "Markdown", 1])
+    async def test_invalid(self, client, ada, post_format):
+        post = {**TEA, "format": post_format}
+
+        response = await client.post("/api/posts", json=post, headers=ada)
+
+        assert response.status_code == 422
+        assert response.json()["detail"][0]["loc"] == ["body", "format"]
+
+    async def test_if_match(self, client, ada):
+        post = await create_post(client, ada, content="*a*", format="markdown")
+        path = f"/api/posts/{post['id']}"
+        etag = (await client.get(path)).headers["ETag"]
+        headers = {**ada, "If-Match": etag}
+
+        responses = [
+            await client.patch(path, json={"content": "*b*"}, headers=headers)
+            for _ in range(2)
+        ]
+
+        assert [response.status_code for response in responses] == [200, 412]
+        etags = [response.headers["ETag"] for response in responses]
+        assert etags == [(await client.get(path)).headers["ETag"]] * 2
+
+    async def test_page(self, client, ada):
+        post = await create_post(client, ada, content="*a*", format="markdown")
+
+        page = await client.get(f"/posts/{post['id']}")
+
+        assert post["content_html"] in page.text
+        assert '<meta name="description" content="a">' in page.text
+
+
+class TestPreview:
+    async def test_success(self, client, ada):
+        preview = {"content": "*a*", "format": "markdown"}
+
+        response = await client.post("/api/posts/preview", json=preview, headers=ada)
+
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert response.text == '<p dir="auto"><em>a</em></p>\n'
+        assert (await client.get("/api/posts")).json()["total"] == 0
+
+    async def test_anonymous(self, client):
+        response = await client.post("/api/posts/preview", json=TEA)
+
+        assert response.status_code == 401
+        assert response.json() == {"detail": "Not authenticated"}
+
+    async def test_blank(self, client, ada):
+        preview = {"content": " "}
+
+        response = await client.post("/api/posts/preview", json=preview, headers=ada)
+
+        assert response.status_code == 422

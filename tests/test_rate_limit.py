@@ -48,6 +48,7 @@ LOW_LIMITS = {
     "rate_limit_uploads_per_user": "2/hour",
     "rate_limit_exports_per_user": "2/hour",
     "rate_limit_posts_per_user": "2/hour",
+    "rate_limit_previews_per_user": "2/hour",
     "rate_limit_reset_per_ip": "3/hour",
     "rate_limit_emails_per_account": "2/day",
 }
@@ -360,6 +361,17 @@ class TestUserLimits:
         assert response.status_code == 429
         assert (await client.get("/api/posts")).json()["total"] == 2
         assert await create_post(client, bob)
+
+    async def test_previews(self, client, ada, bob):
+        path, preview = "/api/posts/preview", {"content": "-"}
+
+        responses = [
+            await client.post(path, json=preview, headers=user)
+            for user in (ada, ada, ada, bob)
+        ]
+
+        statuses = [response.status_code for response in responses]
+        assert statuses == [200, 200, 429, 200]
 
     async def test_repeated_post_is_not_counted(self, client, ada):
         headers = {**ada, "Idempotency-Key": "a-key"}

@@ -15,6 +15,7 @@ from rendering import (
     render_plain,
     text_without_markup,
 )
+from tests.conftest import create_post
 from tests.hostile_markup import MARKUP, SLOW, find_violations
 
 REL = 'rel="nofollow ugc noopener"'
@@ -80,6 +81,7 @@ class TestMarkdown:
             ("> a", '<blockquote>\n<p dir="auto">a</p>\n</blockquote>\n'),
             ("```py\na < b\n```", "<pre><code>a &lt; b\n</code></pre>\n"),
             ("    a", '<p dir="auto">a</p>\n'),
+            ("[a]: https://b", '<p dir="auto">[a]: <a href="https://b"'),
             ("<b>a</b>", '<p dir="auto">&lt;b&gt;a&lt;/b&gt;</p>\n'),
             ("|a|b|\n|-|-:|\n|1|2|", '<td>1</td>\n<td align="right">2</td>'),
         ],
@@ -180,17 +182,37 @@ class TestRender:
         assert len(threads) == 1
         assert threads[0] is not threading.main_thread()
 
-    async def test_too_busy(self, client, ada, monkeypatch):
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("GET", "/posts/{id}"),
+            ("GET", "/api/posts/{id}"),
+            ("POST", "/api/posts"),
+            ("POST", "/api/posts/preview"),
+            ("PUT", "/api/posts/{id}"),
+            ("PATCH", "/api/posts/{id}"),
+            ("DELETE", "/api/posts/{id}"),
+        ],
+    )
+    async def test_too_busy(self, client, ada, monkeypatch, method, path):
         async def reject(*_: object) -> None:
             raise QueueFull
 
+        post_in = {"title": "", "content": "*a*", "format": "markdown"}
+        post = await create_post(client, ada, **post_in)
+        listed = (await client.get("/api/posts")).json()
+        rendering._rendered.clear()
         monkeypatch.setattr(rendering.rendering, "run", reject)
-        post = {"content": "*a*", "format": "markdown"}
 
-        response = await client.post("/api/posts", json=post, headers=ada)
+        response = await client.request(
+            method,
+            path.format(**post),
+            json=post_in | {"content": "*b*"},
+            headers={**ada, "If-Match": '"a"'},
+        )
 
         assert response.status_code == 503
-        assert (await client.get("/api/posts")).json()["posts"] == []
+        assert (await client.get("/api/posts")).json() == listed
 
 
 class TestTextWithoutMarkup:

@@ -1,6 +1,5 @@
 """Static files: versioned paths, caching, modules, and references between files."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from static_files import (
     modulepreloads,
     static_version,
 )
+from templating import templates
 from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
@@ -146,7 +146,6 @@ class TestFile:
         [
             ("js/main.js", "text/javascript; charset=utf-8"),
             ("css/main.css", "text/css; charset=utf-8"),
-            ("site.webmanifest", "application/manifest+json"),
             ("icons/icon.svg", "image/svg+xml"),
         ],
     )
@@ -183,10 +182,17 @@ class TestReferences:
         assert statuses == {200}
         assert all(static_version() in file or "default.jpg" in file for file in files)
 
-    def test_manifest(self):
-        icons = json.loads((STATIC_DIR / "site.webmanifest").read_text())["icons"]
+    async def test_manifest(self, client, monkeypatch):
+        name = '"Ada" & <b>'
+        monkeypatch.setitem(templates.env.globals, "site_name", name)
 
-        assert all((STATIC_DIR / icon["src"]).is_file() for icon in icons)
+        response = await client.get("/site.webmanifest")
+
+        icons = response.json()["icons"]
+        statuses = {(await client.get(icon["src"])).status_code for icon in icons}
+        assert response.headers["content-type"] == "application/manifest+json"
+        assert response.json()["name"] == name
+        assert statuses == {200}
         assert {icon["purpose"] for icon in icons} == {"any", "maskable"}
         assert {"192x192", "512x512"} <= {icon["sizes"] for icon in icons}
 

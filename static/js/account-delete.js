@@ -1,20 +1,24 @@
-// Hook: <form data-account-delete data-url="/api/users/ID"> in a modal. The input named
-// confirmation accepts the password or the username.
+// Hook: <form data-account-delete data-url="/api/users/ID"> in a modal, with inputs named
+// username and confirmation, which is the password.
 import { request } from "./api.js";
-import { fetchToken, getCurrentUser, logout } from "./auth.js";
+import { fetchToken, getCurrentUser, logout, watchUser } from "./auth.js";
 import { showFieldErrors } from "./form.js";
 import { onUserSubmit } from "./reauth.js";
 import { showToastLater } from "./toast.js";
 import { withId } from "./utils.js";
 
 export function init(form) {
+  watchUser((user) => {
+    // Tell password managers which account the password belongs to.
+    if (user) form.elements.username.value = user.email;
+  });
   onUserSubmit(form, deleteAccount);
 }
 
 async function deleteAccount(form) {
   const user = await getCurrentUser();
-  if (!(await isConfirmed(user, form.elements.confirmation.value))) {
-    showFieldErrors(form, { confirmation: "That doesn't match your password or username." });
+  if (!(await isPassword(user, form.elements.confirmation.value))) {
+    showFieldErrors(form, { confirmation: "Incorrect password." });
     return;
   }
   await request(withId(form.dataset.url, user.id), { method: "DELETE" });
@@ -22,8 +26,7 @@ async function deleteAccount(form) {
   logout();
 }
 
-async function isConfirmed(user, text) {
-  if (text.trim() === user.username) return true;
+async function isPassword(user, text) {
   try {
     await fetchToken(user.email, text);
     return true;

@@ -2,8 +2,10 @@
 // input named email.
 import { request } from "./api.js";
 import { onSubmit, showStatus } from "./form.js";
+import { rememberEmail } from "./remember-email.js";
 
 export function init(form) {
+  rememberEmail(form.elements.email);
   onSubmit(form, requestResetLink);
 }
 

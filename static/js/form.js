@@ -93,6 +93,13 @@ function setFormError(form, message, canRetry = false) {
   if (message) error.focus();
 }
 
+/** Replace the start of a page with a heading that says what has been done. */
+export function showDone(start, done) {
+  start.hidden = true;
+  done.hidden = false;
+  done.querySelector("h1").focus();
+}
+
 /** Show a message below the form. */
 export function showStatus(form, message) {
   findTargets(form, "form").status.textContent = message;

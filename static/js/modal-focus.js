@@ -6,7 +6,7 @@ export function init(body) {
     if (!event.defaultPrevented) document.activeElement.blur();
   });
   body.addEventListener("shown.bs.modal", (event) => {
-    const input = event.target.querySelector(".modal-body :is(input, textarea):enabled");
+    const input = event.target.querySelector(".modal-body :is(input, textarea):enabled:not([hidden])");
     if (input?.checkVisibility()) input.focus();
   });
 }

@@ -21,6 +21,8 @@ export function init(root) {
       setOpen(true);
       panel.focus();
     } catch (error) {
+      // The button for trying again would publish the post.
+      error.canRetry = false;
       showErrors(form, error);
     }
   });

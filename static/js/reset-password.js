@@ -1,18 +1,17 @@
 // Hook: <div data-reset-password> around the form. The token is in the query string.
 import { request } from "./api.js";
-import { onSubmit, showStatus } from "./form.js";
+import { onSubmit, showDone } from "./form.js";
 import { findTargets } from "./utils.js";
 
 export function init(page) {
   const token = readAndHideToken();
-  const { card, form, incomplete } = findTargets(page, "reset-password");
+  const { start, done, card, form, incomplete } = findTargets(page, "reset-password");
   card.hidden = !token;
   incomplete.hidden = Boolean(token);
   onSubmit(form, async () => {
-    const { message } = await resetPassword(form, token);
+    await resetPassword(form, token);
     history.replaceState(null, "");
-    card.hidden = true;
-    showStatus(page, message);
+    showDone(start, done);
   });
 }
 

@@ -172,7 +172,8 @@ def watch(context: BrowserContext, origin: str, violations: list[str]) -> None:
     context.on(
         "response",
         lambda r: forbid(
-            r.status >= 400 and r.request.resource_type not in {"document", "fetch"},
+            r.status >= 400
+            and r.request.resource_type not in {"document", "fetch", "xhr"},
             r.url,
         ),
     )

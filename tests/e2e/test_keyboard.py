@@ -108,7 +108,7 @@ def test_account(ada_page, server):
     expect_logged_in(ada_page, "Countess")
     press(opener(ada_page, "account-delete"))
     expect(field(dialog(ada_page, "account-delete"), "confirmation")).to_be_focused()
-    ada_page.keyboard.type("Countess")
+    ada_page.keyboard.type(PASSWORD)
     ada_page.keyboard.press("Enter")
 
     expect_logged_out(ada_page)

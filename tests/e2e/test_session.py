@@ -30,7 +30,7 @@ from tests.e2e.conftest import (
     stored,
     submit,
 )
-from tests.server import LiveServer, Person
+from tests.server import PASSWORD, LiveServer, Person
 
 
 class TestRedirect:
@@ -44,6 +44,20 @@ class TestRedirect:
 
         page.wait_for_url(f"/users/{bob.id}/posts?page=1")
         expect_logged_in(page, "eve")
+
+    def test_registration_without_login(self, page, server):
+        page.route("**/api/users/token", lambda route: route.fulfill(status=503))
+        page.goto("/register?next=%2Fdocs")
+        fill(page, username="eve", email="eve@example.com", password=PASSWORD)
+
+        submit(main(page))
+
+        heading = page.get_by_role("heading", name="Your account was created")
+        expect(heading).to_be_focused()
+        assert find_violations(page) == []
+        main(page).get_by_role("link", name="Log in").click()
+        page.wait_for_url("/login?next=%2Fdocs")
+        expect(field(page, "email")).to_have_value("eve@example.com")
 
     @pytest.mark.parametrize(
         ("token", "reason"),
