@@ -49,11 +49,13 @@ SEARCH = Post.__table__.c.search
 MAX_SEARCH_TOTAL = 1001
 # Words are common if at least `COMMON` of the `SAMPLE` newest posts contain them. Then,
 # the `MAX_WALKED` newest posts probably contain them often enough for the total.
-SAMPLE = 1000
-COMMON = 100
-MAX_WALKED = 15_000
-# A search looks at fewer posts than this one by one.
-FEW = 10_000
+SAMPLE = 2000
+COMMON = 300
+MAX_WALKED = 10_000
+# If fewer posts than `FEW` match, a search sorts them. Otherwise, it first looks for a
+# page of them among the next `MAX_DEPTH` posts.
+FEW = 5_000
+MAX_DEPTH = 20_000
 
 # The `user_id` that stands for the whole site in `post_counts`.
 SITE = 0
@@ -319,15 +321,12 @@ def search_statement(by_position: bool, limit: int) -> Statement:
     listed = posts.where(tuple_(*OLDEST_FIRST) < position) if by_position else posts
     newest = posts.order_by(*NEWEST_FIRST)
     sample = first(newest, constant(SAMPLE))
-    sampled = count(found_in(sample, contains(sample, terms)).subquery(), maximum)
-    walked = case((sampled >= common, constant(MAX_WALKED)), else_=constant(SAMPLE))
+    sampled = count(found_in(sample, contains(sample, terms)).subquery(), common)
+    walked = case((sampled == common, constant(MAX_WALKED)), else_=constant(0))
+    nearest = first(select(first(newest, constant(MAX_WALKED))), walked)
+    from_start = found_in(nearest, contains(nearest, terms)).subquery()
+    is_common = count(from_start, maximum) == maximum
 
-    def walk(posts: Statement) -> FromClause:
-        nearest = first(select(first(posts, constant(MAX_WALKED))), walked)
-        return found_in(nearest, contains(nearest, terms)).cte()
-
-    from_start = walk(newest)
-    near = walk(listed.order_by(*NEWEST_FIRST)) if by_position else from_start
     # The index first collects all posts with a short prefix, which can be most of them,
     # so first try to find few posts without it.
     candidates = first(posts.where(contains(Post.__table__, for_index)), few)
@@ -341,18 +340,23 @@ def search_statement(by_position: bool, limit: int) -> Statement:
 
     number = count(among_few.subquery(), maximum)
     total = case(
-        (count(from_start, maximum) == maximum, maximum),
+        (is_common, maximum),
         ((number == maximum) | is_few, number),
         else_=count(found, maximum),
     )
+    is_rare = ~is_common & is_few
+    walked_posts = first(listed.order_by(*NEWEST_FIRST), constant(MAX_DEPTH))
+    near = found_in(walked_posts, contains(walked_posts, terms)).cte("near")
     is_near = count(near, skip + rows) == skip + rows
-    all_found = union_all(among_few.where(is_few), found_in(found, ~is_few)).subquery()
-    far = select(all_found.c.id).where(~is_near)
+    far = union_all(
+        among_few.where(is_rare), found_in(found, ~is_rare & ~is_near)
+    ).subquery()
+    rest = select(far.c.id)
     if by_position:
-        far = far.where(tuple_(all_found.c.date_posted, all_found.c.id) < position)
+        rest = rest.where(tuple_(far.c.date_posted, far.c.id) < position)
     page = union_all(
-        select(near.c.id).where(is_near).offset(skip).limit(rows),
-        far.order_by(all_found.c.date_posted.desc(), all_found.c.id.desc())
+        select(near.c.id).where(~is_rare & is_near).offset(skip).limit(rows),
+        rest.order_by(far.c.date_posted.desc(), far.c.id.desc())
         .offset(skip)
         .limit(rows),
     ).subquery("page")
