@@ -8,19 +8,17 @@ import time
 import urllib.request
 from collections.abc import Awaitable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Annotated, Literal, cast
 from urllib.error import URLError
 
 import typer
 from aiosmtplib import SMTPException
-from sqlalchemy import NullPool, make_url, text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import check_s3
 from config import LIVENESS_PATH, settings
-from database import UNAVAILABLE_ERRORS, VERIFYING_MODES, connect, error_cause
+from database import UNAVAILABLE_ERRORS, VERIFYING_MODES, command_session, error_cause
 from database_state import read_database_state
 from email_utils import build_message, deliver, error_summary
 
@@ -56,13 +54,8 @@ def result(name: str, problem: str | None, success: str) -> Check:
 
 
 async def check_database() -> list[Check]:
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=partial(connect, for_requests=False),
-        poolclass=NullPool,
-    )
     try:
-        async with AsyncSession(engine) as db:
+        async with command_session() as db:
             state = await read_database_state(db)
             free = await db.scalar(FREE_CONNECTIONS) or 0
     except (*UNAVAILABLE_ERRORS, SQLAlchemyError) as error:

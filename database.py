@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from config import BASE_DIR, settings
@@ -211,6 +211,10 @@ async def dispose_engine() -> None:
         await asyncio.to_thread(embedded_server().release)
 
 
+# asyncpg would add PostgreSQL's details to messages, which end up in the log. They can
+# contain a whole row, with an email address and a password hash.
+asyncpg.PostgresError.__str__ = Exception.__str__
+
 engine = create_async_engine(
     "postgresql+asyncpg://",
     async_creator=connect,
@@ -257,6 +261,17 @@ def connections_in_use() -> int:
 
 
 AsyncSessionLocal = async_sessionmaker(engine, expire_on_commit=False)
+
+
+def command_session() -> AsyncSession:
+    """Return a session for a command, which has no timeouts and needs no pool."""
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=partial(connect, for_requests=False),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
+    return AsyncSession(engine, expire_on_commit=False)
 
 
 async def get_db() -> AsyncIterator[AsyncSession]:

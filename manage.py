@@ -4,15 +4,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from fastapi import HTTPException
 from pydantic import ValidationError
-from sqlalchemy import NullPool, Row, delete, func, select, text, update
+from sqlalchemy import Row, delete, func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import orphaned_pictures
 from account_deletion import delete_account, delete_posts_of
@@ -20,7 +19,7 @@ from auth import hash_password
 from database import (
     MAX_ID,
     DatabaseUnavailable,
-    connect,
+    command_session,
     dispose_engine,
     error_cause,
 )
@@ -49,7 +48,7 @@ def describe() -> None:
 
 
 def run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-    """Call a function with a session that has no timeouts; print expected errors."""
+    """Call a function with a session, and commit; print expected errors."""
     try:
         return asyncio.run(_run(operation))
     except (DatabaseUnavailable, SQLAlchemyError) as error:
@@ -61,15 +60,11 @@ def run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
 
 
 async def _run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=partial(connect, for_requests=False),
-        poolclass=NullPool,
-        hide_parameters=True,
-    )
     try:
-        async with AsyncSession(engine, expire_on_commit=False) as db:
-            return await operation(db)
+        async with command_session() as db:
+            result = await operation(db)
+            await db.commit()
+            return result
     finally:
         await dispose_engine()
 
@@ -133,9 +128,7 @@ def create_user(
         await commit_user(db, user)
         return user
 
-    user = run(create)
-    logger.info("User %d created", user.id)
-    typer.echo(describe_user(user))
+    logger.info("User %d created", run(create).id)
 
 
 @app.command()
@@ -174,7 +167,6 @@ def deactivate_user(user: UserArgument, *, yes: Yes = False) -> None:
         # Earlier tokens must not work again if the user is reactivated.
         found.token_version += 1
         await db.execute(PasswordResetToken.deletion_for(found.id))
-        await db.commit()
         return found.id
 
     logger.info("User %d deactivated", run(deactivate))
@@ -187,7 +179,6 @@ def reactivate_user(user: UserArgument) -> None:
     async def reactivate(db: AsyncSession) -> int:
         found = await find_user(user, db)
         found.is_active = True
-        await db.commit()
         return found.id
 
     logger.info("User %d reactivated", run(reactivate))
@@ -213,7 +204,6 @@ def log_out_user(user: UserArgument) -> None:
     async def revoke(db: AsyncSession) -> int:
         found = await find_user(user, db)
         found.token_version += 1
-        await db.commit()
         return found.id
 
     logger.info("User %d logged out", run(revoke))
@@ -226,7 +216,6 @@ def log_out_everyone(*, yes: Yes = False) -> None:
 
     async def revoke(db: AsyncSession) -> None:
         await db.execute(update(User).values(token_version=User.token_version + 1))
-        await db.commit()
 
     run(revoke)
     logger.info("All users logged out")
@@ -242,9 +231,7 @@ def delete_post(post_id: int, *, yes: Yes = False) -> None:
 
     async def delete_found(db: AsyncSession) -> int | None:
         statement = delete(Post).where(Post.id == post_id).returning(Post.user_id)
-        author_id = await db.scalar(statement)
-        await db.commit()
-        return author_id
+        return await db.scalar(statement)
 
     author_id = run(delete_found)
     if author_id is None:
@@ -261,9 +248,7 @@ def delete_posts(user: UserArgument, *, since: Since = None, yes: Yes = False) -
 
     async def delete_found(db: AsyncSession) -> tuple[int, int]:
         found = await find_user(user, db)
-        count = await delete_posts_of(db, found.id, since=start)
-        await db.commit()
-        return found.id, count
+        return found.id, await delete_posts_of(db, found.id, since=start)
 
     user_id, count = run(delete_found)
     logger.info("%d posts of user %d deleted", count, user_id)
@@ -279,9 +264,7 @@ def recount() -> None:
     statement = text("SELECT author_id, stored, counted FROM recount_posts()")
 
     async def correct(db: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
-        rows = (await db.execute(statement)).all()
-        await db.commit()
-        return rows
+        return (await db.execute(statement)).all()
 
     corrected = run(correct)
     for user_id, stored, counted in corrected:

@@ -89,6 +89,16 @@ class TestIsUnavailable:
         assert is_unavailable(raised.value)
 
 
+async def test_errors_contain_no_rows(db):
+    insert = text("INSERT INTO users (username, email) VALUES (:name, :name)")
+
+    with pytest.raises(exc.IntegrityError) as raised:
+        await db.execute(insert, {"name": "ada"})
+
+    assert "null value in column" in str(raised.value)
+    assert "ada" not in str(raised.value)
+
+
 class TestConnect:
     @pytest.mark.parametrize(
         ("for_requests", "timeouts"),

@@ -1,11 +1,8 @@
 """Metrics and traces, exported to a collector in this process."""
 
-import gzip
 import os
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -16,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from config import BASE_DIR
+from tests.collector import Exported, collector
 from tests.conftest import ADMIN_URL
 from tests.databases import scratch_database
 from tests.server import LiveServer
@@ -23,32 +21,12 @@ from tests.server import LiveServer
 SECRET = "marked-secret"
 
 
-class Collector(BaseHTTPRequestHandler):
-    """A collector that keeps what the app exports."""
-
-    exported: dict[str, list[bytes]]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.exported.setdefault(self.path, []).append(body)
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Return what the app exports for some requests, by the collector's paths."""
-    Collector.exported = {}
-    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    Thread(target=collector.serve_forever).start()
-    endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
     folder = tmp_path_factory.mktemp("server")
     with (
+        collector() as (endpoint, exported),
         scratch_database(ADMIN_URL) as url,
         LiveServer(
             folder, database_url=url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint
@@ -60,9 +38,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]
             server.client.get("/login")
         server.client.get(f"/reset-password?token={SECRET}")
         server.client.get(f"/reset-password%3Ftoken={SECRET}")
-    collector.shutdown()
-    collector.server_close()
-    return Collector.exported
+    return exported
 
 
 class TestTraces:

@@ -1,9 +1,12 @@
 """A server that closes connections, hangs, or responds slowly, as a test chooses."""
 
+import email
 import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from email.message import EmailMessage
+from email.policy import default
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import Any, Self
@@ -53,3 +56,26 @@ def drip(client: socket.socket) -> None:
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: ".ljust(3600, b"x"):
         client.send(bytes([byte]))
         time.sleep(1)
+
+
+class Mailbox:
+    """A behavior: an SMTP server that keeps emails, and repeats every command."""
+
+    def __init__(self) -> None:
+        self.emails: list[EmailMessage] = []
+        # Status codes of the replies to commands; others get a 250.
+        self.codes = {b"AUTH": b"235"}
+
+    def __call__(self, client: socket.socket) -> None:
+        lines = client.makefile("rb")
+        client.sendall(b"220 mail\r\n")
+        for line in lines:
+            command = line[:4].upper()
+            if command == b"EHLO":
+                client.sendall(b"250-mail\r\n250 AUTH PLAIN\r\n")
+                continue
+            if command == b"DATA":
+                client.sendall(b"354 go on\r\n")
+                content = b"".join(iter(lines.readline, b".\r\n"))
+                self.emails.append(email.message_from_bytes(content, policy=default))
+            client.sendall(self.codes.get(command, b"250") + b" " + line)
