@@ -285,6 +285,11 @@ async def create_post(client: AsyncClient, headers: Headers, **fields: Any) -> J
     return post
 
 
+def as_listed(post: Json) -> Json:
+    """Return a post as in a list, which doesn't contain the rendered content."""
+    return {name: value for name, value in post.items() if name != "content_html"}
+
+
 async def add_posts(db: AsyncSession, user_id: int, dates: list[datetime]) -> list[int]:
     """Add posts with these dates and ascending ids, and return the ids."""
     ids = []

@@ -8,6 +8,7 @@ from models import utcnow
 from routers import export
 from tests.conftest import (
     add_posts,
+    as_listed,
     create_post,
     get_current_user,
     get_user_id,
@@ -35,7 +36,7 @@ class TestExport:
 
         response = await client.get(URL, headers=ada)
 
-        assert response.json()["posts"] == [post]
+        assert response.json()["posts"] == [as_listed(post)]
 
     async def test_headers(self, client, ada):
         headers = (await client.get(URL, headers=ada)).headers

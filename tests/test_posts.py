@@ -8,7 +8,14 @@ from httpx import AsyncClient, Response
 from sqlalchemy import text, update
 
 from models import Post
-from tests.conftest import Headers, Json, add_posts, create_post, get_user_id
+from tests.conftest import (
+    Headers,
+    Json,
+    add_posts,
+    as_listed,
+    create_post,
+    get_user_id,
+)
 
 TEA = {"title": "Tea", "content": "Is ready."}
 COFFEE = {"title": "Coffee", "content": "Was ready."}
@@ -22,11 +29,6 @@ async def post(client: AsyncClient, ada: Headers) -> Json:
 
 async def read(client: AsyncClient, post: Json) -> Any:
     return (await client.get(f"/api/posts/{post['id']}")).json()
-
-
-def as_listed(post: Json) -> Json:
-    """Return a post as in a list, which doesn't contain the rendered content."""
-    return {name: value for name, value in post.items() if name != "content_html"}
 
 
 async def change(
@@ -87,6 +89,7 @@ class TestReadPost:
             "username": "ada",
             "image_file": None,
             "image_path": "/static/profile_pics/default.jpg",
+            "bio": "",
         }
 
     @pytest.mark.parametrize("post_id", ["0", "-1", "2147483647", "2147483648"])

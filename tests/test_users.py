@@ -12,6 +12,7 @@ from models import PasswordResetToken, Post, User
 from templating import environment, render_fragment
 from tests.conftest import (
     PASSWORD,
+    as_listed,
     create_post,
     create_test_user,
     get_current_user,
@@ -165,7 +166,7 @@ class TestReadUser:
         response = await client.get(f"{user_path}/posts")
 
         assert response.status_code == 200
-        assert response.json()["posts"] == posts[::-1]
+        assert response.json()["posts"] == [*map(as_listed, posts[::-1])]
         assert response.json()["total"] == 2
 
 
