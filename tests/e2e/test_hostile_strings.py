@@ -115,7 +115,9 @@ def expect_whole(page: Page) -> None:
 class TestPages:
     @each_string
     def test_post_and_author(self, ada_phone, server, ada, post, string):
-        ada_phone.goto(f"/posts/{post['id']}", wait_until="networkidle")
+        # Both posts have an older one.
+        reference = server.write(ada, title="Title")
+        ada_phone.goto(f"/posts/{reference['id']}", wait_until="networkidle")
         expect_logged_in(ada_phone, "ada")
         plain = structure(ada_phone, "html")
         account = {"username": f"{as_name(string)} 1".strip()}

@@ -100,7 +100,7 @@ class TestWriting:
         expect_success(ada_page, "Post published.")
         [post] = server.call("GET", "/api/posts")["posts"]
         assert post["format"] == "markdown"
-        assert post["excerpt"] == "Tea\nIs ready, see https://a.example"
+        assert post["excerpt"] == "Tea Is ready, see https://a.example"
 
         edit_form = start_edit(ada_page, post)
         expect(switch(edit_form)).to_be_checked()

@@ -134,10 +134,10 @@ def test_own_buttons_move_nothing(new_page, ada, post):
 
     with held(page, "**/api/users/me"):
         page.goto(f"/posts/{post['id']}")
-        before = page.locator(".prose").evaluate(TOP)
+        before = page.locator("main .prose").evaluate(TOP)
     expect(button(page, "Edit")).to_be_visible()
 
-    assert page.locator(".prose").evaluate(TOP) == before
+    assert page.locator("main .prose").evaluate(TOP) == before
 
 
 def test_editor_on_phone(new_page, ada):
@@ -212,7 +212,7 @@ def test_print(page, ada, post):
     white, black = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
     expect(page.locator("body")).to_have_css("background-color", white)
     expect(page.locator("h1")).to_have_css("color", black)
-    expect(page.locator(".prose")).to_have_css("color", black)
+    expect(page.locator("main .prose")).to_have_css("color", black)
     removed = page.locator("button, header.site-header, footer, .post-footer")
     expect(removed.filter(visible=True)).to_have_count(0)
     target = page.locator(".byline-author").evaluate(
