@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     access_token_expire_minutes: int = Field(default=30, gt=0, le=525_600)
     """Lifetime of access tokens, in minutes."""
     session_max_days: int = Field(default=14, ge=0, le=3650)
-    """How long users stay logged in on the site, in days after the login. 0: only until
+    """How long users stay logged in on the site, in days since login. 0: only until
     their access token expires."""
 
     argon2_time_cost: int = Field(default=3, ge=1, le=100)

@@ -255,7 +255,7 @@ def reconnect_to_writer(context: ExceptionContext) -> None:
 
 
 def connections_in_use() -> int:
-    """Return how many connections of the pool are in use."""
+    """Return how many of the pool's connections are in use."""
     pool = engine.pool
     return pool.checkedout() if isinstance(pool, QueuePool) else 0
 

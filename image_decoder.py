@@ -123,7 +123,7 @@ def scale_transparency(image: ImageFile.ImageFile) -> None:
 
 
 def crop(image: ImageFile.ImageFile, box: Box) -> Image.Image:
-    """Return a part of a picture.
+    """Return part of a picture.
 
     The area outside of a GIF's first frame is transparent, as in browsers. Pillow would
     fill it with a color.

@@ -88,7 +88,7 @@ def startup_summary() -> str:
 
 
 def production_warnings() -> list[str]:
-    """Return a warning for each setting that rarely suits production."""
+    """Return a warning for each setting that is rarely suitable for production."""
     warnings = {
         "MAIL_SERVER is not set: emails are written to files, and not sent": (
             settings.mail_server is None

@@ -113,7 +113,7 @@ add_exception_handlers(app)
 add_middleware(app)
 for router in ROUTERS:
     app.include_router(router)
-# The error handlers and the response cache look up methods and parameters of routes.
+# The error handlers and the response cache look up route methods and parameters.
 app.state.routers = ROUTERS
 
 app.mount("/static", VersionedStaticFiles(directory=STATIC_DIR), name="static")

@@ -34,7 +34,7 @@ A blog with user accounts, profile pictures and public posts.
 
 - To get an access token, send the email address (as `username`) and the password as a
   form to `POST /api/users/token`. Send the token with your requests as
-  `Authorization: Bearer <access_token>`. Within 14 days after the login, exchange it
+  `Authorization: Bearer <access_token>`. Within 14 days of logging in, exchange it
   for a new one at `POST /api/users/me/token`, even if it has expired.
 - Lists are paginated. To get the next page, follow the `Link` header with `rel="next"`.
   The last page doesn't have one.

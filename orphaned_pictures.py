@@ -88,9 +88,9 @@ async def delete_orphans(db: AsyncSession) -> None:
 
 
 async def find_unused(db: AsyncSession) -> tuple[list[str], int]:
-    """Return the old stored pictures that no user has, and the number of all pictures.
+    """Return old pictures that belong to no user, and how many are stored in total.
 
-    There are some if the database was restored from a backup, for example.
+    For example, restoring a database backup can leave such pictures behind.
     """
     newest = utcnow() - MIN_AGE
     files = storage.list_files(FOLDER)

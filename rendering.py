@@ -20,7 +20,7 @@ from unicode_text import is_visible, normalize_newlines
 
 PostFormat = Literal["plain", "markdown"]
 
-# A longer text, or Markdown of any length, is rendered in a thread.
+# Longer text, or Markdown of any length, is rendered in a thread.
 MAX_INLINE_LENGTH = 10_000
 # CPU time for parsing Markdown. Prose of maximum length takes about half of the first.
 MAX_PARSING_TIME = 1.0
@@ -149,7 +149,7 @@ def link_bare_url(state: StateInline, silent: bool) -> bool:
 
 
 markdown = Markdown()
-# Blocks that can be written from left to right or from right to left.
+# Blocks whose text can run from left to right or from right to left.
 WITH_DIRECTION = {"p", "h2", "h3", "h4", "h5", "h6", "ul", "ol"}
 sanitizer = nh3.Cleaner(
     tags=WITH_DIRECTION
@@ -179,7 +179,7 @@ def render_markdown(content: str) -> Markup:
     levels = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
     for token in tokens:
         if token.type in {"heading_open", "heading_close"}:
-            # The title of the page has level 1.
+            # Level 1 is reserved for the page title.
             token.tag = f"h{min(int(token.tag[1]) - min(levels) + 2, 6)}"
         elif "style" in token.attrs:
             # The content security policy forbids inline styles.
@@ -198,7 +198,7 @@ def parse(content: str, max_time: float) -> Sequence[Token]:
     return markdown.parse(content, {"deadline": time.thread_time() + max_time})
 
 
-# Parse a text once before several threads do, because this initializes the rules.
+# Parse once before several threads do, because the first call initializes the rules.
 parse("", MAX_PARSING_TIME)
 
 

@@ -313,7 +313,7 @@ class PostResponse(Schema):
 
 
 class UserExport(Schema):
-    """All data of a user."""
+    """All of a user's data."""
 
     profile: UserPrivateResponse
     """Profile, including private fields."""

@@ -89,7 +89,7 @@ class Search:
         return re.compile(rf"(?<![^\W_])(?:{'|'.join(map(add, terms, endings))})")
 
     def highlight(self, text: str) -> Markup:
-        """Escape a short text, and mark the terms in it."""
+        """Escape a short string and mark the search terms in it."""
         text = unicodedata.normalize("NFC", text)
         html, end = Markup(""), 0
         for found in self.pattern.finditer(fold(text)):

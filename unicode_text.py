@@ -36,7 +36,7 @@ def truncate(text: str, length: int) -> str:
     if len(text) <= length:
         return text
     limit = length - 1
-    # Cutting earlier would shorten a text with few spaces, such as Chinese, too much.
+    # Cutting earlier would shorten text with few spaces, such as Chinese, too much.
     last_fifth = limit - limit // 5
     # The whitespace can also be right after the limit.
     breaks = list(WHITESPACE.finditer(text, last_fifth, limit + 1))

@@ -21,7 +21,7 @@ from middleware.security_headers import SecurityHeadersMiddleware
 from middleware.server_url import ServerURLMiddleware
 from middleware.trailing_slash import TrailingSlashMiddleware
 
-# Any method and header can be allowed, because the API doesn't use cookies.
+# All methods and headers can be allowed, because the API doesn't use cookies.
 CORS_OPTIONS: dict[str, Any] = {
     "allow_methods": ["*"],
     "allow_headers": ["*"],
@@ -48,7 +48,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(ETagMiddleware)
     # Brotli levels above 5 are too slow for pages.
     app.add_middleware(CompressMiddleware, zstd=False, brotli_quality=5)
-    # Outside the compression, because each encoding has its own ETag.
+    # Outside the compression middleware, because each encoding has its own ETag.
     app.add_middleware(ConditionalGetMiddleware)
     # Outside the middleware above, which treats GET differently from other methods.
     app.add_middleware(HeadMiddleware)

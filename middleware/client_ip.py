@@ -46,7 +46,7 @@ class ClientIPMiddleware:
             if forwarded:
                 ip = self._client_ip(peer[0], peer[1], b",".join(forwarded))
             scope["client"] = peer if ip == peer[0] else (ip, 0)
-            # Load balancers, whose IP is private, send health checks without a proxy.
+            # Health checks come directly from load balancers, which have private IPs.
             if self.may_warn and scope["path"] not in HEALTH_PATHS and is_private(ip):
                 self.may_warn = False
                 logger.warning("Is TRUSTED_PROXY_HOPS too low? A client IP is %s", ip)

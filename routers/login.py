@@ -54,7 +54,7 @@ async def create_token(
 async def renew_token(access_token: RenewedToken) -> Token:
     """Get a new access token in exchange for one that may have expired.
 
-    This works for a limited time after the login, 14 days by default, and only until
+    This works for a limited time after login, 14 days by default, and only until
     the password changes.
     """
     return Token(access_token=access_token)

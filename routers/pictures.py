@@ -86,8 +86,8 @@ async def upload_picture(request: Request, user: UserToUpdate, db: DbSession) ->
     """Upload a profile picture (JPEG, PNG, GIF or WebP), replacing the current one.
 
     The picture is cropped to a centered square, resized to 300 x 300 pixels, and stored
-    as a JPEG without metadata. Uploads may have up to 50 megapixels as a JPEG, and up
-    to 20 in other formats.
+    as a JPEG without metadata. JPEG uploads can have up to 50 megapixels, and other
+    formats up to 20.
     """
     # Return the connection to the pool while the file arrives and is decoded.
     await db.commit()

@@ -1,4 +1,4 @@
-"""Add a column for the bios of authors, and notify the response caches of changes."""
+"""Add a column for author bios, and notify the response caches of changes."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -157,12 +157,14 @@ class TestDraft:
     def test_full_storage(self, new_page, ada):
         form = start_post(new_page(ada, init_script=STORAGE_FULL))
         fill(form, content=TEXT)
-        expect(form.get_by_role("alert")).to_contain_text("isn't kept as a draft")
+        expect(form.get_by_role("alert")).to_contain_text(
+            "isn't being saved as a draft"
+        )
         assert find_violations(form.page) == []
 
         button(form, "Cancel").click()
         expect(button(form, "Discard text")).to_be_visible()
-        expect(form.get_by_text("Your draft stays")).to_be_hidden()
+        expect(form.get_by_text("Your draft will stay")).to_be_hidden()
         submit(form)
 
         form.page.wait_for_url("/posts/*")
