@@ -31,7 +31,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, root)
     venv.create(root / "venv", with_pip=True)
     # Don't compile the modules, because most of them are never imported.
-    pip(root, "install", "-q", "--no-compile", "-r", REQUIREMENTS)
+    pip(root, "install", "-q", "--no-compile", "--no-deps", "-r", REQUIREMENTS)
     return root
 
 
