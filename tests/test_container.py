@@ -29,7 +29,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(BASE_DIR / folder, root / folder)
     for file in [*BASE_DIR.glob("*.py"), BASE_DIR / "alembic.ini"]:
         shutil.copy(file, root)
-    venv.create(root / "venv", with_pip=True)
+    venv.create(root / "venv")
     # Don't compile the modules, because most of them are never imported.
     pip(root, "install", "-q", "--no-compile", "--no-deps", "-r", REQUIREMENTS)
     return root
@@ -37,7 +37,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip(image: Path, *arguments: str) -> str:
     python = str(image / "venv/bin/python")
-    return subprocess.check_output([python, "-m", "pip", *arguments], text=True)
+    command = [sys.executable, "-m", "pip", "--python", python, *arguments]
+    return subprocess.check_output(command, text=True)
 
 
 def test_command_needs_only_requirements(image):
