@@ -9,12 +9,13 @@ from routers import (
     passwords,
     pictures,
     posts,
+    preview,
     users,
 )
 
 # Starlette tries routes in this order, so the most frequently used ones come first.
 MODULES = (
     *(posts, pages, users, feeds, login),
-    *(passwords, pictures, export, health),
+    *(preview, passwords, pictures, export, health),
 )
 ROUTERS = tuple(module.router for module in MODULES)

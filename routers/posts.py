@@ -3,7 +3,6 @@
 import json
 
 from fastapi import APIRouter, Request, Response, status
-from fastapi.responses import HTMLResponse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -41,7 +40,6 @@ from rendering import render
 from schemas import (
     PaginatedPostsResponse,
     PostCreate,
-    PostPreview,
     PostReplace,
     PostResponse,
     PostUpdate,
@@ -138,21 +136,6 @@ async def create_post_once(
         claimed.post_id = post.id
     await db.commit()
     return post
-
-
-# This returns HTML, not JSON, because the content security policy keeps scripts from
-# inserting strings as HTML. A browser can only parse an HTML response.
-@router.post(
-    "/preview",
-    summary="Preview a post",
-    response_class=HTMLResponse,
-    responses=error_responses(TOO_BUSY),
-)
-async def preview_post(post_in: PostPreview, user: CurrentUser) -> HTMLResponse:
-    """Get the HTML that `content_html` would contain, without storing anything."""
-    limit = RateLimit(settings.rate_limit_previews_per_user, ("preview", str(user.id)))
-    await rate_limit.hit(limit)
-    return HTMLResponse(await render(post_in.content, post_in.format))
 
 
 @router.put(

@@ -34,7 +34,7 @@ PROTECTED: dict[str, tuple[int, Json]] = {
     "PATCH /api/users/{user_id}/picture": (200, {"files": {"file": PHOTO}}),
     "DELETE /api/users/{user_id}/picture": (400, {}),
     "POST /api/posts": (201, {"json": POST}),
-    "POST /api/posts/preview": (200, {"json": POST}),
+    "POST /api/preview": (200, {"json": POST}),
     "PUT /api/posts/{post_id}": (200, {"json": POST}),
     "PATCH /api/posts/{post_id}": (200, {"json": POST}),
     "DELETE /api/posts/{post_id}": (204, {}),

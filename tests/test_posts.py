@@ -320,7 +320,7 @@ class TestPreview:
     async def test_success(self, client, ada):
         preview = {"content": "*a*", "format": "markdown"}
 
-        response = await client.post("/api/posts/preview", json=preview, headers=ada)
+        response = await client.post("/api/preview", json=preview, headers=ada)
 
         assert response.status_code == 200
         assert response.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -328,7 +328,7 @@ class TestPreview:
         assert (await client.get("/api/posts")).json()["total"] == 0
 
     async def test_anonymous(self, client):
-        response = await client.post("/api/posts/preview", json=TEA)
+        response = await client.post("/api/preview", json=TEA)
 
         assert response.status_code == 401
         assert response.json() == {"detail": "Not authenticated"}
@@ -336,6 +336,6 @@ class TestPreview:
     async def test_blank(self, client, ada):
         preview = {"content": " "}
 
-        response = await client.post("/api/posts/preview", json=preview, headers=ada)
+        response = await client.post("/api/preview", json=preview, headers=ada)
 
         assert response.status_code == 422

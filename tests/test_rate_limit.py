@@ -363,7 +363,7 @@ class TestUserLimits:
         assert await create_post(client, bob)
 
     async def test_previews(self, client, ada, bob):
-        path, preview = "/api/posts/preview", {"content": "-"}
+        path, preview = "/api/preview", {"content": "-"}
 
         responses = [
             await client.post(path, json=preview, headers=user)

@@ -171,7 +171,7 @@ class TestRender:
             ("GET", "/posts/{id}"),
             ("GET", "/api/posts/{id}"),
             ("POST", "/api/posts"),
-            ("POST", "/api/posts/preview"),
+            ("POST", "/api/preview"),
             ("PUT", "/api/posts/{id}"),
             ("PATCH", "/api/posts/{id}"),
             ("DELETE", "/api/posts/{id}"),

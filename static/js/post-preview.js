@@ -1,5 +1,5 @@
 // Shows how the content will look once it is published.
-// Hook: <div data-post-preview data-url="/api/posts/preview"> in a post form.
+// Hook: <div data-post-preview data-url="/api/preview"> in a post form.
 import { requestDocument } from "./api.js";
 import { showErrors, showFieldErrors } from "./form.js";
 import { REQUIRED, findTargets } from "./utils.js";

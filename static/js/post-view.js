@@ -1,4 +1,4 @@
-// Hook: <article data-post-view data-author-id="7" data-preview-url="/api/posts/preview">. Only the author sees Edit and Delete.
+// Hook: <article data-post-view data-author-id="7" data-preview-url="/api/preview">. Only the author sees Edit and Delete.
 import { watchUser } from "./auth.js";
 import { showDates } from "./byline.js";
 import { showContent } from "./post-preview.js";
