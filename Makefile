@@ -34,8 +34,9 @@ stress: .venv/installed ## Run race, load and fault tests at full size (one hour
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
 		--log-cli-level=INFO
 
-image-test: .venv/installed ## Build the image and test it (root, buildah, debootstrap; 10 minutes)
-	$(BIN)/python -m pytest tests/image --log-cli-level=INFO
+image-test: .venv/installed ## Test the image and the deployment guide (root, buildah, debootstrap; 10 minutes)
+	$(BIN)/python -m pip install --quiet awscli
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/image --log-cli-level=INFO
 
 bench: .venv/installed ## Compare the performance with a conventional app (wrk, 8 minutes)
 	$(BIN)/python -m benchmarks
