@@ -6,6 +6,7 @@ PORT ?= 8000
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --ignore=tests/e2e --ignore=tests/stress --numprocesses=auto --dist=loadfile \
 	--durations=10
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 COMPILE := $(BIN)/uv pip compile --universal --no-strip-extras --no-annotate --no-header pyproject.toml
 
 .PHONY: run migrate demo test coverage test-e2e stress image-test bench bench-quick lighthouse screenshots openapi fuzz-api ci audit check format lint types lock clean
@@ -75,6 +76,9 @@ format: .venv/installed
 lint: .venv/installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/hadolint Dockerfile
+	$(SCHEMA) vendor.compose-spec docker-compose.yml deploy/compose.yml
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
 
 types: .venv/installed
 	$(BIN)/python -m mypy
