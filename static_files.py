@@ -20,8 +20,9 @@ VERSION = re.compile(rf"([0-9a-f]{{{2 * VERSION_BYTES}}})/(.+)", re.DOTALL)
 SHORT_CACHE_CONTROL = "public, max-age=3600"
 STATIC_IMPORT = re.compile(r'^(?:import|export) [^"]*"(\.[^"]+)";$', re.MULTILINE)
 
-# Some systems don't know this type, and browsers reject scripts with a wrong type.
+# Some systems don't know these types, and browsers reject scripts with a wrong type.
 mimetypes.add_type("text/javascript", ".js")
+mimetypes.add_type("application/manifest+json", ".webmanifest")
 
 Signature = tuple[tuple[str, int, int], ...]
 

@@ -3,6 +3,7 @@
 Only the browser knows whether the visitor is logged in.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from config import settings
 from content_security_policy import REDOC_POLICY, SWAGGER_UI_POLICY
@@ -153,11 +155,14 @@ async def redoc_page(request: Request) -> Response:
 
 
 @router.get("/site.webmanifest")
-async def manifest(request: Request) -> Response:
-    media_type = "application/manifest+json"
-    return templates.TemplateResponse(
-        request, "site.webmanifest", media_type=media_type
-    )
+async def manifest() -> Response:
+    """Return the web app manifest with the name of the site."""
+    content = json.loads((STATIC_DIR / "site.webmanifest").read_text("utf-8"))
+    content |= {
+        "name": settings.site_name,
+        "description": f"Read and write posts on {settings.site_name}.",
+    }
+    return JSONResponse(content, media_type="application/manifest+json")
 
 
 # Browsers and link previews request these paths even if no page links to them.

@@ -19,7 +19,6 @@ from static_files import (
     modulepreloads,
     static_version,
 )
-from templating import templates
 from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
@@ -184,14 +183,19 @@ class TestReferences:
 
     async def test_manifest(self, client, monkeypatch):
         name = '"Ada" & <b>'
-        monkeypatch.setitem(templates.env.globals, "site_name", name)
+        monkeypatch.setattr(settings, "site_name", name)
 
         response = await client.get("/site.webmanifest")
+        file = await client.get("/static/site.webmanifest")
 
         icons = response.json()["icons"]
         statuses = {(await client.get(icon["src"])).status_code for icon in icons}
-        assert response.headers["content-type"] == "application/manifest+json"
-        assert response.json()["name"] == name
+        for manifest in (response, file):
+            assert manifest.headers["content-type"] == "application/manifest+json"
+        assert response.json() == file.json() | {
+            "name": name,
+            "description": f"Read and write posts on {name}.",
+        }
         assert statuses == {200}
         assert {icon["purpose"] for icon in icons} == {"any", "maskable"}
         assert {"192x192", "512x512"} <= {icon["sizes"] for icon in icons}
