@@ -18,7 +18,7 @@ def test_add_field(tmp_path):
         "TEST_DATABASE_URL": ADMIN_URL.render_as_string(hide_password=False)
     }
     tests = ["test_website.py", "test_migrations.py::TestSchema", "test_openapi.py"]
-    patch = BASE_DIR / "docs" / "add-field.patch"
+    patch = str(BASE_DIR / "docs" / "add-field.patch")
 
     for command in (
         ["git", "apply", "--verbose", patch],
