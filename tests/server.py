@@ -161,9 +161,15 @@ class LiveServer:
         token: str = self.call("POST", "/api/users/token", data=form)["access_token"]
         return token
 
-    def write(self, author: Person, content: str = "Some text", title: str = "") -> Any:
+    def write(
+        self,
+        author: Person,
+        content: str = "Some text",
+        title: str = "",
+        **fields: str,
+    ) -> Any:
         """Publish a post and return the response's JSON."""
-        post = {"title": title, "content": content}
+        post = {"title": title, "content": content, **fields}
         return self.call("POST", "/api/posts", author, json=post)
 
     # Data

@@ -20,6 +20,7 @@ function show(article, post) {
   title.textContent = post.display_title;
   const isHeading = isTitleOnly(post) && post.format === "plain";
   title.hidden = isHeading;
+  title.classList.toggle("visually-hidden", isTitleOnly(post));
   content.role = isHeading ? "heading" : null;
   content.ariaLevel = isHeading ? "1" : null;
   showDates(article, post);

@@ -197,6 +197,16 @@ class TestContent:
         heading = page.get_by_role("heading", level=1)
         expect(heading).to_have_accessible_name("Rain again")
 
+    def test_short_untitled_markdown(self, page, server, ada):
+        post = server.write(ada, "Rain **again**", "", format="markdown")
+
+        page.goto(f"/posts/{post['id']}")
+
+        heading = page.get_by_role("heading", level=1)
+        expect(heading).to_have_accessible_name("Rain again")
+        assert heading.bounding_box()["height"] <= 1
+        expect(main(page).get_by_text("again", exact=True)).to_be_visible()
+
     def test_excerpt_has_no_blank_lines(self, page, server, ada):
         server.write(ada, "One\n\n\n\n\n\n\ntwo " + "x " * 200, "Title")
 
