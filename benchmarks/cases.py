@@ -27,6 +27,13 @@ POST = f"/posts/{HALF}"
 CONVENTIONAL_PATHS = (LIST, "/", POST)
 CACHED_PATHS = (*CONVENTIONAL_PATHS, "/login", "/feed.atom")
 DEEP_SKIP = 900_000
+SEARCHES = {
+    "Rain": "all posts",
+    "repair+fence": "all posts, two words",
+    "7777": "about 1,100 posts, by prefix",
+    "f63f4fbc9f8c85d409f2f59f2b9e12d5": "one post",
+}
+"""Searches, and how many of the posts that `databases.INSERT_POSTS` inserts match."""
 ENCODINGS = ("identity", "br")
 
 # For each path, the maximum of n, and the target as a share of the database ceiling.
@@ -148,6 +155,9 @@ def deep_cases(cursor: str) -> Iterator[Case]:
         path = f"{LIST}?skip={skip}"
         deep = replace(first, path=path)
         yield Case(group, path, deep, None, Metric.MILLISECONDS, target_ms)
+    for query, posts in SEARCHES.items():
+        search = replace(first, path=f"{LIST}?q={query}")
+        yield Case(group, f"search: {posts}", search, None, Metric.MILLISECONDS, 100)
     next_page = replace(first, path=f"{LIST}?cursor={cursor}")
     label = f"cursor after skip={DEEP_SKIP}"
     yield Case(group, label, next_page, first, Metric.LATENCY_TIMES, 1.3)

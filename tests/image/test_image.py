@@ -32,14 +32,16 @@ BUILDAH = ("buildah", "--storage-driver=vfs", f"--root={CACHE / 'storage'}")
 
 # The root of the container is read-only, and the command is PID 1.
 ENTER_CONTAINER = """
-root=$1 sockets=$2
+root=$1 socket=$2
 shift 2
 mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/tmp"
 mkdir "$root/tmp/sockets"
-mount --bind "$sockets" "$root/tmp/sockets"
+# Only the socket, because the user of the image can't enter its directory.
+touch "$root/tmp/sockets/.s.PGSQL.5432"
+mount --bind "$socket" "$root/tmp/sockets/.s.PGSQL.5432"
 mount -o remount,bind,ro "$root"
 exec chroot --userspec=10001:10001 "$root" sh -c 'cd /app && exec "$@"' sh "$@"
 """
@@ -85,11 +87,11 @@ class Container:
     def __init__(self, root: Path, environment: dict[str, str], *command: str) -> None:
         config = json.loads(buildah("inspect", "--type=image", "blog"))["OCIv1"]
         variables = [variable.split("=", 1) for variable in config["config"]["Env"]]
-        sockets = str(make_url(str(ADMIN_URL)).query["host"])
+        socket = str(Path(str(ADMIN_URL.query["host"])) / ".s.PGSQL.5432")
         self.process = subprocess.Popen(
             [
                 *("unshare", "--fork", "--pid", "--mount", "bash", "-euc"),
-                *(ENTER_CONTAINER, "bash", str(root), sockets),
+                *(ENTER_CONTAINER, "bash", str(root), socket),
                 *(command or config["config"]["Cmd"]),
             ],
             env=dict(variables) | environment,
@@ -176,7 +178,8 @@ def environment(
 
 
 def test_serves_the_blog(root, base, environment, mailbox):
-    assert Container(root, environment, "alembic", "upgrade", "head").wait()[0] == 0
+    status, output = Container(root, environment, "alembic", "upgrade", "head").wait()
+    assert status == 0, output
     server = Container(root, environment)
     url = f"http://127.0.0.1:{environment['PORT']}"
     wait_until_healthy(url, server.process)
@@ -185,18 +188,22 @@ def test_serves_the_blog(root, base, environment, mailbox):
     logger.info("Size above the base: %d MB", size_mb(root) - size_mb(base))
     logger.info("CPU time to start: %.1f s", cpu_seconds)
 
-    with httpx.Client(base_url=f"{url}/api/users", timeout=30) as client:
+    with httpx.Client(
+        base_url=url, headers={"Host": "blog.example.com"}, timeout=30
+    ) as client:
         account = {"username": "ada", "email": "ada@example.com"}
-        client.post("", json=account | {"password": "correct horse"})
+        client.post("/api/users", json=account | {"password": "correct horse"})
         form = {"username": "ada@example.com", "password": "correct horse"}
-        token = client.post("/token", data=form).json()["access_token"]
+        token = client.post("/api/users/token", data=form).json()["access_token"]
         picture = (BASE_DIR / "tests" / "test_image.jpg").read_bytes()
         upload = client.patch(
-            "/1/picture",
+            "/api/users/1/picture",
             files={"file": picture},
             headers={"Authorization": f"Bearer {token}"},
         )
-        reset = client.post("/forgot-password", json={"email": "ada@example.com"})
+        reset = client.post(
+            "/api/users/forgot-password", json={"email": "ada@example.com"}
+        )
     deadline = time.monotonic() + 30
     while not mailbox[0].recipients and time.monotonic() < deadline:
         time.sleep(0.1)
