@@ -131,6 +131,9 @@ def test_failing_smtp_server(fault, server, figures):
 
 def test_stop_with_waiting_emails(fault, server, figures):
     ada = server.sign_up(f"stopping {fault}")
+    # Emails of other tests may be waiting.
+    server.stop()
+    server.start()
     logged = len(server.log.read_text())
     send_together(server, [forgotten(server, ada.email)] * 3)
     wait_for(lambda: "retrying" in server.log.read_text()[logged:])
