@@ -24,7 +24,7 @@ from email_utils import build_message, deliver, error_summary
 
 HTTP_TIMEOUT = 10
 RETRY_INTERVAL = 2
-# A random key has more distinct characters than this.
+# A random key has at least this many distinct characters.
 MIN_DISTINCT_CHARACTERS = 16
 # Reserved for documentation (RFC 5737), so it can't be the IP of a real client.
 FORGED_IP = "203.0.113.99"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Statement = Select[*tuple[Any, ...]]
 Rows = Sequence[Sequence[Any]]
 
-# The largest `integer` in PostgreSQL, which limits ids and offsets.
+# The largest value of PostgreSQL's `integer`. It limits ids and offsets.
 MAX_ID = 2**31 - 1
 
 # A request waits for the pool, and then for a new connection or for a statement and its
@@ -138,7 +138,7 @@ async def connect(*, for_requests: bool = True) -> Any:
 
 
 async def connection_target(*, for_requests: bool) -> dict[str, Any]:
-    """Return where to connect to, as arguments for asyncpg."""
+    """Return the arguments for asyncpg that say which server to connect to."""
     if settings.database_url is None:
         return await asyncio.to_thread(start_embedded_server)
     dsn = settings.database_dsn if for_requests else settings.direct_database_dsn

@@ -34,7 +34,7 @@ Key = Annotated[
 async def claim(
     db: AsyncSession, user: User, key: str, request: str
 ) -> tuple[IdempotencyKey, bool]:
-    """Return the row of a key, and whether this request is the first to use it.
+    """Return the row for a key, and whether this request is the first to use it.
 
     The first request keeps the row locked until its transaction ends.
 

@@ -84,7 +84,7 @@ def make_avatar(content: bytes) -> bytes:
 
 
 def read_square(content: bytes) -> tuple[Image.Image, int]:
-    """Return the square at the center of a picture, and the EXIF orientation."""
+    """Return the square at the center of a picture, and its EXIF orientation."""
     with open_image(content) as image:
         scale_transparency(image)
         pixels = image.width * image.height

@@ -40,7 +40,7 @@ from telemetry import telemetry_config
 
 logger = logging.getLogger(__name__)
 
-# At import, because uvicorn logs messages before the lifespan starts.
+# At import time, because uvicorn logs messages before the lifespan starts.
 configure_logging()
 
 

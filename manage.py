@@ -199,7 +199,7 @@ def delete_user(user: UserArgument, *, yes: Yes = False) -> None:
 
 @app.command()
 def log_out_user(user: UserArgument) -> None:
-    """Revoke all access tokens of a user."""
+    """Revoke all of a user's access tokens."""
 
     async def revoke(db: AsyncSession) -> int:
         found = await find_user(user, db)

@@ -23,7 +23,7 @@ from models import OrphanedPicture, User, utcnow
 logger = logging.getLogger(__name__)
 
 DELETE_TIMEOUT = 3.0
-# Must be longer than the time that an upload takes.
+# Must be longer than an upload takes.
 GRACE_PERIOD = timedelta(seconds=60)
 CLEANUP_INTERVAL = 15.0
 # Uploads in progress store their pictures before they assign them to users.

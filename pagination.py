@@ -23,7 +23,7 @@ CURSOR_FORMAT = struct.Struct(">qii")
 
 
 class Cursor(NamedTuple):
-    """The post after which a list continues."""
+    """The post that the next page starts after."""
 
     date_posted: datetime
     post_id: int

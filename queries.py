@@ -278,12 +278,13 @@ def with_posts(counted: FromClause, page: FromClause) -> Statement:
 def search_statement(by_position: bool, limit: int) -> Statement:
     """Build the statement that fetches a page of a search.
 
-    Common words are soon found among the newest posts. For rare words, the GIN index is
-    faster, but it collects all matches. The planner can't choose between them, because
-    it doesn't know how common the words are, so look at a sample first.
+    A search for common words quickly finds enough matches among the newest posts. For
+    rare words, the GIN index is faster, but it collects all matches. The planner can't
+    choose between them, because it doesn't know how common the words are, so the
+    statement looks at a sample first.
 
     PostgreSQL evaluates subqueries when they are needed, and reads common table
-    expressions only as far as they are needed.
+    expressions only as far as needed.
     """
     rows = literal_column(str(limit), BigInteger)
     skip = bindparam("skip", 0, type_=BigInteger)

@@ -243,8 +243,8 @@ async def _seconds_left(limit: RateLimit) -> float:
 async def login_attempt(email: str, ip: str) -> AsyncIterator[Callable[[], None]]:
     """Count a login attempt, and trust the client if the login succeeds.
 
-    A client from which the user has logged in before has a separate limit, so that
-    attacks from other clients, or on other accounts, don't lock the user out. Yields a
+    A client that the user has logged in from before has its own limit, so attacks from
+    other clients, or on other accounts, don't lock the user out. Yields a
     function that the caller must call before it raises an error for a wrong password.
     """
     if await is_trusted_client(email, ip):

@@ -162,7 +162,7 @@ sanitizer = nh3.Cleaner(
         "th": {"align"},
     },
     set_tag_attribute_values={tag: {"dir": "auto"} for tag in WITH_DIRECTION}
-    # A wide table scrolls, and keyboards can only scroll what has the focus.
+    # A wide table scrolls, and keyboard users can only scroll an element with focus.
     | {"table": {"dir": "auto", "tabindex": "0"}},
     url_schemes={"http", "https"},
     url_relative="deny",

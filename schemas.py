@@ -59,7 +59,7 @@ def validate_storable(value: str) -> str:
 
 
 def validate_single_line(value: str) -> str:
-    """Reject a text that has control or format characters."""
+    """Reject text that contains control or format characters."""
     for character in value:
         if (
             unicodedata.category(character) in INVISIBLE_CATEGORIES
@@ -82,7 +82,7 @@ def validate_not_blank(value: str) -> str:
 
 
 def invisible_to_empty(value: str) -> str:
-    """Return a title or a bio, or an empty string if it has no visible character."""
+    """Return a title or a bio, or an empty string if it has no visible characters."""
     return value if is_visible(value) else ""
 
 

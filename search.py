@@ -76,7 +76,7 @@ class Search:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """A pattern that finds the terms in a folded text."""
+        """A pattern that finds the terms in folded text."""
         terms = [
             r"[\W_]+".join(
                 re.escape(fold(unicodedata.normalize("NFC", word))) for word in words
@@ -115,7 +115,7 @@ def to_tsquery(terms: list[list[str]]) -> str:
 
 
 def fold(text: str) -> str:
-    """Return a text of the same length in lower case, without accents."""
+    """Return text of the same length in lower case, without accents."""
     # This is the only letter whose lower case is longer.
     return text.replace("İ", "I").lower().translate(letters_without_accents())
 

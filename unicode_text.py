@@ -28,7 +28,7 @@ BIDI_CONTROLS = regex.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def truncate(text: str, length: int) -> str:
-    """Shorten a text to at most `length` code points, including an ellipsis.
+    """Shorten text to at most `length` code points, including an ellipsis.
 
     The text is cut at whitespace in the last fifth of that length if there is any, or
     else between two grapheme clusters (Unicode Annex 29).
@@ -51,7 +51,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def to_nfc(text: str, *, max_length: int) -> str:
-    """Return a text in NFC, or unchanged if its NFC is longer than `max_length` anyway.
+    """Return text in NFC, or unchanged if its NFC form exceeds `max_length` anyway.
 
     Normalizing a megabyte of combining marks would take minutes.
     """
@@ -61,12 +61,12 @@ def to_nfc(text: str, *, max_length: int) -> str:
 
 
 def is_visible(text: str) -> bool:
-    """Return whether a text has at least one visible character."""
+    """Return whether text contains at least one visible character."""
     return VISIBLE.search(text) is not None
 
 
 def strip_invisible_start(text: str) -> str:
-    """Return a text without leading blank or invisible characters."""
+    """Return text without leading blank or invisible characters."""
     found = VISIBLE.search(text)
     return text[found.start() :] if found else ""
 

@@ -75,7 +75,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Known:
-    """Values from the app that the measured requests contain."""
+    """Values that come from the app, and that the measured requests contain."""
 
     etag: str
     token: str

@@ -38,7 +38,7 @@ CONVENTIONAL_APP = "benchmarks.conventional:app"
 DATABASE_APP = "benchmarks.ceilings:database"
 MEMORY_APP = "benchmarks.ceilings:memory"
 NO_CACHE = {"RESPONSE_CACHE_BYTES": "0"}
-# Headers that differ between identical responses.
+# Headers that differ between otherwise identical responses.
 VARYING = (b"date", b"x-request-id")
 
 

@@ -43,7 +43,7 @@ class AllowedHostsMiddleware(TrustedHostMiddleware):
 
 
 async def _accept(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Do nothing if the host is allowed. The middleware calls the app afterward."""
+    """Stand in for the app. Starlette calls this if the host is allowed."""
 
 
 async def _reject(_message: Message) -> None:

@@ -51,7 +51,7 @@ class BodyLimitMiddleware:
             except TimeoutError as error:
                 raise BODY_TIMED_OUT.exception() from error
             if not message.get("more_body", False):
-                # The body is complete. The client may disconnect at any later time.
+                # The body is complete. The client may disconnect at any time.
                 deadline = None
             received += len(message.get("body", b""))
             if received > max_size:

@@ -11,7 +11,7 @@ from middleware.response_cache import cache
 CHANNEL = "changes"
 LISTENER_NAME = "fastapi-blog listener"
 EVERYTHING = "*"
-# After a failover, the old server may keep running without getting any changes.
+# After a failover, the old server may keep running without receiving any changes.
 IS_READ_ONLY = "SHOW transaction_read_only"
 LISTENER_ERRORS = (
     DatabaseUnavailable,

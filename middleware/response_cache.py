@@ -65,7 +65,7 @@ ENCODINGS = ("br", "gzip", "identity")
 # Estimated size of the key and the headers of an entry.
 ENTRY_OVERHEAD_BYTES = 2048
 MAX_ENTRY_BYTES = 1024 * 1024
-# Share of the memory for responses that were requested only once.
+# Share of the cache's memory for responses that were requested only once.
 NEW_SHARE = 0.2
 
 # Requests don't wait for a computation that began more than this many seconds ago. It

@@ -75,7 +75,7 @@ async def rehash_password(db: AsyncSession, user: User, password: str) -> None:
 
 
 def normalized_email(form: LoginForm) -> str:
-    """Return the email address as it is stored, or invalid input unchanged."""
+    """Return the email address as it is stored. Leave invalid input unchanged."""
     try:
         return normalize_email(form.username.strip(), is_new=False)
     except ValueError:

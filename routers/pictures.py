@@ -142,7 +142,7 @@ async def decode(file: BinaryIO) -> tuple[bytes, str]:
 
 
 def read_and_process(file: BinaryIO) -> tuple[bytes, str]:
-    # Files over 1 MB wait on disk, and are read into memory only now.
+    # Files over 1 MB stay on disk until this line reads them into memory.
     return process_profile_image(file.read())
 
 

@@ -119,7 +119,7 @@ async def create_post_once(
     post_format = post_in.format or "plain"
     claimed = None
     if key is not None:
-        # Older versions, which may still be running, know only plain posts.
+        # Older app versions, which may still be running, only support plain posts.
         formats = [] if post_format == "plain" else [post_format]
         request = json.dumps([title, post_in.content, *formats])
         claimed, is_new = await idempotency.claim(db, user, key, request)

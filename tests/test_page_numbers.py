@@ -25,7 +25,7 @@ class TestBeyondTheLastPage:
         response = await client.get("/?page=2")
 
         assert response.status_code == 404
-        assert 'href="/">Go to last page' in response.text
+        assert 'href="/">Show oldest posts' in response.text
 
     @pytest.mark.parametrize("path", ["/", "/users/{id}/posts"])
     async def test_first_page_always_exists(self, client, ada, path):

@@ -69,7 +69,7 @@ def random_paragraph(rng: random.Random, subject: str) -> str:
 
 
 def random_content(rng: random.Random, subject: str) -> str:
-    """Return one line, a few paragraphs, or (rarely) a very long text."""
+    """Return one line, a few paragraphs, or (rarely) very long text."""
     kind = rng.random()
     if kind < 0.15:
         sentence: str = rng.choice(DEMO["sentences"])

@@ -1,4 +1,4 @@
-"""Add a column with which operators deactivate users."""
+"""Add a column that operators use to deactivate users."""
 
 from collections.abc import Sequence
 

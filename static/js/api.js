@@ -48,7 +48,7 @@ export async function requestWithETag(url) {
 
 /**
  * Send `json` and return the HTML of the response as a document. The content security policy
- * forbids scripts to parse HTML themselves.
+ * forbids scripts from parsing HTML themselves.
  */
 export async function requestDocument(url, json) {
   const token = await currentToken();
@@ -69,7 +69,7 @@ export async function requestDocument(url, json) {
   });
 }
 
-/** Return the file at `url`. Large files take long to download. */
+/** Return the file at `url`. Large files take a long time to download. */
 export async function requestFile(url) {
   const response = await fetchResponse(url, { timeoutMs: DOWNLOAD_TIMEOUT_MS });
   return response.blob().catch((cause) => {

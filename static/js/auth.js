@@ -29,7 +29,7 @@ async function fetchUser() {
   }
 }
 
-/** Make the next call of getCurrentUser() send a request. */
+/** Make the next call to getCurrentUser() send a request. */
 export function clearUserCache() {
   cachedUser = null;
   pendingUser = null;

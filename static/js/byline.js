@@ -3,7 +3,7 @@ import { findTargets, formatDate, withId } from "./utils.js";
 
 export function showAuthor(root, user) {
   const { author, avatar, username } = findTargets(root, "byline");
-  // The page of an author doesn't repeat the author.
+  // An author's own page doesn't repeat the author's name.
   if (!author) return;
   author.href = withId(author.dataset.url, user.id);
   avatar.src = user.image_path;

@@ -42,7 +42,7 @@ export function differs(text, other) {
 
 function parse(json) {
   try {
-    // Drafts of older versions have no format.
+    // Drafts from older versions of the site have no format.
     return { format: "plain", ...JSON.parse(json) };
   } catch {
     return {}; // The value isn't JSON, so another script wrote it.

@@ -30,7 +30,7 @@ async function submit(form, send) {
 
 export function setBusy(form, isBusy) {
   form.ariaBusy = String(isBusy);
-  // Don't use `disabled`, because a disabled button loses the focus.
+  // Don't use `disabled`, because a disabled button loses focus.
   form.querySelector("[type=submit]").ariaDisabled = String(isBusy);
   findTargets(form, "form").busy.textContent = isBusy ? "please wait" : "";
 }

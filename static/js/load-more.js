@@ -10,7 +10,7 @@ export function init(pager) {
   button.addEventListener("click", async () => {
     if (list.ariaBusy === "true") return;
     const card = await loadOlder(list);
-    // The button moves down or disappears, so move the focus to the first new post.
+    // The button moves down or disappears, so move focus to the first new post.
     card?.querySelector("a").focus();
   });
 }

@@ -1,4 +1,4 @@
-// When users have logged in or registered, sends them back to the page they came from.
+// After users have logged in or registered, sends them back to the page they came from.
 // Hooks: <a href="/login" data-login-redirect> for a link to the login or registration page, and
 // data-login-redirect-skip for pages to which users don't need to return.
 

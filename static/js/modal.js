@@ -9,7 +9,7 @@ export function showModal(id) {
   Modal.getOrCreateInstance(element).show();
 }
 
-/** Hide a modal. Resolve once it is hidden and the focus is back where it was. */
+/** Hide a modal. Resolve once it is hidden and focus is back where it was. */
 export function hideModal(id) {
   const element = document.getElementById(id);
   const modal = Modal.getInstance(element);

@@ -7,7 +7,7 @@ export function init(button) {
   };
   button.addEventListener("click", () => setOpen(button.ariaExpanded === "false"));
   document.addEventListener("keydown", ({ key }) => {
-    // With an open modal, Escape is for the modal.
+    // If a modal is open, Escape closes the modal instead.
     if (key !== "Escape" || button.ariaExpanded === "false" || document.querySelector(".modal.show")) return;
     setOpen(false);
     button.focus();

@@ -91,7 +91,7 @@ function restore(form, editor, draft) {
   if (keep(form, editor)) {
     removeDraft(draft.key);
   } else {
-    // A full storage may only have space for the draft that is already there.
+    // If storage is full, there may only be room for the draft that is already there.
     editor.draftKey = draft.key;
     keep(form, editor);
   }

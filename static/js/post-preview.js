@@ -21,7 +21,7 @@ export function init(root) {
       setOpen(true);
       panel.focus();
     } catch (error) {
-      // The button for trying again would publish the post.
+      // The "Try again" button would publish the post.
       error.canRetry = false;
       showErrors(form, error);
     }

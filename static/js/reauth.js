@@ -9,7 +9,7 @@ import { findTargets, hasInput } from "./utils.js";
 export function onUserSubmit(form, send) {
   let author = null;
   watchUser((user) => {
-    // What one user has typed isn't sent as another, who logged in from another tab.
+    // Don't send what one user typed as another user, who logged in from another tab.
     if (user && !(author && hasInput(form))) author = user;
   });
   onSubmit(form, async () => {

@@ -13,7 +13,7 @@ export function setKept(form, isKept) {
   const { close, kept, lost, warning } = findTargets(form, "unsaved-prompt");
   warning.hidden = lost.hidden = isKept;
   kept.hidden = !isKept;
-  close.textContent = isKept ? "Close and keep draft" : "Discard text";
+  close.textContent = isKept ? "Close and keep draft" : "Discard changes";
 }
 
 export function init(prompt) {

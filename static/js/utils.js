@@ -68,10 +68,10 @@ export function formatDate(dateString) {
   });
 }
 
-/** Format a time in UTC: "07:41 PM UTC". */
+/** Format a time in UTC: "7:41 PM UTC". */
 export function formatTime(date) {
   return date.toLocaleTimeString("en-US", {
-    hour: "2-digit",
+    hour: "numeric",
     minute: "2-digit",
     timeZone: "UTC",
     timeZoneName: "short",

@@ -163,7 +163,7 @@ class TestDraft:
         assert find_violations(form.page) == []
 
         button(form, "Cancel").click()
-        expect(button(form, "Discard text")).to_be_visible()
+        expect(button(form, "Discard changes")).to_be_visible()
         expect(form.get_by_text("Your draft will stay")).to_be_hidden()
         submit(form)
 
