@@ -23,7 +23,7 @@ def var_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def assert_notifies(message: EmailMessage, subject: str, path: str) -> None:
     assert (message["To"], message["Subject"]) == (EMAIL, f"{subject} on FastAPI Blog")
-    assert "for FastAPI Blog was changed" in text(message)
+    assert "FastAPI Blog was changed" in text(message)
     assert text(message).startswith("Hello ada,")
     assert f"{settings.site_url}{path}" in text(message)
 
