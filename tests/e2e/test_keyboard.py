@@ -97,6 +97,42 @@ def test_journey(page, server):
     assert post_ids(server) == []
 
 
+def test_journey_on_a_phone(new_page, server):
+    page = new_page(viewport=PHONE)
+    page.goto("/register")
+    type_into(main(page), username="Ada", email="ada@example.com", password=PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("/")
+
+    press(opener(page, "post-create").first)
+    form = dialog(page, "post-create")
+    type_into(form, title="Tea", content="*Black*, see https://example.com")
+    press(form.get_by_label("Format with Markdown"), "Space")
+    press(button(form, "Preview"))
+    expect(form.get_by_role("link")).to_have_text("https://example.com")
+    press_submit(form)
+    page.wait_for_url("/posts/*")
+    expect(page.get_by_role("article").get_by_role("emphasis")).to_have_text("Black")
+
+    press(button(page, "Menu"))
+    type_into(navbar(page), q="black")
+    page.keyboard.press("Enter")
+    page.wait_for_url("/search?q=black")
+    press(post_cards(page).get_by_role("link", name="Tea"))
+    page.wait_for_url("/posts/*")
+
+    press(opener(page, "post-edit"))
+    form = dialog(page, "post-edit")
+    type_into(form, content="**Green**")
+    press_submit(form)
+    expect(page.get_by_role("article").get_by_role("strong")).to_have_text("Green")
+    press(opener(page, "post-delete"))
+    press_submit(dialog(page, "post-delete"))
+    page.wait_for_url("/")
+    expect_success(page, "Post deleted.")
+    assert overflow(page) <= 0
+
+
 def test_account(ada_page, server):
     ada_page.goto("/account")
     profile = ada_page.locator("[data-account-profile]")
