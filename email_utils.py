@@ -30,7 +30,7 @@ DELIVERY_TIMEOUT = 12
 # Seconds to wait before the second, third and fourth attempt.
 RETRY_DELAYS = (1.0, 5.0, 25.0)
 MAX_DELIVERIES = 3
-# Seconds for a last attempt to send waiting emails when the app stops.
+# Seconds for one last attempt to send waiting emails when the app stops.
 STOP_TIMEOUT = 5
 
 # Emails waiting for another attempt.

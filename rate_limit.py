@@ -210,7 +210,7 @@ async def attempt(*limits: RateLimit) -> AsyncIterator[Callable[[], None]]:
     """Count an attempt before it starts, and stop counting it when it ends.
 
     This also limits concurrent attempts. Yields a function to call if the attempt
-    should stay counted.
+    should still count after it ends.
     """
     await hit(*limits)
     to_refund = list(limits)

@@ -47,7 +47,7 @@ WEB_URL = re.compile("https?://", re.IGNORECASE)
 rendering = BoundedExecutor("rendering", max_workers=1, max_queue=63)
 
 # Publishing a post invalidates the feeds, and updating one renders the old and the new
-# text, so keep what took long to render.
+# text, so keep what took a long time to render.
 _rendered: LRUCache[tuple[str, PostFormat], Markup] = LRUCache(
     CACHE_LENGTH, getsizeof=lambda html: len(html) + 1000
 )

@@ -41,7 +41,7 @@ class Search:
         parts = QUOTATION_MARK.split(self.decomposed)
         chunks = [
             chunk
-            # Every second part is quoted.
+            # Every other part is quoted.
             for number, part in enumerate(parts)
             for chunk in ([part] if number % 2 else part.split())
         ]

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartupErrorMiddleware:
-    """Make the server print expected startup errors in one line, with no traceback."""
+    """Make the server print expected startup errors on one line, with no traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
