@@ -114,7 +114,7 @@ async def check_redis() -> Check:
 
     client = Redis.from_url(settings.redis_url.get_secret_value())
     try:
-        # The annotation also covers pipelines, whose result can't be awaited.
+        # The annotation also covers pipelines, whose results can't be awaited.
         await cast("Awaitable[bool]", client.ping())
     except (RedisError, OSError) as error:
         return Check("Redis", "error", type(error).__name__)

@@ -1,4 +1,8 @@
-"""Rate limiting by client IP, account and user."""
+"""Rate limiting by client IP, account and user.
+
+After too many failed logins, further attempts get a 429, even with the correct
+password, until the time in `Retry-After` has passed. The limits are in `config.py`.
+"""
 
 import asyncio
 import hashlib

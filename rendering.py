@@ -31,7 +31,7 @@ CACHE_LENGTH = 8_000_000
 
 REL = "nofollow ugc noopener"
 BLANK_LINES = re.compile(r"\n\s*\n")
-# A URL has only pairs of parentheses, and doesn't end with other punctuation.
+# Parentheses in a URL must be paired, and it can't end with any other punctuation.
 URL = re.compile(
     r"""(
         (?<![^\W_])https?://\w
@@ -206,7 +206,7 @@ parse("", MAX_PARSING_TIME)
 
 
 def text_without_markup(content: str, post_format: PostFormat) -> str:
-    """Return plain text as it is, or the text at the beginning of Markdown."""
+    """Return plain text as is, or the text in the first part of Markdown content."""
     if post_format != "markdown":
         return content
     return _without_markup(content[:SUMMARY_LENGTH])

@@ -54,7 +54,7 @@ class Search:
 
     @property
     def ends_in_prefix(self) -> bool:
-        """Whether the last word may be the beginning of a word, as it isn't quoted."""
+        """Whether the last word may be a prefix, because it isn't quoted."""
         return WORD.search(QUOTATION_MARK.split(self.decomposed)[-1]) is not None
 
     @property

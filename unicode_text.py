@@ -14,7 +14,7 @@ MAX_COMPOSITION = 4
 # Characters that are neither blank nor invisible. U+2800 is a blank braille pattern,
 # U+13441 and U+13442 are blank hieroglyphs, U+16FE4 is a filler, and U+1D159 is a note
 # without a head. Prepended concatenation marks are format characters, but visible.
-# Private-use characters and those of newer Unicode versions appear at least as a box.
+# Private-use characters and those of newer Unicode versions at least show up as boxes.
 VISIBLE = regex.compile(
     r"\p{Prepended_Concatenation_Mark}"
     r"|[^\p{Z}\p{Cc}\p{Cf}\p{Cs}\p{Noncharacter_Code_Point}"

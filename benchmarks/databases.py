@@ -1,4 +1,4 @@
-"""The databases of the benchmark, on an embedded server."""
+"""The benchmark's databases, on an embedded server."""
 
 import asyncio
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def run_sql(url: URL, statement: str) -> str:
 
 
 def is_idle(url: URL) -> bool:
-    """Return whether no statement or transaction is in progress."""
+    """Return whether the server has finished all statements and transactions."""
     return run_sql(url, COUNT_BUSY) == "0"
 
 

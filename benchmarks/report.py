@@ -47,7 +47,7 @@ def this_machine(postgresql: str) -> Machine:
 
 
 def cpu_model() -> str:
-    """Return the CPU model that Linux reports, or otherwise the architecture."""
+    """Return the CPU model if Linux reports it, or the architecture otherwise."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [

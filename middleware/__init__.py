@@ -1,4 +1,4 @@
-"""The middleware that every request passes through, in order."""
+"""The middleware that every request passes through, from the innermost outward."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ def add_middleware(app: FastAPI) -> None:
     app.add_middleware(RequestLimitsMiddleware)
     # Outside the rate limit, because requests to unknown hosts don't count.
     app.add_middleware(AllowedHostsMiddleware, allowed_hosts=settings.served_hosts)
-    # Outside all middleware that raises errors, to return a response for them.
+    # Outside all middleware that raises errors, so that each error gets a response.
     app.add_middleware(ServerErrorMiddleware)
     # Outside the error handling, so that scripts from allowed origins can read errors.
     if settings.cors_origins:

@@ -54,7 +54,7 @@ class BufferedResponse:
         return len(self.body) >= LARGE_BYTES
 
     def is_known_to(self, if_none_match: str) -> bool:
-        """Return whether the client has this response (RFC 9110, section 13.1.2)."""
+        """Return whether the client already has this response (RFC 9110, 13.1.2)."""
         return bool(self.etag) and etag_matches(if_none_match, self.etag, weakly=True)
 
     async def send_not_modified(self, send: Send) -> None:

@@ -60,7 +60,7 @@ async def _listen_once() -> None:
 
 
 def _apply_change(_connection: Any, _pid: int, _channel: str, payload: str) -> None:
-    """Remove the changed posts and all lists from the cache, or everything."""
+    """Remove the changed posts and all lists from the cache, or clear the cache."""
     if payload == EVERYTHING:
         cache.invalidate_all()
     else:

@@ -139,7 +139,7 @@ class ResponseCache:
         self._new[key] = response
 
     def invalidate(self, post_ids: Iterable[str]) -> None:
-        """Remove these posts, and all responses other than single posts of the API."""
+        """Remove all responses, except those of the API for single other posts."""
         self.generation += 1
         for post_id in post_ids:
             for encoding in ENCODINGS:
@@ -302,7 +302,7 @@ def query_parameters(app: FastAPI) -> list[tuple[re.Pattern[str], set[str]]]:
         for route in router.routes
         if isinstance(route, APIRoute) and "GET" in (route.methods or ())
     ]
-    # FastAPI itself adds the route of openapi.json.
+    # FastAPI itself adds the route for openapi.json.
     return [*routes, (re.compile(f"{re.escape(app.openapi_url or '')}$"), set())]
 
 

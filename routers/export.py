@@ -18,7 +18,7 @@ from schemas import PostResponse, UserExport, UserPrivateResponse
 
 router = APIRouter(prefix="/api/users", tags=["users"])
 
-# Number of posts in memory at the same time, each of which can take a megabyte.
+# Number of posts in memory at a time, each of which can take up a megabyte.
 BATCH_SIZE = 20
 HEADERS = {
     "Cache-Control": "no-store",

@@ -124,7 +124,9 @@ async def create_post_once(
         request = json.dumps([title, post_in.content, *formats])
         claimed, is_new = await idempotency.claim(db, user, key, request)
         if not is_new:
-            return await load_post(db, claimed.post_id or 0)
+            if claimed.post_id is None:
+                raise POST_NOT_FOUND.exception()
+            return await load_post(db, claimed.post_id)
     limit = RateLimit(settings.rate_limit_posts_per_user, ("post", str(user.id)))
     await rate_limit.hit(limit)
     # If the server is too busy to render the post, don't store it either.

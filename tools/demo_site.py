@@ -18,7 +18,7 @@ CHROMIUM_FLAGS = [
 
 
 def chromium() -> str:
-    """Return the path of Chromium, or exit if it isn't installed."""
+    """Return the path to Chromium, or exit if it isn't installed."""
     path = shutil.which("chromium")
     if path is None:
         raise SystemExit("Chromium is required: apt-get install chromium")
