@@ -15,8 +15,10 @@ from tests.e2e.conftest import (
     held,
     opener,
     overflow,
+    start_edit,
     start_post,
     submit,
+    toast,
 )
 
 # {0} is a user's id, {1} the id of their post, {2} the id of a user without posts.
@@ -102,6 +104,14 @@ class TestPage:
 LEFT = "(element) => Math.round(element.getBoundingClientRect().left)"
 HEIGHT = "(element) => Math.round(element.getBoundingClientRect().height)"
 TOP = "(element) => element.getBoundingClientRect().top"
+TEXT_COLOR = "(element) => getComputedStyle(element).color"
+BORDER_COLOR = "(element) => getComputedStyle(element).borderLeftColor"
+# Returns the distance of each button from the one before it.
+GAPS = """all => all.map((button) => {
+  const before = button.previousElementSibling.getBoundingClientRect();
+  const { left, top } = button.getBoundingClientRect();
+  return Math.max(left - before.right, top - before.bottom);
+})"""
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{1}", "/users/{0}/posts", "/login"])
@@ -138,6 +148,31 @@ def test_own_buttons_move_nothing(new_page, ada, post):
     expect(button(page, "Edit")).to_be_visible()
 
     assert page.locator("main .prose").evaluate(TOP) == before
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_gap_between_buttons(new_page, ada, post, viewport):
+    form = start_edit(new_page(ada, viewport=viewport), post)
+    fill(form, content="Other text")
+
+    form.page.keyboard.press("Escape")
+
+    expect(button(form, "Keep editing")).to_be_visible()
+    pairs = form.page.locator(".btn:visible + .btn:visible")
+    gaps = pairs.evaluate_all(GAPS)
+    assert len(gaps) == 3
+    assert min(gaps) >= 8
+
+
+def test_success_and_errors_have_different_colors(ada_page):
+    form = start_post(ada_page)
+    submit(form)
+    error = form.locator(".field-error:visible").first.evaluate(TEXT_COLOR)
+
+    fill(form, content="Some text")
+    submit(form)
+
+    assert toast(ada_page).evaluate(BORDER_COLOR) != error
 
 
 def test_editor_on_phone(new_page, ada):

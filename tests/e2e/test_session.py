@@ -95,6 +95,15 @@ class TestLogin:
 
         expect(page.get_by_role("alert")).to_contain_text("Allow storage for this site")
 
+    def test_email_carries_over(self, page):
+        page.goto("/login")
+        fill(main(page), email="ada@example.com")
+
+        page.get_by_role("link", name="Forgot your password?").click()
+
+        expect(page).to_have_url(re.compile("/forgot-password"))
+        expect(field(main(page), "email")).to_have_value("ada@example.com")
+
     def test_legacy_email_address(self, page, server, ada):
         server.sql(f"UPDATE users SET email = 'müller@example.com' WHERE id = {ada.id}")
         page.goto("/login")
