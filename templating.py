@@ -54,6 +54,8 @@ environment = PlainGlobals(
 # Replace Jinja's own filter, which can split a character.
 environment.filters["truncate"] = truncate
 environment.filters["without_bidi_controls"] = without_bidi_controls
+environment.filters["format_date"] = format_date
+environment.filters["iso_date"] = iso_date
 
 
 def render_fragment(template: str, **context: Any) -> Markup:
@@ -66,8 +68,6 @@ environment.globals.update(
     # Fragments make up most of a page, so each one is only rendered once in production.
     fragment=cache(render_fragment) if settings.is_production else render_fragment,
     absolute_url=absolute_url,
-    format_date=format_date,
-    iso_date=iso_date,
     modulepreloads=modulepreloads,
     site_name=settings.site_name,
     registration_open=settings.registration_open,
