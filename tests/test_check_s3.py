@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import urllib.request
+from io import BytesIO
 from subprocess import PIPE, STDOUT
 
 import httpx
 import pytest
 
+from check_s3 import CheckFailed, check_public_read
 from config import BASE_DIR
 
 
@@ -59,6 +62,14 @@ def test_private_bucket(s3_server):
     status, output = check_s3(S3_BUCKET_NAME="private", S3_ENDPOINT_URL=s3_server)
 
     assert (status, steps(output)[2:]) == (1, ["FAILED  public read", "ok      delete"])
+
+
+def test_error_page_of_cdn(monkeypatch):
+    page = BytesIO(b"Not found, but with status 200")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: page)
+
+    with pytest.raises(CheckFailed, match="doesn't return the content"):
+        check_public_read("check.txt")
 
 
 def test_no_bucket_is_configured():
