@@ -1,7 +1,6 @@
 """Hostile strings in every field and on every page."""
 
 import json
-from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -36,14 +35,6 @@ STRINGS = [
     "a  b   c\td\n\n\ne",
     "W" * 3_000,
     "\u0e49" * 60 + "\U0001d173\U000e0041\u202ereversed\u202c \u2067isolated\u2069",
-]
-RETURN_PATHS = [
-    "//evil.example",
-    "/\\evil.example",
-    "/\t/evil.example",
-    "/.//evil.example",
-    "//[",
-    "/login?next=//evil.example",
 ]
 each_string = pytest.mark.parametrize(
     "string", STRINGS, ids=lambda string: ascii(string)[1:25]
@@ -168,12 +159,3 @@ class TestDialogs:
         edited = server.call("GET", f"/api/posts/{post['id']}")
         assert shown_post(ada_phone) == expected_post(edited)
         expect_whole(ada_phone)
-
-
-class TestURLs:
-    @pytest.mark.parametrize("path", RETURN_PATHS)
-    def test_return_path(self, ada_page, server, path):
-        ada_page.goto(f"/login?next={quote(path, safe='')}")
-
-        ada_page.wait_for_url(lambda url: urlsplit(url).path != "/login")
-        assert ada_page.url.startswith(f"{server.url}/")

@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import replace
+from urllib.parse import quote, urlsplit
 
 import jwt
 import pytest
@@ -31,6 +32,15 @@ from tests.e2e.conftest import (
     submit,
 )
 from tests.server import PASSWORD, LiveServer, Person
+
+HOSTILE_RETURN_PATHS = [
+    "//evil.example",
+    "/\\evil.example",
+    "/\t/evil.example",
+    "/.//evil.example",
+    "//[",
+    "/login?next=//evil.example",
+]
 
 
 class TestRedirect:
@@ -73,6 +83,13 @@ class TestRedirect:
 
         page.wait_for_url("/account")
         expect(field(main(page), "username")).to_have_value("ada")
+
+    @pytest.mark.parametrize("path", HOSTILE_RETURN_PATHS)
+    def test_stays_on_site(self, ada_page, server, path):
+        ada_page.goto(f"/login?next={quote(path, safe='')}")
+
+        ada_page.wait_for_url(lambda url: urlsplit(url).path != "/login")
+        assert ada_page.url.startswith(f"{server.url}/")
 
 
 class TestLogin:
