@@ -3,8 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
-from models import utcnow
+from database import AsyncSessionLocal, connections_in_use
+from models import User, utcnow
 from routers import export
 from tests.conftest import (
     add_posts,
@@ -12,6 +14,7 @@ from tests.conftest import (
     create_post,
     get_current_user,
     get_user_id,
+    sign_up,
 )
 
 URL = "/api/users/me/export"
@@ -45,3 +48,15 @@ class TestExport:
         assert headers["Content-Disposition"] == 'attachment; filename="export.json"'
         assert headers["Cache-Control"] == "no-store"
         assert "ETag" not in headers
+
+    async def test_slow_client_occupies_no_connection(self, concurrent_client):
+        ada = await sign_up(concurrent_client, "ada")
+        await create_post(concurrent_client, ada)
+
+        async with AsyncSessionLocal() as db:
+            user = (await db.scalars(select(User))).one()
+            chunks = export.export_chunks(db, user)
+            await anext(chunks)
+            await anext(chunks)
+
+            assert connections_in_use() == 0

@@ -248,14 +248,15 @@ class TestStorage:
 
         assert site.calls == 2
 
-    async def test_change_during_computation(self, site, visitor):
+    @pytest.mark.parametrize("path", ["/", "/api/posts/7"])
+    async def test_change_during_computation(self, site, visitor, path):
         site.may_respond.clear()
-        request = await start(visitor)
-        cache.invalidate([])
+        request = await start(visitor, url=path)
+        cache.invalidate(["7"])
         site.may_respond.set()
         await request
 
-        await visitor.get("/")
+        await visitor.get(path)
 
         assert site.calls == 2
 
