@@ -3,12 +3,13 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import asyncpg
 import pytest
 from httpx import AsyncClient
 from pydantic import SecretStr
-from sqlalchemy import URL, exc, text
+from sqlalchemy import URL, exc, func, select, text
 
 import database
 from config import settings
@@ -271,20 +272,34 @@ class TestInterruption:
 
         assert response.status_code == 200
 
-    async def test_read_only_connection_is_replaced(self, pool, concurrent_client):
+    @pytest.mark.parametrize(
+        ("method", "path", "statuses"),
+        [("POST", "/api/posts", [503, 201]), ("GET", "/health", [503, 200])],
+    )
+    async def test_read_only_connection_is_replaced(
+        self, pool, concurrent_client, method, path, statuses
+    ):
         ada = await sign_up(concurrent_client, "ada")
         # This leaves a read-only connection in the pool, as after a failover.
         async with AsyncSessionLocal() as session:
             await session.execute(text("SET default_transaction_read_only = on"))
             await session.commit()
-        post = {"content": "Text"}
+        request = {"json": {"content": "Text"}, "headers": ada}
 
         responses = [
-            await concurrent_client.post("/api/posts", json=post, headers=ada)
-            for _ in range(2)
+            await concurrent_client.request(method, path, **request) for _ in range(2)
         ]
 
-        assert [response.status_code for response in responses] == [503, 201]
+        assert [response.status_code for response in responses] == statuses
+
+    async def test_canceled_query_closes_connection(self, pool, concurrent_client):
+        async with AsyncSessionLocal() as session:
+            sleep = database.fetch(session, select(func.pg_sleep(60)), {})
+            with suppress(TimeoutError):
+                await asyncio.wait_for(sleep, 0.1)
+
+            assert database.connections_in_use() == 0
+            assert await session.scalar(text("SELECT count(*) FROM users")) == 0
 
     async def test_driver_is_out_of_sync(self, concurrent_client, monkeypatch):
         # This happens if the server announces a shutdown but keeps the connection open.

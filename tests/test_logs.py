@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from config import settings
 from database_state import migrations
-from logs import JSONFormatter, Outage, TextFormatter, request_id
+from logs import JSONFormatter, Outage, TextFormatter, production_warnings, request_id
 from tests.conftest import ADMIN_URL, Json
 from tests.databases import scratch_database
 from tests.server import LiveServer
@@ -47,8 +48,9 @@ class TestFormat:
         server_in_production.client.get("/posts/0?token=hunt3r")
         server_in_production.stop()
 
-        lines = server_in_production.log.read_text().splitlines()
-        messages = [json.loads(line)["message"] for line in lines]
+        log = server_in_production.log.read_text()
+        messages = [json.loads(line)["message"] for line in log.splitlines()]
+        assert "hunt3r" not in log
         assert "Application startup complete." in messages
         assert any(f"schema {HEAD}, database" in message for message in messages)
         assert any('127.0.0.1 "GET /posts/0" 404' in message for message in messages)
@@ -136,6 +138,39 @@ class TestRequestId:
         ids = {response.headers["x-request-id"] for response in responses}
         assert len(ids) == 2
         assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
+
+
+class TestProductionWarnings:
+    @pytest.fixture(autouse=True)
+    def unsuitable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Change all settings to values that are unsuitable for production."""
+        for name in ("mail_server", "s3_bucket_name", "redis_url"):
+            monkeypatch.setattr(settings, name, None)
+        monkeypatch.setattr(settings, "mail_from", "Blog <blog@localhost>")
+        monkeypatch.setattr(settings, "database_pool_mode", "transaction")
+        monkeypatch.setenv("WEB_CONCURRENCY", "2")
+
+    def test_production(self):
+        names = [warning.split()[0] for warning in production_warnings()]
+
+        assert names == [
+            *("MAIL_SERVER", "S3_BUCKET_NAME", "MAIL_FROM", "REDIS_URL"),
+            "DATABASE_DIRECT_URL",
+        ]
+
+    def test_suitable_settings(self, monkeypatch):
+        monkeypatch.setattr(settings, "mail_server", "smtp.example.com")
+        monkeypatch.setattr(settings, "s3_bucket_name", "pictures")
+        monkeypatch.setattr(settings, "mail_from", "blog@example.com")
+        monkeypatch.setattr(settings, "database_pool_mode", "session")
+        monkeypatch.setenv("WEB_CONCURRENCY", "1")
+
+        assert production_warnings() == []
+
+    def test_development(self, monkeypatch):
+        monkeypatch.setattr(settings, "database_url", None)
+
+        assert production_warnings() == []
 
 
 class TestOutage:

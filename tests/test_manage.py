@@ -17,11 +17,13 @@ from tests.conftest import (
     PASSWORD,
     Headers,
     create_post,
+    database_url,
     get_user_id,
     list_objects,
     sign_up,
     upload_picture,
 )
+from tests.databases import execute
 
 ADA = "ada@example.com"
 
@@ -84,6 +86,7 @@ class TestUsers:
 
     async def test_deactivate_and_reactivate(self, site, ada, caplog):
         user_id = await get_user_id(site, ada)
+        await site.post("/api/users/forgot-password", json={"email": ADA})
 
         await manage("deactivate-user", str(user_id), "--yes")
         me = await site.get("/api/users/me", headers=ada)
@@ -93,6 +96,9 @@ class TestUsers:
 
         assert f"User {user_id} deactivated" in caplog.text
         assert (me.status_code, statuses) == (401, [401, 401])
+        assert (
+            await execute(database_url(), "SELECT * FROM password_reset_tokens") == []
+        )
         assert profile.status_code == 200
         assert await log_in(site) == 200
         assert (await site.get("/api/users/me", headers=ada)).status_code == 401

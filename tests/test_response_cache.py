@@ -297,6 +297,15 @@ class TestStorage:
         assert site.calls == calls == 100
         assert cache.size_bytes <= 100_000
 
+    async def test_large_response_is_not_stored(self, site, visitor, monkeypatch):
+        monkeypatch.setattr(response_cache, "MAX_ENTRY_BYTES", 1000)
+        site.text = "x" * 1000
+
+        for _ in range(2):
+            await visitor.get("/")
+
+        assert site.calls == 2
+
     async def test_zero_turns_it_off(self, monkeypatch):
         monkeypatch.setattr(settings, "response_cache_bytes", 0)
 
@@ -634,6 +643,15 @@ class TestListener:
 
         await wait_until(lambda: not cache.is_on)
         assert cache.size_bytes == 0
+        await wait_until(lambda: cache.is_on)
+
+    async def test_read_only_server(self, monkeypatch):
+        monkeypatch.setattr(cache_listener, "RECONNECT_DELAY", 0.1)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cache_listener, "IS_READ_ONLY", "SELECT 'on'")
+            await wait_until(lambda: not cache.is_on)
+
         await wait_until(lambda: cache.is_on)
 
     async def test_hanging_connection(self, monkeypatch):

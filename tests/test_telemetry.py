@@ -36,6 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         server.client.get("/health")
         for _ in range(2):
             server.client.get("/login")
+        server.client.post("/api/users/forgot-password", json={"email": SECRET})
         server.client.get(f"/reset-password?token={SECRET}")
         server.client.get(f"/reset-password%3Ftoken={SECRET}")
     return exported
@@ -65,6 +66,9 @@ class TestTraces:
         queries = {attributes.get("url.query") for _name, attributes in spans}
 
         assert queries == {None, "REDACTED"}
+
+    def test_secrets_are_not_exported(self, exported):
+        assert exported.keys() == {"/v1/traces", "/v1/metrics"}
         assert SECRET not in str(exported)
 
 
