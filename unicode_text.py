@@ -5,9 +5,9 @@ import unicodedata
 import regex
 
 GRAPHEME_CLUSTER = regex.compile(r"\X")
-# Whitespace that forms its own grapheme cluster.
-WHITESPACE = regex.compile(
-    r"(?<!\p{GCB=Prepend})\s(?!\p{GCB=Extend}|\p{GCB=ZWJ}|\p{GCB=SpacingMark})"
+# Whitespace that forms its own grapheme cluster. Searches from right to left (?r).
+LAST_WHITESPACE = regex.compile(
+    r"(?r)(?<!\p{GCB=Prepend})\s(?!\p{GCB=Extend}|\p{GCB=ZWJ}|\p{GCB=SpacingMark})"
 )
 # NFC turns at most this many characters into one (Unicode Annex 15, table 6).
 MAX_COMPOSITION = 4
@@ -39,9 +39,9 @@ def truncate(text: str, length: int) -> str:
     # Cutting earlier would shorten text with few spaces, such as Chinese, too much.
     last_fifth = limit - limit // 5
     # The whitespace can also be right after the limit.
-    breaks = list(WHITESPACE.finditer(text, last_fifth, limit + 1))
-    if breaks:
-        return text[: breaks[-1].start()].rstrip() + "…"
+    found = LAST_WHITESPACE.search(text, last_fifth, limit + 1)
+    if found:
+        return text[: found.start()].rstrip() + "…"
     end = 0
     for cluster in GRAPHEME_CLUSTER.finditer(text, 0, limit + length):
         if cluster.end() > limit:
