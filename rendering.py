@@ -32,9 +32,10 @@ CACHE_LENGTH = 8_000_000
 REL = "nofollow ugc noopener"
 BLANK_LINES = re.compile(r"\n\s*\n")
 # Parentheses in a URL must be paired, and it can't end with any other punctuation.
+# Looking behind only after `http` makes the search more than twice as fast.
 URL = re.compile(
     r"""(
-        (?<![^\W_])https?://\w
+        http(?<![^\W_]http)s?://\w
         (?:
             (?: [^\s<>"`\[\]\\()] | \([^\s<>"`\[\]\\()]*\) )*
             (?: [^\s<>"`\[\]\\()'.,;:!?{}*_~] | \([^\s<>"`\[\]\\()]*\) )
