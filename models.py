@@ -78,9 +78,12 @@ def display_title(title: str, content: str) -> str:
 
 
 def excerpt(content: str) -> str:
-    # Each word has at least one character, so later words are cut off anyway.
-    words = strip_invisible_start(content).split(maxsplit=MAX_EXCERPT_LENGTH)
-    return truncate(" ".join(words), MAX_EXCERPT_LENGTH)
+    text = strip_invisible_start(content)
+    start = " ".join(text[: MAX_EXCERPT_LENGTH + 100].split())
+    if len(start) <= MAX_EXCERPT_LENGTH:
+        # The text is short, or that part contains a lot of whitespace.
+        start = " ".join(text.split(maxsplit=MAX_EXCERPT_LENGTH))
+    return truncate(start, MAX_EXCERPT_LENGTH)
 
 
 class User(Base):
