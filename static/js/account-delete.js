@@ -1,9 +1,8 @@
 // Hook: <form data-account-delete data-url="/api/users/ID"> in a modal, with inputs named
-// username and confirmation, which is the password.
+// username and password.
 import { request } from "./api.js";
-import { fetchToken, getCurrentUser, logout, watchUser } from "./auth.js";
-import { showFieldErrors } from "./form.js";
-import { onUserSubmit } from "./reauth.js";
+import { fetchToken, getCurrentUser, logout, setToken, watchUser } from "./auth.js";
+import { onSubmit, showFieldErrors } from "./form.js";
 import { showToastLater } from "./toast.js";
 import { withId } from "./utils.js";
 
@@ -12,26 +11,21 @@ export function init(form) {
     // Tell password managers which account the password belongs to.
     if (user) form.elements.username.value = user.email;
   });
-  onUserSubmit(form, deleteAccount);
+  onSubmit(form, deleteAccount);
 }
 
 async function deleteAccount(form) {
-  const user = await getCurrentUser();
-  if (!(await isPassword(user, form.elements.confirmation.value))) {
-    showFieldErrors(form, { confirmation: "Incorrect password." });
+  const { username, password } = form.elements;
+  try {
+    // This also works if the session has expired.
+    setToken(await fetchToken(username.value, password.value));
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    showFieldErrors(form, { password: "Incorrect password." });
     return;
   }
+  const user = await getCurrentUser();
   await request(withId(form.dataset.url, user.id), { method: "DELETE" });
   showToastLater("Your account has been deleted.");
   logout();
-}
-
-async function isPassword(user, text) {
-  try {
-    await fetchToken(user.email, text);
-    return true;
-  } catch (error) {
-    if (error.status === 401) return false;
-    throw error;
-  }
 }

@@ -206,11 +206,9 @@ class TestExpiredSession:
 
     def test_deletion(self, account, server):
         form = open_dialog(account, "account-delete")
-        fill(form, confirmation=PASSWORD)
+        fill(form, password=PASSWORD)
         end_sessions(server)
-        submit(form)
 
-        fill(form, session_password=PASSWORD)
         submit(form)
 
         expect_success(account, "Your account has been deleted.")
@@ -220,7 +218,7 @@ class TestDeletion:
     def test_password(self, account, server):
         form = open_dialog(account, "account-delete")
         expect(form.locator("[autocomplete=username]")).to_have_value("ada@example.com")
-        fill(form, confirmation=PASSWORD)
+        fill(form, password=PASSWORD)
 
         submit(form)
         expect_success(account, "Your account has been deleted.")
@@ -230,10 +228,10 @@ class TestDeletion:
 
     def test_error(self, account, server, ada):
         form = open_dialog(account, "account-delete")
-        fill(form, confirmation="ada")
+        fill(form, password="ada")
 
         submit(form)
 
-        expect_error(field(form, "confirmation"), "Incorrect password")
+        expect_error(field(form, "password"), "Incorrect password")
         assert find_violations(account) == []
         assert server.call("GET", "/api/users/me", ada)["id"] == ada.id

@@ -143,7 +143,7 @@ def test_account(ada_page, server):
     expect(profile.get_by_role("status")).to_have_text("Profile updated.")
     expect_logged_in(ada_page, "Countess")
     press(opener(ada_page, "account-delete"))
-    expect(field(dialog(ada_page, "account-delete"), "confirmation")).to_be_focused()
+    expect(field(dialog(ada_page, "account-delete"), "password")).to_be_focused()
     ada_page.keyboard.type(PASSWORD)
     ada_page.keyboard.press("Enter")
 

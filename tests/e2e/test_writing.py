@@ -513,9 +513,9 @@ class TestPostPage:
         form = open_dialog(ada_page, "post-delete")
         end_sessions(server)
         submit(form)
-        expect(field(form, "session_password")).to_be_focused()
+        expect(field(form, "password")).to_be_focused()
 
-        fill(form, session_password=PASSWORD)
+        fill(form, password=PASSWORD)
         submit(form)
 
         expect_success(ada_page, "Post deleted.")
