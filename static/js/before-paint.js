@@ -18,11 +18,12 @@
   root.classList.add("js");
   // A click on a button whose script is still loading waits for main.js.
   const waiting = ":root:not([data-ready]) button, :root:not([data-ready=all]) [data-bs-toggle]";
+  window.heldButtons = new Set();
   const hold = (event) => {
     const button = event.target.closest(waiting);
     if (!button) return;
     event.stopImmediatePropagation();
-    window.heldButton = button;
+    window.heldButtons.add(button);
   };
   addEventListener("click", hold, true);
   if (root.dataset.session === "out" && root.hasAttribute("data-login-required")) {

@@ -43,10 +43,10 @@ function start(name, { init }) {
   for (const element of document.querySelectorAll(`[data-${name}]`)) init(element);
 }
 
-// before-paint.js holds a click until the script that handles it is ready.
+// before-paint.js holds clicks until the scripts that handle them are ready.
 function setReady(state) {
   dataset.ready = state;
-  const button = window.heldButton;
-  window.heldButton = null;
-  button?.click();
+  const buttons = [...window.heldButtons];
+  window.heldButtons.clear();
+  for (const button of buttons) button.click();
 }

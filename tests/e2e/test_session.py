@@ -254,8 +254,9 @@ class TestExpiry:
 
 
 class TestSlowScripts:
-    def test_click_is_replayed(self, ada_page):
-        with held(ada_page, "**/js/post-form.js"):
+    @pytest.mark.parametrize("script", ["main", "post-form"])
+    def test_clicks_are_replayed(self, ada_page, script):
+        with held(ada_page, f"**/js/{script}.js"):
             ada_page.goto("/", wait_until="commit")
             button(navbar(ada_page), "New post").click()
             button(ada_page, "Dark").click()
