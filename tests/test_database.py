@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -114,6 +115,39 @@ class TestConnect:
         await connection.close()
 
         assert (statement, lock, idle) == timeouts
+
+    @pytest.mark.parametrize(
+        ("query", "checks_hostname"),
+        [("verify-full", True), ("verify-ca&sslrootcert=system", False)],
+    )
+    async def test_certificate_is_verified(self, monkeypatch, query, checks_hostname):
+        url = SecretStr(f"postgresql://db.example.com/blog?sslmode={query}")
+        monkeypatch.setattr(settings, "database_url", url)
+
+        target = await database.connection_target(for_requests=True)
+
+        assert target["ssl"].verify_mode == ssl.CERT_REQUIRED
+        assert target["ssl"].check_hostname == checks_hostname
+
+    @pytest.mark.parametrize("query", ["require", "verify-full&sslrootcert=/ca.pem"])
+    async def test_driver_handles_other_modes(self, monkeypatch, query):
+        url = SecretStr(f"postgresql://db.example.com/blog?sslmode={query}")
+        monkeypatch.setattr(settings, "database_url", url)
+
+        target = await database.connection_target(for_requests=True)
+
+        assert target.keys() == {"dsn"}
+
+    async def test_pooler_without_direct_url(self, monkeypatch):
+        monkeypatch.setattr(settings, "database_pool_mode", "transaction")
+        monkeypatch.setattr(database, "is_pooled", True)
+
+        with pytest.raises(DatabaseUnavailable, match="DATABASE_DIRECT_URL is missing"):
+            await database.connect(for_requests=False)
+
+        # PgBouncer would reject any other setting.
+        sent = database.server_settings(for_requests=True)
+        assert sent.keys() == {"application_name"}
 
 
 async def test_connection_is_returned_before_response(concurrent_client, monkeypatch):

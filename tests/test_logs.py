@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from config import settings
 from database_state import migrations
-from logs import JSONFormatter, Outage, TextFormatter, production_warnings, request_id
+from logs import (
+    JSONFormatter,
+    Outage,
+    TextFormatter,
+    production_warnings,
+    request_id,
+    startup_summary,
+)
 from tests.conftest import ADMIN_URL, Json
 from tests.databases import scratch_database
 from tests.server import LiveServer
@@ -138,6 +146,20 @@ class TestRequestId:
         ids = {response.headers["x-request-id"] for response in responses}
         assert len(ids) == 2
         assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
+
+
+def test_startup_summary(monkeypatch):
+    url = SecretStr("postgresql://app:hunt3r@db.example.com/blog")
+    monkeypatch.setattr(settings, "database_url", url)
+    monkeypatch.setattr(settings, "s3_bucket_name", "pictures")
+    monkeypatch.setattr(settings, "mail_server", "smtp.example.com")
+    monkeypatch.setattr(settings, "redis_url", SecretStr("redis://:hunt3r@redis"))
+
+    assert startup_summary() == (
+        "database db.example.com:5432/blog, pictures bucket pictures, "
+        f"emails smtp.example.com:{settings.mail_port}, rate limits Redis, "
+        f"trusted proxy hops {settings.proxy_hops}"
+    )
 
 
 class TestProductionWarnings:

@@ -157,8 +157,19 @@ class TestPosts:
 
 @pytest.mark.usefixtures("site")
 class TestOthers:
-    async def test_recount(self):
-        assert (await manage("recount")).stdout == "Corrected totals: 0\n"
+    async def test_recount(self, site, ada):
+        post = await create_post(site, ada)
+        await execute(database_url(), "UPDATE post_counts SET posts = 7")
+
+        corrected = await manage("recount")
+        again = await manage("recount")
+
+        assert corrected.stdout == (
+            "Posts of the site: 7, corrected to 1\n"
+            f"Posts of user {post['user_id']}: 7, corrected to 1\n"
+            "Corrected totals: 2\n"
+        )
+        assert again.stdout == "Corrected totals: 0\n"
 
     async def test_remove_orphaned_pictures(self, site, bucket, monkeypatch):
         ada = await sign_up(site, "ada")

@@ -203,6 +203,15 @@ class TestErrorAfterResponse:
         with pytest.raises(RuntimeError, match="a bug"):
             await ServerErrorMiddleware(site)(scope, AsyncMock(), AsyncMock())
 
+    async def test_closed_connection_is_not_logged(self, caplog):
+        scope = {"type": "http", "method": "GET", "path": "/"}
+        # This is what uvloop raises.
+        send = AsyncMock(side_effect=RuntimeError("the handler is closed"))
+
+        await ServerErrorMiddleware(PlainTextResponse("-"))(scope, AsyncMock(), send)
+
+        assert caplog.messages == []
+
 
 class TestServerURL:
     async def test_unix_socket_has_none(self):

@@ -9,6 +9,7 @@ from httpx import AsyncClient, Response
 from sqlalchemy import select, update
 
 from auth import hash_password, hash_reset_token, password_hasher, verify_password
+from database import DatabaseUnavailable
 from executors import QueueFull
 from models import PasswordResetToken, User, utcnow
 from tests.conftest import (
@@ -114,6 +115,16 @@ async def test_deactivated_user_gets_no_reset_email(client, ada, db):
     await client.post("/api/users/forgot-password", json={"email": EMAIL})
 
     assert await db.scalar(select(PasswordResetToken.id)) is None
+
+
+async def test_database_fails_after_response(client, ada, monkeypatch, caplog):
+    failure = AsyncMock(side_effect=DatabaseUnavailable)
+    monkeypatch.setattr("routers.users.replace_reset_token", failure)
+
+    response = await forget(client)
+
+    assert response.status_code == 202
+    assert caplog.messages == ["Reset token not created: DatabaseUnavailable"]
 
 
 class TestResetPassword:

@@ -135,7 +135,7 @@ class TestHostileMarkup:
 
 class TestRender:
     async def test_event_loop_is_not_blocked(self):
-        content = "*a*\n\n" * 4000
+        content = "*a*\n\n" * 1000
         ticks = 0
         task = asyncio.ensure_future(render(content, "markdown"))
 
