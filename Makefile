@@ -29,7 +29,7 @@ coverage: .venv/installed ## Run the same tests and measure branch coverage
 	$(PYTEST) --cov --cov-report=term
 
 test-e2e: .venv/installed ## Run the tests in a browser (Chromium)
-	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=worksteal $(E2E)
+	$(BIN)/python -m pytest tests/e2e --numprocesses=2 --dist=loadfile $(E2E)
 
 stress: .venv/installed ## Run race, load and fault tests at full size (one hour)
 	$(BIN)/python -m pytest tests/stress tests/test_races.py --stress \
