@@ -8,6 +8,7 @@ from httpx import AsyncClient
 
 from conditional_requests import etag_matches
 from main import static_path
+from routers.feeds import SITEMAP_LENGTH
 from tests.conftest import Headers, Json, create_post, get_user_id, sign_up
 
 # Long enough to be compressed.
@@ -28,7 +29,7 @@ LONG_LISTS = [
     "/api/users?limit=1",
     "/api/users/{user_id}/posts?limit=1",
 ]
-SITEMAP = "/sitemaps/posts-0.xml"
+SITEMAP = "/sitemaps/posts-{part}.xml"
 OTHERS = ["/login", "/docs", "/openapi.json", "/sitemap.xml", "/robots.txt"]
 
 each_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
@@ -36,7 +37,9 @@ each_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
 
 @pytest.fixture
 async def post(client: AsyncClient, ada: Headers) -> Json:
-    return await create_post(client, ada, content=LONG)
+    """Return a post, with the number of its sitemap as `part`."""
+    post = await create_post(client, ada, content=LONG)
+    return post | {"part": post["id"] // SITEMAP_LENGTH}
 
 
 @pytest.fixture
