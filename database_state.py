@@ -75,7 +75,7 @@ def has_all_columns(connection: Connection) -> bool:
 
 
 def is_current_revision(revision: str) -> bool:
-    """Return whether a revision is the newest one, or only newer code knows it."""
+    """Return whether a revision is the newest, or is known only to newer code."""
     known = {script.revision for script in migrations().walk_revisions()}
     return revision not in known or revision == migrations().get_current_head()
 

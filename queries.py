@@ -283,8 +283,8 @@ def search_statement(by_position: bool, limit: int) -> Statement:
     choose between them, because it doesn't know how common the words are, so the
     statement looks at a sample first.
 
-    PostgreSQL evaluates subqueries when they are needed, and reads common table
-    expressions only as far as needed.
+    PostgreSQL evaluates subqueries when they are needed, and stops reading common table
+    expressions once it has enough rows.
     """
     rows = literal_column(str(limit), BigInteger)
     skip = bindparam("skip", 0, type_=BigInteger)

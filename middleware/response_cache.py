@@ -139,7 +139,7 @@ class ResponseCache:
         self._new[key] = response
 
     def invalidate(self, post_ids: Iterable[str]) -> None:
-        """Remove all responses, except those of the API for single other posts."""
+        """Remove these posts, and all else but the API's responses for other posts."""
         self.generation += 1
         for post_id in post_ids:
             for encoding in ENCODINGS:

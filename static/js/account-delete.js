@@ -7,9 +7,11 @@ import { showToastLater } from "./toast.js";
 import { withId } from "./utils.js";
 
 export function init(form) {
+  const { username, password } = form.elements;
   watchUser((user) => {
-    // Tell password managers which account the password belongs to.
-    if (user) form.elements.username.value = user.email;
+    // Password managers need this. Another user may log in from another tab, but a password
+    // that was already typed belongs to the first one.
+    if (user && !password.value) username.value = user.email;
   });
   onSubmit(form, deleteAccount);
 }

@@ -226,6 +226,19 @@ class TestDeletion:
         expect_logged_out(account)
         assert server.sql("SELECT * FROM users") == []
 
+    def test_login_as_another_user(self, account, server, ada, bob):
+        form = open_dialog(account, "account-delete")
+        fill(form, password=PASSWORD)
+        other_tab = account.context.new_page()
+        other_tab.goto("/robots.txt")
+        other_tab.evaluate("token => localStorage.access_token = token", bob.token)
+        expect_logged_in(account, "bob")
+
+        submit(form)
+
+        expect_success(account, "Your account has been deleted.")
+        assert [row["id"] for row in server.sql("SELECT id FROM users")] == [bob.id]
+
     def test_error(self, account, server, ada):
         form = open_dialog(account, "account-delete")
         fill(form, password="ada")
