@@ -5,10 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Mailbox
+from pydantic import SecretStr
 
-from check_deploy import client_ip_problem
-from config import BASE_DIR
+from check_deploy import check_tls, client_ip_problem
+from config import BASE_DIR, settings
 from tests.conftest import ADMIN_URL
 from tests.databases import free_port, scratch_database
 from tests.server import LiveServer
@@ -26,18 +30,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield server
 
 
-def check(
-    server: LiveServer, **settings: str
-) -> tuple[int, dict[str, tuple[str, str]]]:
-    """Return the exit status, and the status and message of each check."""
+def run(
+    server: LiveServer, *options: str, **settings: str
+) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
-        [sys.executable, "check_deploy.py", "--json"],
+        [sys.executable, "check_deploy.py", *options],
         cwd=BASE_DIR,
         env=server.environment | settings,
         capture_output=True,
         text=True,
     )
     assert "marked-secret" not in done.stdout + done.stderr
+    return done
+
+
+def check(
+    server: LiveServer, **settings: str
+) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Return the exit status, and the status and message of each check."""
+    done = run(server, "--json", **settings)
     checks = {
         each.pop("name"): tuple(each.values()) for each in json.loads(done.stdout)
     }
@@ -61,6 +72,37 @@ def test_working_deployment(server):
         # The client has a local IP in this test.
         "client IP": "error",
     }
+
+
+def test_storage_and_email(server, s3_server, tmp_path):
+    httpx.put(f"{s3_server}/pictures", headers={"x-amz-acl": "public-read"})
+    mailbox = Mailbox(tmp_path / "mailbox")
+    smtp = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    smtp.start()
+
+    done = run(
+        server,
+        *("--email", "ada@example.com"),
+        S3_BUCKET_NAME="pictures",
+        S3_ENDPOINT_URL=s3_server,
+        S3_ACCESS_KEY_ID=SECRET,
+        S3_SECRET_ACCESS_KEY=SECRET,
+        MAIL_SERVER="127.0.0.1",
+        MAIL_PORT=str(smtp.port),
+        SECRET_KEY="k" * 32,
+    )
+    smtp.stop()
+
+    results = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert results[0] == "warning  SECRET_KEY"
+    assert results[4:9] == [
+        "ok       S3 credentials",
+        "ok       S3 put",
+        "ok       S3 public read",
+        "ok       S3 delete",
+        "ok       email",
+    ]
+    assert len(mailbox.mailbox) == 1
 
 
 def test_unmigrated_database(server):
@@ -93,6 +135,16 @@ def test_unreachable_services(server):
     errors = {name for name, (result, _message) in checks.items() if result == "error"}
     assert status == 1
     assert errors == {"database", "S3 credentials", "email", "Redis", "site"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "status"), [("require", "warning"), ("verify-full", "ok")]
+)
+def test_tls(monkeypatch, mode, status):
+    url = f"postgresql://db.example.com/blog?sslmode={mode}"
+    monkeypatch.setattr(settings, "database_url", SecretStr(url))
+
+    assert check_tls().status == status
 
 
 @pytest.mark.parametrize(

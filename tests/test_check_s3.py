@@ -6,12 +6,14 @@ import sys
 import urllib.request
 from io import BytesIO
 from subprocess import PIPE, STDOUT
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
-from check_s3 import CheckFailed, check_public_read
+from check_s3 import CheckFailed, check_delete, check_public_read, check_put
 from config import BASE_DIR
+from storage import StorageError
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,21 @@ def test_error_page_of_cdn(monkeypatch):
 
     with pytest.raises(CheckFailed, match="doesn't return the content"):
         check_public_read("check.txt")
+
+
+@pytest.mark.parametrize(
+    ("check", "function", "action"),
+    [
+        (check_put, "upload_profile_image", "PutObject"),
+        (check_delete, "delete_profile_image", "DeleteObject"),
+    ],
+)
+def test_missing_permission(monkeypatch, check, function, action):
+    denied = Mock(side_effect=StorageError("AccessDenied"))
+    monkeypatch.setattr(f"check_s3.{function}", denied)
+
+    with pytest.raises(CheckFailed, match=f"AccessDenied.*must allow s3:{action}"):
+        check("check.txt")
 
 
 def test_no_bucket_is_configured():

@@ -11,7 +11,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from config import settings
-from main import app, lifespan
+from main import app, lifespan, log_startup
 from routers import ROUTERS
 
 
@@ -40,6 +40,16 @@ async def test_response_cache(monkeypatch, listen, changes, is_on):
         pass
 
     assert listen.called == is_on
+
+
+async def test_unreachable_database_is_logged(monkeypatch, caplog):
+    refused = AsyncMock(side_effect=ConnectionRefusedError("port 5432"))
+    monkeypatch.setattr("main.read_database_state", refused)
+
+    await log_startup()
+
+    cause = "ConnectionRefusedError: port 5432"
+    assert caplog.messages == [f"Database unavailable: {cause}"]
 
 
 @pytest.mark.usefixtures("listen")

@@ -1,10 +1,12 @@
 """Upgrades and downgrades of tables with rows, and a comparison with the models."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -173,14 +175,32 @@ class TestSchema:
 UNREACHABLE = "postgresql://ada:database-password@127.0.0.1:1/blog"
 
 
-def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
+def start(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Start Alembic without waiting."""
+    return subprocess.Popen(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=BASE_DIR,
         env=os.environ | {"DATABASE_URL": database_url},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = start(database_url, *arguments)
+    stdout, stderr = command.communicate()
+    return subprocess.CompletedProcess(command.args, command.returncode, stdout, stderr)
+
+
+async def wait_until_idle(connection: asyncpg.Connection) -> None:
+    """Wait until another client of this database has been idle for 0.3 seconds."""
+    idle = """SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+              AND datname = current_database() AND state = 'idle'
+              AND state_change < clock_timestamp() - interval '0.3 seconds'"""
+    async with asyncio.timeout(30):
+        while not await connection.fetch(idle):  # noqa: ASYNC110 -- there is no event
+            await asyncio.sleep(0.05)
 
 
 class TestCommand:
@@ -191,6 +211,36 @@ class TestCommand:
 
         assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
         assert "No new upgrade operations detected" in checked.stdout + checked.stderr
+
+    async def test_waits_for_another_migration(self, database_url):
+        other = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+        await other.execute("SELECT pg_advisory_lock(7315204118)")
+        waiting = start(database_url, "upgrade", "head")
+        await wait_until_idle(other)
+        has_started = await other.fetchval("SELECT to_regclass('alembic_version')")
+
+        await other.close()
+
+        waiting.communicate(timeout=60)
+        assert has_started is None
+        assert waiting.returncode == 0
+
+    async def test_tries_again_if_a_table_is_locked(self, database_url):
+        assert alembic(database_url, "upgrade", "head").returncode == 0
+        other = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+        transaction = other.transaction()
+        await transaction.start()
+        await other.fetch("SELECT FROM users")
+        waiting = start(database_url, "downgrade", "base")
+        assert waiting.stderr is not None
+        lines = iter(waiting.stderr.readline, "")
+        assert any("Attempt 1 of 5: a table is locked" in line for line in lines)
+
+        await transaction.rollback()
+
+        waiting.communicate(timeout=60)
+        await other.close()
+        assert waiting.returncode == 0
 
     def test_sql(self):
         printed = alembic(UNREACHABLE, "upgrade", "head", "--sql")

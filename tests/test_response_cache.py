@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from config import settings
@@ -112,6 +112,12 @@ class TestSharing:
         responses = await asyncio.gather(before, after)
 
         assert [response.text for response in responses] == ["first", "second"]
+
+    async def test_streamed_response(self, site, visitor):
+        streamed = StreamingResponse(iter(["some ", "text"]))
+        site.middleware = ResponseCacheMiddleware(streamed)
+
+        assert (await visitor.get("/")).text == "some text"
 
     async def test_nothing_is_stored_while_off(self, site, visitor):
         await visitor.get("/")

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 from httpx import AsyncClient, Response
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 import account_deletion
 from config import settings
 from models import PasswordResetToken, Post, User
+from routers.users import commit_user
 from templating import environment, render_fragment
 from tests.conftest import (
     PASSWORD,
@@ -214,6 +215,19 @@ class TestUpdateUser:
 
         assert (response.status_code, response.json()) == (400, error)
         assert await get_current_user(client, ada) == user
+
+    async def test_deleted_during_update(self, client, ada, user_path, db, monkeypatch):
+        async def delete_and_commit(*arguments: Any, **options: Any) -> None:
+            await db.execute(delete(User))
+            await db.commit()
+            await commit_user(*arguments, **options)
+
+        monkeypatch.setattr("routers.users.commit_user", delete_and_commit)
+
+        response = await client.patch(user_path, json={"bio": "-"}, headers=ada)
+
+        assert response.status_code == 401
+        assert response.json() == {"detail": "Invalid or expired token"}
 
     async def test_old_name_becomes_available(self, client, ada, user_path):
         await client.patch(user_path, json={"username": "lady"}, headers=ada)
