@@ -19,6 +19,7 @@ from static_files import (
     modulepreloads,
     static_version,
 )
+from templating import environment, render_fragment
 from tests.test_pages import PAGES
 
 YEAR = "public, max-age=31536000, immutable"
@@ -52,6 +53,8 @@ def static_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(static_files, "STATIC_DIR", copy)
     [route] = [route for route in app.routes if getattr(route, "name", "") == "static"]
     monkeypatch.setattr(route, "app", VersionedStaticFiles(directory=copy))
+    # Don't keep fragments, because they contain the paths of the copies.
+    monkeypatch.setitem(environment.globals, "fragment", render_fragment)
     clear_caches()
     return copy
 
