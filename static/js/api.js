@@ -1,6 +1,6 @@
 // The only module that sends requests to the API. Other modules call its functions.
 import { getToken, isExpired, removeToken, replaceToken } from "./token.js";
-import { getErrorMessage } from "./utils.js";
+import { count, getErrorMessage } from "./utils.js";
 
 const TIMEOUT_MS = 60_000;
 const DOWNLOAD_TIMEOUT_MS = 60 * TIMEOUT_MS;
@@ -37,13 +37,14 @@ export class ApiError extends Error {
  * With `anonymous`, no token is sent, so a 401 does not end the session.
  */
 export async function request(url, options) {
-  return readJson(await fetchResponse(url, options));
+  const response = await fetchResponse(url, options);
+  return response.status === 204 ? null : response.json();
 }
 
 /** Return the JSON at `url` and its ETag. */
 export async function requestWithETag(url) {
   const response = await fetchResponse(url);
-  return { json: await readJson(response), etag: response.headers.get("ETag") };
+  return { json: await response.json(), etag: response.headers.get("ETag") };
 }
 
 /**
@@ -121,13 +122,17 @@ async function exchange(token) {
   }
 }
 
-function sendWithToken(token, url, { method = "GET", json, body, headers, timeoutMs = TIMEOUT_MS } = {}) {
-  return send(url, {
-    method,
-    signal: AbortSignal.timeout(timeoutMs),
-    headers: { ...defaultHeaders(token, json), ...headers },
-    body: json === undefined ? body : JSON.stringify(json),
-  });
+async function sendWithToken(token, url, { method, json, body, headers, timeoutMs = TIMEOUT_MS } = {}) {
+  try {
+    return await fetch(url, {
+      method,
+      signal: AbortSignal.timeout(timeoutMs),
+      headers: { ...defaultHeaders(token, json), ...headers },
+      body: json === undefined ? body : JSON.stringify(json),
+    });
+  } catch (cause) {
+    throw new ApiError(UNREACHABLE, { cause });
+  }
 }
 
 function defaultHeaders(token, json) {
@@ -135,18 +140,6 @@ function defaultHeaders(token, json) {
   if (token) headers.Authorization = `Bearer ${token}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
   return headers;
-}
-
-async function send(url, options) {
-  try {
-    return await fetch(url, options);
-  } catch (cause) {
-    throw new ApiError(UNREACHABLE, { cause });
-  }
-}
-
-async function readJson(response) {
-  return response.status === 204 ? null : response.json();
 }
 
 async function createApiError(response, token) {
@@ -166,8 +159,7 @@ function hasAdvice(status, { detail }) {
 
 function rateLimitMessage(response) {
   const seconds = Number(response.headers.get("Retry-After")) || 60;
-  const minutes = Math.ceil(seconds / 60);
-  const wait = seconds === 1 ? "a second" : seconds < 60 ? `${seconds} seconds` : minutes === 1 ? "a minute" : `${minutes} minutes`;
+  const wait = seconds < 60 ? count(seconds, "second") : count(Math.ceil(seconds / 60), "minute");
   return `Too many attempts. Please try again in ${wait}.`;
 }
 

@@ -1,7 +1,8 @@
 // Offers to restore or discard a draft when the form opens. Authors may also ignore the offer.
 // Hook: <div data-draft-prompt> in a post form.
-import { findDrafts, removeDraft } from "./drafts.js";
-import { findTargets, formatDate, formatTime, truncate } from "./utils.js";
+import { findDrafts } from "./drafts.js";
+import { remove } from "./storage.js";
+import { findTargets, formatDate, truncate } from "./utils.js";
 
 const EXCERPT_LENGTH = 80;
 
@@ -18,7 +19,7 @@ export function showDraftPrompt(form, { author, saved, draftPosts }, onRestore) 
     onRestore(draft);
   };
   targets.discard.onclick = () => {
-    removeDraft(draft.key);
+    remove(draft.key);
     showDraftPrompt(form, { author, saved, draftPosts }, onRestore);
     form.elements.content.focus();
   };
@@ -27,7 +28,8 @@ export function showDraftPrompt(form, { author, saved, draftPosts }, onRestore) 
 function describe({ date, excerpt, outdated }, draft, saved) {
   const savedAt = new Date(draft.savedAt);
   date.dateTime = savedAt.toISOString();
-  date.textContent = `${formatDate(savedAt)}, ${formatTime(savedAt)}`;
+  const time = savedAt.toLocaleTimeString("en-US", { timeStyle: "short", timeZone: "UTC" });
+  date.textContent = `${formatDate(savedAt)}, ${time} UTC`;
   outdated.hidden = !saved.version || draft.version === saved.version;
   excerpt.textContent = truncate(`${draft.title} ${draft.content}`.replace(/\s+/g, " ").trim(), EXCERPT_LENGTH);
 }

@@ -1,6 +1,6 @@
 // Keeps unsaved text in localStorage, under "draft:<user id>:<post id or new>:<random>". The form
 // gets a new key each time it opens or restores a draft, so that two tabs never share a key.
-import { keysWithPrefix, read, remove, write } from "./storage.js";
+import { keysWithPrefix, read, write } from "./storage.js";
 
 const NEW = "new";
 
@@ -13,12 +13,9 @@ function draftPrefix(userId, postId) {
 }
 
 /** Return whether the draft was stored. */
-export function saveDraft(key, text) {
-  return write(key, JSON.stringify({ ...text, savedAt: Date.now() }));
-}
-
-export function removeDraft(key) {
-  remove(key);
+export function keepDraft({ draftKey, attemptKey, saved }, text) {
+  const draft = { ...text, attemptKey, version: saved.version, savedAt: Date.now() };
+  return write(draftKey, JSON.stringify(draft));
 }
 
 /** Return the drafts of these posts that differ from `saved`, newest first. */

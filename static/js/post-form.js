@@ -3,15 +3,15 @@
 // draftPosts }: draftPosts are the posts whose drafts are offered.
 import { getCurrentUser } from "./auth.js";
 import { showDraftPrompt } from "./draft-prompt.js";
-import { differs, newDraftKey, removeDraft } from "./drafts.js";
+import { differs, keepDraft, newDraftKey } from "./drafts.js";
 import { hideConflict, showConflict } from "./edit-conflict.js";
 import { clearErrors, onSubmit, setBusy } from "./form.js";
-import { createPost, fetchSavedPost, findDeletedPosts, keepDraft, updatePost } from "./post-save.js";
+import { createPost, fetchSavedPost, findDeletedPosts, updatePost } from "./post-save.js";
 import { hidePrompt, withReauthentication } from "./reauth.js";
 import { goToLogin } from "./login-redirect.js";
 import { hideModal, showError } from "./modal.js";
 import { formatOf } from "./post-preview.js";
-import { read, write } from "./storage.js";
+import { read, remove, write } from "./storage.js";
 import { setKept, setUnsaved } from "./unsaved-prompt.js";
 import { showToast, showToastLater } from "./toast.js";
 import { findTargets, withId } from "./utils.js";
@@ -89,7 +89,7 @@ function restore(form, editor, draft) {
   editor.attemptKey = draft.attemptKey;
   editor.draftKey = newDraftKey(editor.author.id, form.dataset.postId);
   if (keep(form, editor)) {
-    removeDraft(draft.key);
+    remove(draft.key);
   } else {
     // If storage is full, there may only be room for the draft that is already there.
     editor.draftKey = draft.key;
@@ -125,7 +125,7 @@ async function submit(form, modal, editor) {
   hideConflict(form);
   const post = await withReauthentication(editor.author, form, () => save(form, editor));
   if (!post) return;
-  removeDraft(editor.draftKey);
+  remove(editor.draftKey);
   setUnsaved(form, false);
   await hideModal(modal.id);
   const { postId, postPageUrl } = form.dataset;

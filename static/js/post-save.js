@@ -1,6 +1,6 @@
 // The API requests that post-form.js needs.
 import { ApiError, request, requestWithETag } from "./api.js";
-import { differs, newDraftKey, postsWithDrafts, saveDraft } from "./drafts.js";
+import { differs, keepDraft, newDraftKey, postsWithDrafts } from "./drafts.js";
 
 const KEY_REUSED = "Idempotency-Key was used for another request";
 const ALREADY_PUBLISHED =
@@ -28,11 +28,6 @@ export async function findDeletedPosts(url, userId) {
   const ids = postsWithDrafts(userId);
   const deleted = await Promise.all(ids.map(isDeleted));
   return ids.filter((_, index) => deleted[index]);
-}
-
-/** Return whether the draft was stored. */
-export function keepDraft({ draftKey, attemptKey, saved }, text) {
-  return saveDraft(draftKey, { ...text, attemptKey, version: saved.version });
 }
 
 /** Publish a post. If the response is lost, a retry doesn't publish it twice. */

@@ -1,11 +1,9 @@
 // Carries the typed email address over to the next page that asks for one, in the same tab.
+import { read, write } from "./storage.js";
+
 const KEY = "email";
 
 export function rememberEmail(input) {
-  try {
-    input.value ||= sessionStorage.getItem(KEY) ?? "";
-    input.addEventListener("input", () => sessionStorage.setItem(KEY, input.value));
-  } catch {
-    // Storage is blocked, so users type their email address again.
-  }
+  input.value ||= read(KEY, "sessionStorage") ?? "";
+  input.addEventListener("input", () => write(KEY, input.value, "sessionStorage"));
 }

@@ -1,27 +1,27 @@
-// Wrappers for localStorage that never throw, because pages must also work if it is blocked
-// or full.
+// Wrappers for localStorage and sessionStorage that never throw, because pages must also work if
+// storage is blocked or full.
 
-export function read(key) {
+export function read(key, area = "localStorage") {
   try {
-    return localStorage.getItem(key);
+    return window[area].getItem(key);
   } catch {
     return null;
   }
 }
 
 /** Return whether the value was stored. */
-export function write(key, value) {
+export function write(key, value, area = "localStorage") {
   try {
-    localStorage.setItem(key, value);
+    window[area].setItem(key, value);
     return true;
   } catch {
     return false;
   }
 }
 
-export function remove(key) {
+export function remove(key, area = "localStorage") {
   try {
-    localStorage.removeItem(key);
+    window[area].removeItem(key);
   } catch {
     // Storage is blocked, so there is nothing to remove.
   }

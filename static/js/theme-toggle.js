@@ -31,8 +31,6 @@ function show(buttons) {
   document.documentElement.dataset.bsTheme = theme;
   for (const button of buttons) button.ariaPressed = String(button.value === choice);
   for (const meta of document.querySelectorAll("[data-theme-toggle-color]")) {
-    const color = meta.dataset.themeToggleColor;
-    // The browser uses the first meta element whose media query matches.
-    meta.media = choice === "auto" ? `(prefers-color-scheme: ${color})` : color === theme ? "all" : "not all";
+    meta.media = meta.dataset.themeToggleColor === theme ? "all" : "not all";
   }
 }

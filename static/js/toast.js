@@ -1,4 +1,6 @@
 // Hook: <p role="status" data-toast>. Confirms an action for a few seconds.
+import { read, remove, write } from "./storage.js";
+
 const DURATION_MS = 10_000;
 const KEY = "toast";
 
@@ -13,19 +15,11 @@ export function showToast(message) {
 
 /** Show a message on the page that loads next. */
 export function showToastLater(message) {
-  try {
-    sessionStorage.setItem(KEY, message);
-  } catch {
-    // Storage is blocked or full. The next page shows the result anyway.
-  }
+  write(KEY, message, "sessionStorage");
 }
 
 export function init() {
-  try {
-    const message = sessionStorage.getItem(KEY);
-    sessionStorage.removeItem(KEY);
-    if (message) showToast(message);
-  } catch {
-    // Storage is blocked, so there is no message.
-  }
+  const message = read(KEY, "sessionStorage");
+  remove(KEY, "sessionStorage");
+  if (message) showToast(message);
 }

@@ -68,16 +68,6 @@ export function formatDate(dateString) {
   });
 }
 
-/** Format a time in UTC: "7:41 PM UTC". */
-export function formatTime(date) {
-  return date.toLocaleTimeString("en-US", {
-    hour: "numeric",
-    minute: "2-digit",
-    timeZone: "UTC",
-    timeZoneName: "short",
-  });
-}
-
 /** Insert an id into a URL that contains "ID", such as "/users/ID/posts". */
 export function withId(url, id) {
   return url.replace("ID", id);
