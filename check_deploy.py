@@ -14,11 +14,10 @@ from urllib.error import URLError
 import typer
 from aiosmtplib import SMTPException
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import SQLAlchemyError
 
 import check_s3
 from config import LIVENESS_PATH, settings
-from database import UNAVAILABLE_ERRORS, VERIFYING_MODES, command_session, error_cause
+from database import DATABASE_ERRORS, VERIFYING_MODES, command_session, error_cause
 from database_state import read_database_state
 from email_utils import build_message, deliver, error_summary
 
@@ -58,7 +57,7 @@ async def check_database() -> list[Check]:
         async with command_session() as db:
             state = await read_database_state(db)
             free = await db.scalar(FREE_CONNECTIONS) or 0
-    except (*UNAVAILABLE_ERRORS, SQLAlchemyError) as error:
+    except DATABASE_ERRORS as error:
         return [Check("database", "error", error_cause(error))]
     schema = result("database", state.problem, f"writable, schema {state.revision}")
     return [schema, check_tls(), check_connections(free)]

@@ -95,6 +95,8 @@ UNAVAILABLE_ERRORS = (
     TimeoutError,  # Raised by asyncpg if a statement takes too long.
     socket.gaierror,  # Raised by engines that don't use `connect`, as in tests.
 )
+# Some of these errors mean that the database is unavailable. Others are bugs.
+DATABASE_ERRORS = (exc.SQLAlchemyError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 
 
 class Base(DeclarativeBase):

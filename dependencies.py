@@ -62,9 +62,7 @@ async def get_client_ip(request: Request) -> str:
 
 
 async def get_page_request(
-    skip: Skip = 0,
-    limit: Limit = settings.posts_per_page,
-    cursor: CursorText = None,
+    skip: Skip = 0, limit: Limit = settings.posts_per_page, cursor: CursorText = None
 ) -> AsyncIterator[PageRequest]:
     """Yield the requested page, and limit how many long pages are built concurrently.
 

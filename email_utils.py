@@ -261,12 +261,12 @@ async def send_password_reset_email(
 
     The link is built from `FRONTEND_URL`, because clients can forge the `Host` header.
     """
-    await _send(
+    await send_notification(
         "password_reset",
         to_email=to_email,
         subject="Reset your password",
         username=username,
-        url=f"{settings.site_url}/reset-password?token={quote(token)}",
+        path=f"/reset-password?token={quote(token)}",
         expire_minutes=settings.reset_token_expire_minutes,
         is_dry_run=is_dry_run,
     )
@@ -284,28 +284,20 @@ async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
 
 
 async def send_notification(
-    template: str, *, to_email: str, username: str, subject: str, path: str
-) -> None:
-    """Send a notification that links to a page. Errors are logged, not raised."""
-    url = f"{settings.site_url}{path}"
-    await _send(
-        template, to_email=to_email, subject=subject, username=username, url=url
-    )
-
-
-async def _send(
     template: str,
     *,
     to_email: str,
-    subject: str,
     username: str,
+    subject: str,
+    path: str,
     is_dry_run: bool = False,
     **context: Any,
 ) -> None:
-    """Render and send an email. Log errors, because the response was already sent."""
+    """Send an email that links to a page. Errors are logged, not raised."""
     is_name = GREETED_NAME.fullmatch(username) is not None
     context |= {
         "greeting": f"Hello {username}," if is_name else "Hello,",
+        "url": f"{settings.site_url}{path}",
         "site_name": settings.site_name,
         "contact": settings.contact_email or "the site's administrators",
     }

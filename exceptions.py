@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-import asyncpg
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.constants import REF_PREFIX
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.formparsers import MultiPartException
 from starlette.routing import Route
@@ -23,7 +20,7 @@ from starlette.routing import Route
 from config import HEALTH_PATHS, settings
 from database import (
     CONFLICT_STATES,
-    UNAVAILABLE_ERRORS,
+    DATABASE_ERRORS,
     database_outage,
     error_cause,
     is_unavailable,
@@ -31,12 +28,10 @@ from database import (
 )
 from executors import QueueFull
 from logs import request_id
+from schemas import Schema
 from templating import templates
 
 logger = logging.getLogger(__name__)
-
-# Some of these errors mean that the database is unavailable. Others are bugs.
-DATABASE_ERRORS = (DBAPIError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 
 PROBLEM_JSON = "application/problem+json"
 UNREADABLE_BODY = "The request body could not be parsed"
@@ -68,10 +63,8 @@ HEADERS = {
 }
 
 
-class ErrorDetails(BaseModel):
+class ErrorDetails(Schema):
     """An error in one part of a request."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     """Machine-readable type of the error."""
@@ -81,10 +74,8 @@ class ErrorDetails(BaseModel):
     """Human-readable message."""
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(Schema):
     """The body of an error response."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     detail: str | list[ErrorDetails]
     """A message. If the request is invalid (422), usually a list of errors."""
@@ -225,10 +216,7 @@ def error_page_response(
 
 
 def json_error_response(
-    request: Request,
-    status: int,
-    detail: Any,
-    headers: Mapping[str, str] | None = None,
+    request: Request, status: int, detail: Any, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Return an error as JSON, or as problem details if the client accepts them."""
     if accepts_problem_json(request):

@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
-from sqlalchemy.exc import SQLAlchemyError
 
 import openapi
 import orphaned_pictures
 import templating
 from config import renamed_settings, settings
 from database import (
-    UNAVAILABLE_ERRORS,
+    DATABASE_ERRORS,
     AsyncSessionLocal,
     database_outage,
     dispose_engine,
@@ -51,7 +50,7 @@ async def log_startup() -> None:
         async with AsyncSessionLocal() as db:
             state = await read_database_state(db)
         revision, cause = state.revision, state.problem
-    except (*UNAVAILABLE_ERRORS, SQLAlchemyError) as error:
+    except DATABASE_ERRORS as error:
         cause = error_cause(error)
     summary = startup_summary()
     logger.info("fastapi-blog %s: schema %s, %s", app.version, revision, summary)

@@ -10,19 +10,12 @@ import typer
 from fastapi import HTTPException
 from pydantic import ValidationError
 from sqlalchemy import Row, delete, func, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import orphaned_pictures
 from account_deletion import delete_account, delete_posts_of
 from auth import hash_password
-from database import (
-    MAX_ID,
-    DatabaseUnavailable,
-    command_session,
-    dispose_engine,
-    error_cause,
-)
+from database import DATABASE_ERRORS, MAX_ID, command_session, error_cause
 from image_utils import delete_profile_image
 from logs import configure_logging
 from models import PasswordResetToken, Post, User
@@ -51,7 +44,7 @@ def run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
     """Call a function with a session, and commit; print expected errors."""
     try:
         return asyncio.run(_run(operation))
-    except (DatabaseUnavailable, SQLAlchemyError) as error:
+    except DATABASE_ERRORS as error:
         fail(f"Database unavailable: {error_cause(error)}")
     except HTTPException as error:
         fail(str(error.detail))
@@ -60,13 +53,10 @@ def run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
 
 
 async def _run(operation: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-    try:
-        async with command_session() as db:
-            result = await operation(db)
-            await db.commit()
-            return result
-    finally:
-        await dispose_engine()
+    async with command_session() as db:
+        result = await operation(db)
+        await db.commit()
+        return result
 
 
 def fail(message: str) -> NoReturn:

@@ -183,10 +183,7 @@ class Post(Base):
         CheckConstraint("format IN ('plain', 'markdown')", name="format"),
         Index("ix_posts_newest", text("date_posted DESC"), text("id DESC")),
         Index(
-            "ix_posts_user_newest",
-            "user_id",
-            text("date_posted DESC"),
-            text("id DESC"),
+            "ix_posts_user_newest", "user_id", text("date_posted DESC"), text("id DESC")
         ),
         Column(
             "search",
@@ -227,11 +224,7 @@ class Post(Base):
         return text_without_markup(self.content, self.format)
 
     def edit(
-        self,
-        *,
-        title: str | None,
-        content: str | None,
-        post_format: PostFormat | None,
+        self, *, title: str | None, content: str | None, post_format: PostFormat | None
     ) -> None:
         """Change the title, the content and the format. None leaves a value unchanged.
 

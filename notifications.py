@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import BackgroundTasks, HTTPException
+from fastapi import HTTPException
 
 import rate_limit
 from config import settings
@@ -17,14 +17,8 @@ NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
 }
 
 
-def notify(
-    background: BackgroundTasks, change: AccountChange, *, to_email: str, username: str
-) -> None:
-    """Send a notification after the response has been sent."""
-    background.add_task(_notify, change, to_email=to_email, username=username)
-
-
-async def _notify(change: AccountChange, *, to_email: str, username: str) -> None:
+async def notify(change: AccountChange, *, to_email: str, username: str) -> None:
+    """Send a notification, unless this email address has already got too many."""
     # The email address may belong to someone else, so limit how many emails it gets.
     limit = RateLimit(
         settings.rate_limit_emails_per_account, ("notification", to_email)

@@ -12,11 +12,10 @@ from datetime import timedelta
 from itertools import islice
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import storage
-from database import AsyncSessionLocal, DatabaseUnavailable
+from database import DATABASE_ERRORS, AsyncSessionLocal
 from image_utils import FOLDER, delete_profile_image
 from models import OrphanedPicture, User, utcnow
 
@@ -66,7 +65,7 @@ async def run_cleanup() -> None:
         try:
             async with AsyncSessionLocal() as db:
                 await delete_orphans(db)
-        except (SQLAlchemyError, DatabaseUnavailable, OSError, TimeoutError) as exc:
+        except (*DATABASE_ERRORS, OSError) as exc:
             logger.warning("Orphaned pictures not deleted: %s", type(exc).__name__)
 
 

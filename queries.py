@@ -291,8 +291,7 @@ def search_statement(by_position: bool, limit: int) -> Statement:
     query = select(
         *(
             func.to_tsquery(
-                literal_column("'simple'"),
-                func.fold_text(bindparam(name, type_=Text)),
+                literal_column("'simple'"), func.fold_text(bindparam(name, type_=Text))
             ).label(name)
             for name in ("terms", "for_index")
         )

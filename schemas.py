@@ -134,17 +134,14 @@ Bio = Annotated[
     AfterValidator(invisible_to_empty),
     Field(examples=["I write about engines."]),
 ]
-Email = Annotated[
+EmailText = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=MAX_EMAIL_LENGTH),
-    AfterValidator(normalize_email),
     Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
 ]
+Email = Annotated[EmailText, AfterValidator(normalize_email)]
 ExistingEmail = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, max_length=MAX_EMAIL_LENGTH),
-    AfterValidator(partial(normalize_email, is_new=False)),
-    Field(json_schema_extra={"format": "email"}, examples=["ada@example.com"]),
+    EmailText, AfterValidator(partial(normalize_email, is_new=False))
 ]
 NewPassword = Annotated[
     str,

@@ -12,13 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 import models
-from database import (
-    LOCK_NOT_AVAILABLE,
-    DatabaseUnavailable,
-    connect,
-    dispose_engine,
-    sqlstate,
-)
+from database import LOCK_NOT_AVAILABLE, DatabaseUnavailable, connect, sqlstate
 from logs import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -61,8 +55,6 @@ async def migrate_online() -> None:
             await migrate_when_unlocked(connection)
     except DatabaseUnavailable as error:
         raise SystemExit(f"Database unavailable: {error}") from None
-    finally:
-        await dispose_engine()
 
 
 async def connect_when_started() -> Any:

@@ -27,14 +27,7 @@ from benchmarks.preparation import (
     start_small,
 )
 from benchmarks.progress import say
-from benchmarks.report import (
-    Machine,
-    Results,
-    as_json,
-    outcome,
-    table,
-    this_machine,
-)
+from benchmarks.report import Machine, Results, as_json, outcome, table, this_machine
 from benchmarks.servers import IS_PINNED, LOAD_CORE, ServerError, Servers, pin
 from config import BASE_DIR
 from embedded_postgres import EmbeddedPostgresError

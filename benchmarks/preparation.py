@@ -12,11 +12,7 @@ from benchmarks.cases import (
     SMALL,
     Known,
 )
-from benchmarks.databases import (
-    create_database,
-    insert_posts,
-    insert_users,
-)
+from benchmarks.databases import create_database, insert_posts, insert_users
 from benchmarks.load import Load
 from benchmarks.servers import (
     APP,

@@ -3,9 +3,13 @@
 import asyncio
 from typing import Any
 
-import asyncpg
-
-from database import DatabaseUnavailable, connect, database_outage, error_cause
+from database import (
+    DATABASE_ERRORS,
+    DatabaseUnavailable,
+    connect,
+    database_outage,
+    error_cause,
+)
 from middleware.response_cache import cache
 
 CHANNEL = "changes"
@@ -13,13 +17,6 @@ LISTENER_NAME = "fastapi-blog listener"
 EVERYTHING = "*"
 # After a failover, the old server may keep running without receiving any changes.
 IS_READ_ONLY = "SHOW transaction_read_only"
-LISTENER_ERRORS = (
-    DatabaseUnavailable,
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-)
 # In seconds. A lost connection is noticed within the sum of the first two.
 # Until the listener has reconnected, the cache is off.
 PING_INTERVAL = 0.3
@@ -32,7 +29,7 @@ async def listen() -> None:
     while True:
         try:
             await _listen_once()
-        except LISTENER_ERRORS as error:
+        except (*DATABASE_ERRORS, OSError) as error:
             database_outage.report(error_cause(error))
         finally:
             cache.turn_off()

@@ -10,11 +10,6 @@ from config import HEALTH_PATHS
 
 # All clients whose IP is unknown share one rate limit.
 UNKNOWN_IP = "127.0.0.1"
-# RFC 1918 and RFC 6598.
-PRIVATE_NETWORKS = [
-    ipaddress.ip_network(network)
-    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
-]
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +68,7 @@ def is_private(ip: str) -> bool:
         address = ipaddress.ip_address(ip)
     except ValueError:
         return False
-    return any(address in network for network in PRIVATE_NETWORKS)
+    return not (address.is_global or address.is_loopback)
 
 
 def port_of(entry: str) -> int | None:

@@ -37,7 +37,9 @@ class RequestLimitsMiddleware:
             nonlocal is_in_progress
             if is_in_progress:
                 is_in_progress = False
-                self._end(network)
+                self.in_progress[network] -= 1
+                if not self.in_progress[network]:
+                    del self.in_progress[network]
 
         async def send_until_complete(message: Message) -> None:
             await send(message)
@@ -49,8 +51,3 @@ class RequestLimitsMiddleware:
             await self.app(scope, receive, send_until_complete)
         finally:
             end()
-
-    def _end(self, network: str) -> None:
-        self.in_progress[network] -= 1
-        if not self.in_progress[network]:
-            del self.in_progress[network]

@@ -40,11 +40,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import HEALTH_PATH, settings
-from middleware.buffered_response import (
-    BufferedResponse,
-    LargeResponseMemory,
-    call_app,
-)
+from middleware.buffered_response import BufferedResponse, LargeResponseMemory, call_app
 
 POSTS_API = re.compile(r"/api/posts(?:/([1-9][0-9]*))?")
 SINGLE_POST = re.compile(r"/api/posts/[1-9][0-9]*")

@@ -7,10 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from config import LOCAL_HOSTS
 from content_security_policy import SITE_POLICY
 
-HSTS = (
-    b"strict-transport-security",
-    b"max-age=63072000; includeSubDomains",
-)
+HSTS = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 LOCAL_HOST = re.compile(
     rf"({'|'.join(map(re.escape, LOCAL_HOSTS))})(:\d*)?".encode(), re.IGNORECASE
 )

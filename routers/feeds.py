@@ -71,10 +71,8 @@ async def render_feed(
 
 @router.get("/feed.atom")
 async def site_feed(request: Request, db: DbSession) -> Response:
-    feed, page = (
-        path_for(request.app, "site_feed"),
-        path_for(request.app, "home_page"),
-    )
+    page = path_for(request.app, "home_page")
+    feed = path_for(request.app, "site_feed")
     return await render_feed(request, db, None, feed=feed, page=page)
 
 

@@ -18,11 +18,7 @@ QUERY_TIMEOUT = 1.5
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.get(
-    HEALTH_PATH,
-    summary="Check the database",
-    response_model=HealthResponse,
-)
+@router.get(HEALTH_PATH, summary="Check the database", response_model=HealthResponse)
 async def health(
     request: Request, response: Response, db: BackgroundDbSession
 ) -> HealthResponse | Response:

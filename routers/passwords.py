@@ -18,12 +18,7 @@ from auth import (
 from config import settings
 from database import DbSession
 from dependencies import ClientIP, lock_user
-from exceptions import (
-    INVALID_RESET_TOKEN,
-    TOO_BUSY,
-    WRONG_PASSWORD,
-    error_responses,
-)
+from exceptions import INVALID_RESET_TOKEN, TOO_BUSY, WRONG_PASSWORD, error_responses
 from models import PasswordResetToken, User
 from notifications import notify
 from rate_limit import RateLimit
@@ -129,4 +124,6 @@ async def set_password(db: AsyncSession, user: User, password_hash: str) -> None
 
 
 def notify_password_changed(background: BackgroundTasks, user: User) -> None:
-    notify(background, "password_changed", to_email=user.email, username=user.username)
+    background.add_task(
+        notify, "password_changed", to_email=user.email, username=user.username
+    )

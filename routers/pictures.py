@@ -75,10 +75,7 @@ UPLOAD_FORM = {
     summary="Upload a profile picture",
     response_model=UserPrivateResponse,
     responses=error_responses(
-        UPDATE_PICTURE_FORBIDDEN,
-        file_too_large(),
-        INVALID_IMAGE,
-        UPLOAD_FAILED,
+        UPDATE_PICTURE_FORBIDDEN, file_too_large(), INVALID_IMAGE, UPLOAD_FAILED
     ),
     openapi_extra=UPLOAD_FORM,
 )

@@ -16,14 +16,8 @@ from fastapi import (
     Response,
     status,
 )
-from sqlalchemy import (
-    exists,
-    insert,
-    literal,
-    select,
-    true,
-)
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import exists, insert, literal, select, true
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -37,9 +31,9 @@ from auth import (
 )
 from config import settings
 from database import (
+    DATABASE_ERRORS,
     DEADLOCK_DETECTED,
     BackgroundDbSession,
-    DatabaseUnavailable,
     DbSession,
     sqlstate,
 )
@@ -66,14 +60,7 @@ from exceptions import (
 )
 from models import PasswordResetToken, User, utcnow
 from notifications import notify
-from pagination import (
-    MAX_LIMIT,
-    Limit,
-    PostPage,
-    Skip,
-    next_link,
-    paginated_response,
-)
+from pagination import MAX_LIMIT, Limit, PostPage, Skip, next_link, paginated_response
 from paths import path_for
 from queries import UserRow
 from rate_limit import RateLimit
@@ -137,8 +124,7 @@ async def create_user(
         db.add(user)
         await commit_user(db, user)
         keep_count()
-    location = path_for(request.app, "read_user", user_id=user.id)
-    response.headers["Location"] = location
+    response.headers["Location"] = path_for(request.app, "read_user", user_id=user.id)
     return user
 
 
@@ -255,7 +241,9 @@ async def update_user(
     email_changed = user.email != old_email
     await commit_user(db, user, ends_reset_tokens=email_changed)
     if email_changed:
-        notify(background, "email_changed", to_email=old_email, username=old_username)
+        background.add_task(
+            notify, "email_changed", to_email=old_email, username=old_username
+        )
     return user
 
 
@@ -336,7 +324,7 @@ async def send_reset_link(
         token = await replace_reset_token(db, user.id if user else 0)
     except HTTPException:
         return
-    except (DatabaseUnavailable, SQLAlchemyError) as exc:
+    except DATABASE_ERRORS as exc:
         logger.error("Reset token not created: %s", type(exc).__name__)
         return
     if user is None:

@@ -162,11 +162,7 @@ class LiveServer:
         return token
 
     def write(
-        self,
-        author: Person,
-        content: str = "Some text",
-        title: str = "",
-        **fields: str,
+        self, author: Person, content: str = "Some text", title: str = "", **fields: str
     ) -> Any:
         """Publish a post and return the response's JSON."""
         post = {"title": title, "content": content, **fields}

@@ -14,12 +14,7 @@ from sqlalchemy import URL, exc, func, select, text
 
 import database
 from config import settings
-from database import (
-    AsyncSessionLocal,
-    DatabaseUnavailable,
-    engine,
-    is_unavailable,
-)
+from database import AsyncSessionLocal, DatabaseUnavailable, engine, is_unavailable
 from tests.conftest import (
     PASSWORD,
     REQUEST_ID,

@@ -101,8 +101,7 @@ class TestMatching:
 class TestCacheableResponse:
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize(
-        "path",
-        [*LISTS, *LONG_LISTS, *FEEDS, *COMPRESSED, *USERS, SITEMAP, *OTHERS],
+        "path", [*LISTS, *LONG_LISTS, *FEEDS, *COMPRESSED, *USERS, SITEMAP, *OTHERS]
     )
     async def test_is_not_sent_again(self, client, ada, bob, post, path, method):
         await create_post(client, ada)
@@ -272,8 +271,7 @@ class TestConditionalChange:
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
     @pytest.mark.parametrize(
-        ("condition", "is_rejected"),
-        [("*", True), ("W/{}", True), (OTHER_ETAG, False)],
+        ("condition", "is_rejected"), [("*", True), ("W/{}", True), (OTHER_ETAG, False)]
     )
     async def test_if_none_match(
         self, client, ada, path, method, condition, is_rejected

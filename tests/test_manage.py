@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from datetime import timedelta
-from unittest.mock import AsyncMock
 
 import pytest
 from httpx import AsyncClient
@@ -29,11 +28,7 @@ ADA = "ada@example.com"
 
 
 @pytest.fixture(autouse=True)
-def in_process(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    # Don't close the pool, which belongs to the event loop of the tests.
-    monkeypatch.setattr("manage.dispose_engine", AsyncMock())
+def log_messages(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
 

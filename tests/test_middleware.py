@@ -82,8 +82,7 @@ class TestTrailingSlash:
 
 class TestFormCharset:
     @pytest.mark.parametrize(
-        "charset",
-        ["; charset=punycode", ";CHARSET=utf-16", "; charset*=a''b"],
+        "charset", ["; charset=punycode", ";CHARSET=utf-16", "; charset*=a''b"]
     )
     async def test_charset_of_form_is_ignored(self, client, charset):
         await create_test_user(client)

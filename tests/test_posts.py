@@ -8,14 +8,7 @@ from httpx import AsyncClient, Response
 from sqlalchemy import text, update
 
 from models import Post
-from tests.conftest import (
-    Headers,
-    Json,
-    add_posts,
-    as_listed,
-    create_post,
-    get_user_id,
-)
+from tests.conftest import Headers, Json, add_posts, as_listed, create_post, get_user_id
 
 TEA = {"title": "Tea", "content": "Is ready."}
 COFFEE = {"title": "Coffee", "content": "Was ready."}

@@ -159,8 +159,7 @@ class TestPages:
 class TestInvalid:
     @pytest.mark.parametrize("path", ["/api/posts", "/search"])
     @pytest.mark.parametrize(
-        "query",
-        ["q=a%00b", "q=" + "a" * (MAX_QUERY_LENGTH + 1), "q=a&page=0&skip=-1"],
+        "query", ["q=a%00b", "q=" + "a" * (MAX_QUERY_LENGTH + 1), "q=a&page=0&skip=-1"]
     )
     async def test_unprocessable(self, client, path, query):
         response = await client.get(f"{path}?{query}")

@@ -125,13 +125,7 @@ class TestFile:
     @pytest.mark.parametrize("prefix", ["", f"{OTHER_VERSION}/"])
     @pytest.mark.parametrize(
         "path",
-        [
-            "../main.py",
-            "..%2Fmain.py",
-            "%2Fetc%2Fpasswd",
-            "css/",
-            "css/main.css%00",
-        ],
+        ["../main.py", "..%2Fmain.py", "%2Fetc%2Fpasswd", "css/", "css/main.css%00"],
     )
     async def test_outside_is_not_served(self, client, prefix, path):
         response = await client.get(f"/static/{prefix}{path}", follow_redirects=True)

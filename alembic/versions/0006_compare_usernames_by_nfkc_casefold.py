@@ -1,16 +1,14 @@
 """Compare usernames by NFKC_Casefold, with whitespace collapsed."""
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import regex
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0006"
-down_revision: str | Sequence[str] | None = "0005"
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+revision = "0006"
+down_revision = "0005"
 
 BATCH_SIZE = 10_000
 CONSTRAINT = "uq_users_username_key"

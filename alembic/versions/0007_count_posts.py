@@ -1,15 +1,12 @@
 """Count posts with triggers, so that reading a total takes constant time."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0007"
-down_revision: str | Sequence[str] | None = "0006"
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+revision = "0007"
+down_revision = "0006"
 
 SQL = Path(__file__).parents[1] / "sql" / "0007_count_posts.sql"
 

@@ -1,14 +1,11 @@
 """Add triggers that notify the response caches of changes to public data."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import op
 
-revision: str = "0008"
-down_revision: str | Sequence[str] | None = "0007"
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+revision = "0008"
+down_revision = "0007"
 
 SQL = Path(__file__).parents[1] / "sql" / "0008_notify_changes.sql"
 

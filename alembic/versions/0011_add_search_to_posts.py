@@ -1,16 +1,13 @@
 """Index the words of posts for full-text search."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision: str = "0011"
-down_revision: str | Sequence[str] | None = "0010"
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+revision = "0011"
+down_revision = "0010"
 
 SQL = Path(__file__).parents[1] / "sql" / "0011_search.sql"
 

@@ -1,15 +1,12 @@
 """Add a column for author bios, and notify the response caches of changes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0012"
-down_revision: str | Sequence[str] | None = "0011"
-branch_labels: str | Sequence[str] | None = None
-depends_on: str | Sequence[str] | None = None
+revision = "0012"
+down_revision = "0011"
 
 SQL = Path(__file__).parents[1] / "sql"
 

@@ -256,11 +256,7 @@ class TestContent:
 
 @pytest.mark.parametrize(
     ("path", "href"),
-    [
-        ("/", "/register?next=%2F"),
-        ("/users/{}/posts", "/"),
-        ("/no-such-page", "/"),
-    ],
+    [("/", "/register?next=%2F"), ("/users/{}/posts", "/"), ("/no-such-page", "/")],
 )
 def test_empty_page(page, ada, path, href):
     page.goto(path.format(ada.id))

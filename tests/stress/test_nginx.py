@@ -18,12 +18,7 @@ import trustme
 from config import BASE_DIR
 from tests.databases import free_port
 from tests.server import LiveServer, wait_until_healthy
-from tests.stress.load import (
-    encoded,
-    open_slow_reader,
-    reads_during,
-    wait_for,
-)
+from tests.stress.load import encoded, open_slow_reader, reads_during, wait_for
 
 MAX_BODY_BYTES = 5 * 1024 * 1024 + 64 * 1024
 SLOW_HEADERS = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "

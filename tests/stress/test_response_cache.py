@@ -31,10 +31,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServe
     """Run two processes of the app on one database."""
     with scratch_database(ADMIN_URL) as url:
         servers = [
-            LiveServer(
-                tmp_path_factory.mktemp("server"),
-                database_url=url,
-            )
+            LiveServer(tmp_path_factory.mktemp("server"), database_url=url)
             for _ in range(2)
         ]
         for server in servers:
