@@ -261,7 +261,7 @@ async def send_password_reset_email(
 
     The link is built from `FRONTEND_URL`, because clients can forge the `Host` header.
     """
-    await send_notification(
+    await send_email_with_link(
         "password_reset",
         to_email=to_email,
         subject="Reset your password",
@@ -283,7 +283,7 @@ async def simulate_password_reset_email(*, to_email: str, token: str) -> None:
     )
 
 
-async def send_notification(
+async def send_email_with_link(
     template: str,
     *,
     to_email: str,

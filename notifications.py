@@ -6,7 +6,7 @@ from fastapi import HTTPException
 
 import rate_limit
 from config import settings
-from email_utils import send_notification
+from email_utils import send_email_with_link
 from rate_limit import RateLimit
 
 AccountChange = Literal["password_changed", "email_changed"]
@@ -18,7 +18,7 @@ NOTIFICATIONS: dict[AccountChange, tuple[str, str]] = {
 
 
 async def notify(change: AccountChange, *, to_email: str, username: str) -> None:
-    """Send a notification, unless this email address has already got too many."""
+    """Send a notification, unless the email address has reached its limit."""
     # The email address may belong to someone else, so limit how many emails it gets.
     limit = RateLimit(
         settings.rate_limit_emails_per_account, ("notification", to_email)
@@ -28,6 +28,6 @@ async def notify(change: AccountChange, *, to_email: str, username: str) -> None
     except HTTPException:
         return
     subject, path = NOTIFICATIONS[change]
-    await send_notification(
+    await send_email_with_link(
         change, to_email=to_email, username=username, subject=subject, path=path
     )

@@ -63,7 +63,7 @@ class ClientIPMiddleware:
 
 @lru_cache(maxsize=1000)
 def is_private(ip: str) -> bool:
-    """Return whether an IP belongs to a private network rather than the internet."""
+    """Return whether an IP is neither reachable from the internet nor loopback."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

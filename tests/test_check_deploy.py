@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -74,15 +75,22 @@ def test_working_deployment(server):
     }
 
 
-def test_storage_and_email(server, s3_server, tmp_path):
-    httpx.put(f"{s3_server}/pictures", headers={"x-amz-acl": "public-read"})
+@pytest.fixture
+def smtp(tmp_path: Path) -> Iterator[Controller]:
+    """Run an SMTP server that stores emails."""
     mailbox = Mailbox(tmp_path / "mailbox")
-    smtp = Controller(mailbox, hostname="127.0.0.1", port=free_port())
-    smtp.start()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    yield controller
+    controller.stop()
+
+
+def test_storage_and_email(server, s3_server, smtp):
+    httpx.put(f"{s3_server}/pictures", headers={"x-amz-acl": "public-read"})
 
     done = run(
         server,
-        *("--email", "ada@example.com"),
+        "--email=ada@example.com",
         S3_BUCKET_NAME="pictures",
         S3_ENDPOINT_URL=s3_server,
         S3_ACCESS_KEY_ID=SECRET,
@@ -91,7 +99,6 @@ def test_storage_and_email(server, s3_server, tmp_path):
         MAIL_PORT=str(smtp.port),
         SECRET_KEY="k" * 32,
     )
-    smtp.stop()
 
     results = [line.partition(":")[0] for line in done.stdout.splitlines()]
     assert results[0] == "warning  SECRET_KEY"
@@ -102,7 +109,7 @@ def test_storage_and_email(server, s3_server, tmp_path):
         "ok       S3 delete",
         "ok       email",
     ]
-    assert len(mailbox.mailbox) == 1
+    assert len(smtp.handler.mailbox) == 1
 
 
 def test_unmigrated_database(server):

@@ -23,7 +23,13 @@ async def seen_client(site: Any, client: Any, *forwarded_for: bytes) -> Any:
 
 @pytest.mark.parametrize(
     ("ip", "warnings"),
-    [(b"10.1.2.3", 1), (b"100.64.0.1", 1), (b"8.8.8.8", 0), (b"::1", 0)],
+    [
+        (b"10.1.2.3", 1),
+        (b"100.64.0.1", 1),
+        (b"fd00::1", 1),
+        (b"8.8.8.8", 0),
+        (b"::1", 0),
+    ],
 )
 async def test_private_ip_is_logged_once(caplog, ip, warnings):
     site = ClientIPMiddleware(AsyncMock(), 1, may_warn=True)

@@ -4,7 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 
 import asyncpg
 import pytest
@@ -172,12 +173,15 @@ class TestSchema:
         assert await execute(database, without_index) == []
 
 
+# As in alembic/env.py, which only Alembic can import.
+LOCK_ID = 7_315_204_118
 UNREACHABLE = "postgresql://ada:database-password@127.0.0.1:1/blog"
 
 
-def start(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Start Alembic without waiting."""
-    return subprocess.Popen(
+@contextmanager
+def running(database_url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start Alembic, and kill it at the end if it is still running."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=BASE_DIR,
         env=os.environ | {"DATABASE_URL": database_url},
@@ -185,12 +189,30 @@ def start(database_url: str, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def alembic(database_url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = start(database_url, *arguments)
-    stdout, stderr = command.communicate()
-    return subprocess.CompletedProcess(command.args, command.returncode, stdout, stderr)
+    with running(database_url, *arguments) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def find_line(lines: Iterable[str] | None, text: str) -> str:
+    """Return the first line that contains this text."""
+    return next(line for line in lines or () if text in line)
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the database as another client."""
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    yield connection
+    await connection.close()
 
 
 async def wait_until_idle(connection: asyncpg.Connection) -> None:
@@ -212,34 +234,30 @@ class TestCommand:
         assert (upgraded.returncode, checked.returncode) == (0, 0), checked.stderr
         assert "No new upgrade operations detected" in checked.stdout + checked.stderr
 
-    async def test_waits_for_another_migration(self, database_url):
-        other = await asyncpg.connect(database_url.replace("+asyncpg", ""))
-        await other.execute("SELECT pg_advisory_lock(7315204118)")
-        waiting = start(database_url, "upgrade", "head")
-        await wait_until_idle(other)
-        has_started = await other.fetchval("SELECT to_regclass('alembic_version')")
+    async def test_waits_for_another_migration(self, database_url, other):
+        await other.execute(f"SELECT pg_advisory_lock({LOCK_ID})")
+        with running(database_url, "upgrade", "head") as waiting:
+            await wait_until_idle(other)
+            has_started = await other.fetchval("SELECT to_regclass('alembic_version')")
 
-        await other.close()
+            await other.close()
 
-        waiting.communicate(timeout=60)
+            waiting.communicate(timeout=60)
         assert has_started is None
         assert waiting.returncode == 0
 
-    async def test_tries_again_if_a_table_is_locked(self, database_url):
+    async def test_tries_again_if_a_table_is_locked(self, database_url, other):
         assert alembic(database_url, "upgrade", "head").returncode == 0
-        other = await asyncpg.connect(database_url.replace("+asyncpg", ""))
         transaction = other.transaction()
         await transaction.start()
         await other.fetch("SELECT FROM users")
-        waiting = start(database_url, "downgrade", "base")
-        assert waiting.stderr is not None
-        lines = iter(waiting.stderr.readline, "")
-        assert any("Attempt 1 of 5: a table is locked" in line for line in lines)
+        with running(database_url, "downgrade", "base") as waiting:
+            warning = (waiting.stderr, "Attempt 1 of 5: a table is locked")
+            await asyncio.wait_for(asyncio.to_thread(find_line, *warning), 60)
 
-        await transaction.rollback()
+            await transaction.rollback()
 
-        waiting.communicate(timeout=60)
-        await other.close()
+            waiting.communicate(timeout=60)
         assert waiting.returncode == 0
 
     def test_sql(self):

@@ -299,7 +299,7 @@ class TestEmails:
 
     async def test_limit_of_notifications(self, client, monkeypatch):
         send = AsyncMock()
-        monkeypatch.setattr("notifications.send_notification", send)
+        monkeypatch.setattr("notifications.send_email_with_link", send)
         ada = await sign_up(client, "ada")
         path = f"/api/users/{await get_user_id(client, ada)}"
 

@@ -6,7 +6,7 @@ import { findTargets, hasInput } from "./utils.js";
 
 export function init(page) {
   watchUser((user) => {
-    if (!user && !hasInput(document)) goToLogin("expired");
+    if (!user && !hasInput(document)) goToLogin();
   });
   getCurrentUser().catch(({ message }) => {
     const { error } = findTargets(page, "account-page");

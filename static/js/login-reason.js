@@ -1,11 +1,9 @@
 // Hook: <p data-login-reason="expired" hidden>. Says why the user was sent to the login page.
 // login-redirect.js and before-paint.js store the reason.
+import { read, remove } from "./storage.js";
+
 export function init(paragraph) {
-  try {
-    if (sessionStorage.loginReason !== paragraph.dataset.loginReason) return;
-    delete sessionStorage.loginReason;
-    paragraph.hidden = false;
-  } catch {
-    // Storage is blocked, so the reason is unknown.
-  }
+  if (read("loginReason", "sessionStorage") !== paragraph.dataset.loginReason) return;
+  remove("loginReason", "sessionStorage");
+  paragraph.hidden = false;
 }

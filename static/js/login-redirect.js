@@ -1,6 +1,7 @@
 // After users have logged in or registered, sends them back to the page they came from.
 // Hooks: <a href="/login" data-login-redirect> for a link to the login or registration page, and
 // data-login-redirect-skip for pages to which users don't need to return.
+import { write } from "./storage.js";
 
 const home = document.documentElement.dataset.homeUrl;
 
@@ -32,13 +33,9 @@ export function goBack() {
   window.location.replace(target.pathname === window.location.pathname ? home : target);
 }
 
-/** Go to the login page, which explains the reason and sends the user back to this page. */
-export function goToLogin(reason) {
-  try {
-    if (reason) sessionStorage.loginReason = reason;
-  } catch {
-    // Storage is blocked, so the login page doesn't explain.
-  }
+/** Go to the login page, which says that the session has expired and sends the user back here. */
+export function goToLogin() {
+  write("loginReason", "expired", "sessionStorage");
   window.location.replace(withReturnPath(document.documentElement.dataset.loginUrl));
 }
 

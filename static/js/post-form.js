@@ -64,7 +64,7 @@ function emptyPost() {
 
 async function openEditor(form) {
   const author = await getCurrentUser();
-  if (!author) return goToLogin("expired");
+  if (!author) return goToLogin();
   const { postId, url } = form.dataset;
   const draftPosts = postId ? [postId] : ["", ...(await findDeletedPosts(url, author.id))];
   const editor = { author, draftPosts };

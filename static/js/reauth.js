@@ -15,7 +15,7 @@ export function onUserSubmit(form, send) {
   onSubmit(form, async () => {
     author ??= await getCurrentUser();
     if (author) await withReauthentication(author, form, () => send(form));
-    else goToLogin("expired");
+    else goToLogin();
   });
 }
 

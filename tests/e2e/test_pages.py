@@ -213,6 +213,15 @@ class TestZoom:
         expect_success(form.page)
 
 
+@pytest.mark.parametrize(("width", "height"), [(320, 160), (740, 150)])
+def test_editor_in_low_window(new_page, ada, width, height):
+    form = start_post(new_page(ada, viewport={"width": width, "height": height}))
+
+    field(form, "content").focus()
+
+    expect(field(form, "content")).to_be_in_viewport(ratio=0.5)
+
+
 @pytest.mark.parametrize("path", ["/", "/posts/{}", "/account"])
 def test_forced_colors(new_page, ada, post, path):
     page = new_page(ada, forced_colors="active")
