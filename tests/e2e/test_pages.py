@@ -219,7 +219,8 @@ def test_editor_in_low_window(new_page, ada, width, height):
 
     field(form, "content").focus()
 
-    expect(field(form, "content")).to_be_in_viewport(ratio=0.5)
+    expect(field(form, "content")).to_be_in_viewport(ratio=0.3)
+    expect(form.get_by_role("button", name="Publish")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("path", ["/", "/posts/{}", "/account"])
