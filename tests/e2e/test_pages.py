@@ -172,6 +172,8 @@ def test_success_and_errors_have_different_colors(ada_page):
     fill(form, content="Some text")
     submit(form)
 
+    # Each page has an empty toast, so wait for the one on the new page.
+    expect_success(ada_page)
     assert toast(ada_page).evaluate(BORDER_COLOR) != error
 
 
