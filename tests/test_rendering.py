@@ -199,6 +199,11 @@ class TestRender:
 
 
 class TestTextWithoutMarkup:
+    @pytest.fixture(autouse=True)
+    def enough_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Allow more time, because the garbage collection of all tests takes 0.1 s."""
+        monkeypatch.setattr(rendering, "MAX_SUMMARY_PARSING_TIME", 1)
+
     @pytest.mark.parametrize(
         ("content", "text"),
         [
